@@ -1,0 +1,94 @@
+"""The closed list of error codes, and the two roots every error of r2gen descends from.
+
+`R2GenError`: the user can fix it (exit status 2; 3 for `R2G-PARITY-*`). `InternalError`: our own bug (exit status 1).
+A message says what failed, what was found, what was expected and which command mends it, in one or two lines, and
+never carries a patient identifier.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CODES: Final[dict[str, str]] = {
+    "R2G-BUNDLE-MISSING": "the bundle folder or a file the manifest lists is not there",
+    "R2G-BUNDLE-MANIFEST": "manifest.json is not readable, or a field is missing or has the wrong type",
+    "R2G-BUNDLE-VERSION": "the bundle's format version is not one this release reads",
+    "R2G-BUNDLE-HASH": "a file's size or SHA-256 differs from the manifest",
+    "R2G-BUNDLE-PATH": "a file of the bundle points out of the bundle's folder",
+    "R2G-BUNDLE-GRAPH": "a graph of the bundle cannot be loaded or has other inputs and outputs than the contract",
+    "R2G-CHECKPOINT-MISSING": "the checkpoint is not there or lacks one of its files",
+    "R2G-CHECKPOINT-FORMAT": "the checkpoint is not one r2gen reads",
+    "R2G-CHECKPOINT-KEYS": "tensors of the checkpoint are missing, unexpected or mis-shaped",
+    "R2G-CONFIG-VALUE": "a setting has a value outside its range, or two settings exclude each other",
+    "R2G-DATA-ANNOTATION": "annotation.json is not readable or not of the R2Gen form",
+    "R2G-DATA-EMPTY": "there is no study to work on",
+    "R2G-DEPENDENCY-MISSING": "an optional package that this command needs is not installed",
+    "R2G-DEVICE-UNAVAILABLE": "the device asked for is not usable on this machine",
+    "R2G-GENERATE-EMPTY": "the model produced no text for this study",
+    "R2G-GENERATE-NONFINITE": "the model's output contains NaN or infinity",
+    "R2G-IMAGE-MISSING": "an image file is not there",
+    "R2G-IMAGE-FORMAT": "a file is not an image r2gen reads",
+    "R2G-IMAGE-TRUNCATED": "an image file ends before its pixels do",
+    "R2G-IMAGE-SIZE": "an image is larger than r2gen decodes, or has no pixels",
+    "R2G-IMAGE-BLANK": "an image holds one single grey value",
+    "R2G-MODEL-MISSING": "a source model (vision encoder, LLM or tokenizer) cannot be loaded",
+    "R2G-MODEL-UNSUPPORTED": "a source model is of a kind r2gen does not export",
+    "R2G-MODEL-NONFINITE": "weights contain NaN or infinity",
+    "R2G-OUTPUT-EXISTS": "the output is there already",
+    "R2G-OUTPUT-WRITE": "the output cannot be written (disk full, no permission)",
+    "R2G-PARITY-FAILED": "the exported model does not compute what the PyTorch model computes",
+    "R2G-STUDIES-FAILED": "some studies of the call could not be reported",
+    "R2G-INTERNAL": "a bug in r2gen",
+}
+"""Every code r2gen can print, with its meaning."""
+
+
+class CodedError(Exception):
+    """Root of both families.
+
+    Args:
+        code: a key of `CODES`.
+        message: what failed, found versus expected. One or two lines.
+        fix: the command or action that mends it.
+
+    Raises:
+        KeyError: when `code` is not in the closed list (a bug caught by the tests).
+    """
+
+    exit_status: int = 1
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        self.meaning = CODES[code]
+        self.code = code
+        self.message = message
+        self.fix = fix
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The error as the command line prints it, without colour."""
+        first = f"{self.code}: {self.message}"
+        return f"{first}\n  fix: {self.fix}" if self.fix else first
+
+    def __reduce__(self) -> tuple[type[CodedError], tuple[str, str, str]]:
+        return type(self), (self.code, self.message, self.fix)
+
+
+class R2GenError(CodedError):
+    """Something the user can fix."""
+
+    exit_status = 2
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        super().__init__(code, message, fix)
+        if code.startswith("R2G-PARITY-"):
+            self.exit_status = 3
+
+
+class InternalError(CodedError):
+    """A bug in r2gen."""
+
+    def __init__(self, message: str, fix: str = "report it with the command line and `r2gen doctor`'s output") -> None:
+        super().__init__("R2G-INTERNAL", message, fix)
+
+    def __reduce__(self) -> tuple[type[CodedError], tuple[str, ...]]:  # type: ignore[override]
+        return type(self), (self.message, self.fix)

@@ -1,0 +1,1 @@
+"""torch to ONNX: vision encoder, decoder, parity gate, bundle writing."""

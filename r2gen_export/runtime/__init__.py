@@ -1,0 +1,1 @@
+"""Bundle to report: images, sessions, generation, report. Imports neither torch nor transformers nor optimum."""

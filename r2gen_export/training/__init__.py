@@ -1,0 +1,1 @@
+"""PyTorch: model, checkpoint, data, phantom studies, fit. Knows nothing of ONNX."""
