@@ -1,0 +1,191 @@
+"""`r2gen demo`: the embedded demo bundle from nothing, in stages that an interrupted build does not repeat.
+
+phantoms -> tiny LLaMA -> tiny Swin -> `r2gen train` (shallow) -> `r2gen export` -> score on held-out phantoms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from r2gen_export.atomic import atomic_dir, atomic_file
+from r2gen_export.bundle import Decoding
+from r2gen_export.demo.llm import LlmSettings, train_llm
+from r2gen_export.demo.vision import LabelledStudy, VisionSettings, train_vision
+from r2gen_export.errors import R2GenError
+
+HELD_OUT_SEED_OFFSET = 1_000_003
+"""The scored phantoms come from another seed than those trained on."""
+
+PAPER = Decoding(min_new_tokens=40, max_new_tokens=100)
+"""The paper's settings for IU X-Ray: the phantoms' reports have that length."""
+
+FAST = Decoding(
+    num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0
+)
+"""Greedy without penalties: the tiny LLaMA repeats words that a report has to repeat."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a demo build is made of. `quick` builds run through every stage in minutes, without a useful score."""
+
+    seed: int = 7
+    studies: int = 12_000
+    held_out: int = 500
+    llm: LlmSettings = field(default_factory=LlmSettings)
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    align_epochs: int = 12
+    align_batch: int = 32
+    align_learning_rate: float = 2e-3
+
+    @staticmethod
+    def quick(seed: int = 7) -> DemoSettings:
+        """A build small enough for a test."""
+        return DemoSettings(
+            seed=seed,
+            studies=96,
+            held_out=8,
+            llm=LlmSettings(reports=400, steps=30, batch_size=16),
+            vision=VisionSettings(epochs=1, batch_size=16),
+            align_epochs=1,
+        )
+
+
+def _stage(folder: Path, make: Callable[[Path], dict[str, float]], console: Console) -> dict[str, float]:
+    """Run a stage into `folder` unless it is there; its figures stay in `stage.json` beside its files."""
+    record = folder / "stage.json"
+    if not record.exists():
+        with atomic_dir(folder) as scratch:
+            figures = make(scratch)
+            (scratch / "stage.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    figures = json.loads(record.read_text(encoding="utf-8"))
+    console.print(f"{folder.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    return figures
+
+
+def _claim(out: Path, settings: DemoSettings) -> None:
+    """A folder belongs to one set of settings; another build must not pick up its stages."""
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+    record = out / "build.json"
+    if record.exists() and json.loads(record.read_text(encoding="utf-8")) != wanted:
+        raise R2GenError("R2G-OUTPUT-EXISTS", f"{out} holds a demo build with other settings", "name another --out")
+    with atomic_file(record) as scratch:
+        scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def labelled_studies(phantoms: Path, split: str) -> list[LabelledStudy]:
+    """The studies of one split with their labels as the vision training wants them."""
+    annotation = json.loads((phantoms / "annotation.json").read_text(encoding="utf-8"))[split]
+    labels = json.loads((phantoms / "labels.json").read_text(encoding="utf-8"))
+    return [
+        LabelledStudy(
+            tuple(phantoms / "images" / path for path in study["image_path"]),
+            {(entry["name"], entry["side"]): entry["severity"] for entry in labels[study["id"]]},
+        )
+        for study in annotation
+    ]
+
+
+def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str | None = None) -> Path:
+    """Build the demo bundle and score it.
+
+    Args:
+        out: folder for all stages; the bundle ends up in `out/bundle`, its score in `out/score/stage.json`.
+        settings: sizes and seed; the shipped bundle's settings when None.
+        device: torch device of the first two trainings; CUDA where there is one when None.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        R2GenError: `R2G-OUTPUT-EXISTS` when `out` holds a build with other settings, and what the stages raise.
+    """
+    import torch
+
+    from r2gen_export.exporting.export import ExportSettings, export_bundle
+    from r2gen_export.training.fit import TrainSettings, train
+    from r2gen_export.training.phantom import LABELS, write_phantoms
+
+    settings = settings or DemoSettings()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console(stderr=True)
+    _claim(out, settings)
+
+    phantoms = out / "phantoms"
+    if not phantoms.exists():
+        write_phantoms(phantoms, settings.studies, settings.seed, val_fraction=0.04, test_fraction=0.0)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def make_llm(folder: Path) -> dict[str, float]:
+            return {"loss_nats": train_llm(folder, settings.llm, settings.seed, device, progress)}
+
+        def make_vision(folder: Path) -> dict[str, float]:
+            studies = labelled_studies(phantoms, "train"), labelled_studies(phantoms, "val")
+            return {"read_out_f1": train_vision(folder, *studies, LABELS, settings.vision, settings.seed, device, progress)}
+
+        _stage(out / "llm", make_llm, console)
+        _stage(out / "vision", make_vision, console)
+
+    best = out / "run" / "best"
+    if not best.exists():
+        best = train(
+            TrainSettings(
+                annotation=phantoms / "annotation.json",
+                base_dir=phantoms / "images",
+                vision=out / "vision",
+                llm=out / "llm",
+                out=out / "run",
+                dataset="none",
+                alignment="shallow",
+                max_epochs=settings.align_epochs,
+                batch_size=settings.align_batch,
+                learning_rate=settings.align_learning_rate,
+                seed=settings.seed,
+                resume=(out / "run").exists(),
+                val_decoding=FAST,
+            )
+        )
+    bundle = out / "bundle"
+    if not bundle.exists():
+        export_bundle(
+            ExportSettings(
+                checkpoint=best,
+                vision=out / "vision",
+                llm=out / "llm",
+                out=bundle,
+                model_id="r2gen-demo",
+                synthetic=True,
+                presets={"paper": PAPER, "fast": FAST},
+                default_preset="fast",
+            )
+        )
+    _stage(out / "score", lambda folder: _score(bundle, folder, settings), console)
+    return bundle
+
+
+def _score(bundle: Path, folder: Path, settings: DemoSettings) -> dict[str, float]:
+    from r2gen_export.demo.score import score_phantoms
+    from r2gen_export.runtime.pipeline import Pipeline
+    from r2gen_export.training.phantom import write_phantoms
+
+    held_out = folder / "phantoms"
+    seed = settings.seed + HELD_OUT_SEED_OFFSET
+    write_phantoms(held_out, settings.held_out, seed, val_fraction=0.0, test_fraction=1.0)
+    score = score_phantoms(Pipeline.from_bundle(bundle, device="cpu"), held_out)
+    return {
+        "studies": score.studies,
+        "micro_f1": score.f1.f1,
+        "precision": score.f1.precision,
+        "recall": score.f1.recall,
+        "exact_studies": score.exact,
+        "distinct_reports": score.distinct,
+    }
