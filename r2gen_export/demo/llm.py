@@ -144,7 +144,7 @@ def train_llm(out: Path, settings: LlmSettings, seed: int, device: str, progress
         pad_token_id=0,
         bos_token_id=BOS,
         eos_token_id=EOS,
-        initializer_range=0.05,
+        initializer_range=0.1,  # about 1 / sqrt(width)
     )
     model = LlamaForCausalLM(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))

@@ -1,0 +1,308 @@
+"""`r2gen export`: checkpoint + vision encoder + LLM -> bundle, checked against PyTorch before it appears."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, get_args
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from r2gen_export import bundle as layout
+from r2gen_export.atomic import atomic_dir
+from r2gen_export.bundle import Decoding, Dims, ImageSpec, Manifest, Prompt, Semantics, Source, seal, sha256_file
+from r2gen_export.errors import R2GenError
+
+if TYPE_CHECKING:
+    from r2gen_export.training.model import ModelConfig, R2GenGPT
+
+PAPER: Final = {
+    "mimic_cxr": Decoding(
+        num_beams=3, repetition_penalty=2.0, length_penalty=2.0, min_new_tokens=80, max_new_tokens=120
+    ),
+    "iu_xray": Decoding(num_beams=3, repetition_penalty=2.0, length_penalty=2.0, min_new_tokens=40, max_new_tokens=100),
+}
+"""The paper's decoding per data set (published scripts `1-2.shallow_test_iuxray.sh`, `4-2.shallow_test.sh`)."""
+
+FAST: Final = Decoding(num_beams=1, repetition_penalty=1.0, length_penalty=1.0, min_new_tokens=0, max_new_tokens=120)
+"""Plain greedy that stops by itself: one decoder pass per token, a third of beam 3's work, and open to drafting."""
+
+TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export, from where, to where.
+
+    `vision` and `llm` are local folders or hub ids. `presets` replaces or adds to `paper` and `fast`. `model_id`
+    defaults to the output folder's name. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
+    a CPU takes most of the time; None compares whole reports.
+    """
+
+    checkpoint: Path
+    vision: str | Path
+    llm: str | Path
+    out: Path
+    dialect: str = "standard"
+    precision: str = "fp32"
+    semantics: str = "hf-current"
+    model_id: str | None = None
+    synthetic: bool = False
+    presets: Mapping[str, Decoding] = field(default_factory=dict)
+    default_preset: str = "paper"
+    parity_max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A source model put together, ready to run and to export."""
+
+    model: R2GenGPT
+    image: ImageSpec
+    train: Mapping[str, object]
+
+
+def export_bundle(settings: ExportSettings, *, progress: Progress | None = None) -> Manifest:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        settings: sources and target.
+        progress: a running display to add the stages to; one of its own on stderr when None.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
+            graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
+    """
+    from r2gen_export.exporting import parity
+    from r2gen_export.exporting.decoder import variant
+    from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
+    from r2gen_export.exporting.vision import export_vision
+
+    chosen = variant(settings.dialect, settings.precision)
+    _check_settings(settings)
+    with atomic_dir(settings.out) as folder, _display(progress) as shown:
+        with _stage(shown, "loading sources"):
+            sources = load_sources(settings.checkpoint, settings.vision, settings.llm)
+            model = sources.model
+            prompt = bundle_prompt(model)
+            dims = bundle_dims(model, sources.image)
+            presets = bundle_presets(settings, sources.train, dims, prompt)
+            decodings = parity.gate_decodings(presets, settings.parity_max_new_tokens)
+            source = _source(settings, model.config)
+            studies = parity.probe_studies(sources.image)
+        with _stage(shown, "running PyTorch for the parity gate", len(decodings)) as advance:
+            wanted = parity.reference(model, studies, decodings, advance)
+        with _stage(shown, "writing tokenizer and embeddings"):
+            write_tokenizer(model.tokenizer, folder / layout.TOKENIZER)
+            halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
+            checks = check_tokenizer(model.tokenizer, folder / layout.TOKENIZER, halves)
+            merge_lora(model)
+            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS)
+        with _stage(shown, "exporting the vision encoder"):
+            size = {"height": sources.image.height, "width": sources.image.width}
+            vision_opset = export_vision(model, folder / layout.VISION, **size)
+        with _stage(shown, "exporting the decoder"):
+            chosen.write(model.llama_model, (folder / layout.DECODER).parent)
+        image = sources.image
+        del model, sources
+        gc.collect()
+        with _stage(shown, "comparing ONNX with PyTorch", len(decodings)) as advance:
+            checks += parity.compare(folder, dims, prompt, studies, decodings, wanted, advance)
+            parity.require(checks)
+        with _stage(shown, "sealing the bundle"):
+            manifest = Manifest(
+                model_id=settings.model_id or Path(settings.out).resolve().name,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                source=source,
+                semantics=settings.semantics,  # type: ignore[arg-type]
+                dialect=chosen.dialect,  # type: ignore[arg-type]
+                dims=dims,
+                prompt=prompt,
+                presets=presets,
+                default_preset=settings.default_preset,
+                image=image,
+                precision={"vision": "fp32", "decoder": chosen.precision, "embed_tokens": "fp32"},
+                opset={"vision": vision_opset, "decoder": chosen.opset},
+                tools=tool_versions(),
+                parity=checks,
+                synthetic=settings.synthetic,
+            )
+            return seal(folder, manifest)
+
+
+def load_sources(checkpoint: Path, vision: str | Path, llm: str | Path) -> Sources:
+    """The source model with the checkpoint's tensors in it, float32, eval mode, on the CPU.
+
+    What can be refused without the weights (checkpoint format, kinds of model) is refused before they are read.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.
+    """
+    import torch
+
+    from r2gen_export.training.checkpoint import load_checkpoint, read_config, train_facts
+    from r2gen_export.training.data import image_spec
+    from r2gen_export.training.model import R2GenGPT
+    from r2gen_export.training.sources import source_config
+
+    config, train = read_config(checkpoint), train_facts(checkpoint)
+    source_config(llm, "LLM", "llama")
+    source_config(vision, "vision encoder", "swin")
+    image = image_spec(vision)
+    model = R2GenGPT.from_sources(vision, llm, config, torch.float32)
+    load_checkpoint(model, checkpoint)
+    return Sources(model.eval(), image, train)
+
+
+def merge_lora(model: R2GenGPT) -> None:
+    """Fold LoRA weights into the layers they adapt, in place; a model without LoRA stays as it is."""
+    from peft import PeftModel
+
+    for name in ("visual_encoder", "llama_model"):
+        part = getattr(model, name)
+        if isinstance(part, PeftModel):
+            setattr(model, name, part.merge_and_unload(safe_merge=True))
+
+
+def bundle_prompt(model: R2GenGPT) -> Prompt:
+    """The prompt's text and ids; ids of `<unk>` and padding are 0 where the tokenizer has none, as published."""
+    from r2gen_export.training.model import prompt_pieces
+
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    before_ids, after_ids = prompt_pieces(tokenizer, model.config.prompt)
+    unk = tokenizer.unk_token_id
+    return Prompt(
+        before="Human: <Img>",
+        after=f"</Img> {model.config.prompt} \nAssistant:",
+        before_ids=before_ids,
+        after_ids=after_ids,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        unk_token_id=0 if unk is None else unk,
+    )
+
+
+def bundle_dims(model: R2GenGPT, image: ImageSpec) -> Dims:
+    """The sizes of both graphs; the number of image tokens comes from encoding one empty view.
+
+    Raises:
+        R2GenError: `R2G-MODEL-UNSUPPORTED` when the encoder does not take images of the size its processor makes.
+    """
+    import torch
+
+    llm = model.llama_model.config
+    try:
+        with torch.no_grad():
+            embeds = model.encode_images(torch.zeros(1, 3, image.height, image.width))
+    except (ValueError, RuntimeError) as error:
+        message = (
+            f"the vision encoder does not take the {image.height} x {image.width} pixels of its processor: {error}"
+        )
+        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "correct `size` in preprocessor_config.json") from error
+    return Dims(
+        image_tokens=embeds.shape[1],
+        d_llm=llm.hidden_size,
+        vocab_size=llm.vocab_size,
+        num_layers=llm.num_hidden_layers,
+        num_kv_heads=llm.num_key_value_heads,
+        head_dim=getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads,
+        max_positions=llm.max_position_embeddings,
+    )
+
+
+def bundle_presets(
+    settings: ExportSettings, train: Mapping[str, object], dims: Dims, prompt: Prompt
+) -> dict[str, Decoding]:
+    """`paper` for the data set the checkpoint was trained on (MIMIC-CXR's when unknown), `fast`, and the caller's.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` when prompt and report together exceed the LLM's positions.
+    """
+    paper = PAPER.get(str(train.get("dataset")), PAPER["mimic_cxr"])
+    presets = {"paper": paper, "fast": FAST, **settings.presets}
+    length = 1 + len(prompt.before_ids) + dims.image_tokens + len(prompt.after_ids)
+    for name, preset in presets.items():
+        if length + preset.max_new_tokens > dims.max_positions:
+            message = (
+                f"preset {name!r} writes up to {preset.max_new_tokens} tokens after a prompt of {length}, "
+                f"but the LLM has {dims.max_positions} positions"
+            )
+            raise R2GenError("R2G-CONFIG-VALUE", message, "lower max_new_tokens or use a longer LLM")
+    return presets
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what made the bundle, by package name."""
+    found = {}
+    for name in ("r2gen", *TOOLS, "onnxruntime-gpu", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_settings(settings: ExportSettings) -> None:
+    if settings.semantics not in get_args(Semantics):
+        message = f"semantics is {settings.semantics!r}"
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(get_args(Semantics))}")
+    names = {"paper", "fast", *settings.presets}
+    if settings.default_preset not in names:
+        message = f"the default preset {settings.default_preset!r} is not one of the presets"
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(sorted(names))}")
+    limit = settings.parity_max_new_tokens
+    if limit is not None and limit < 1:
+        raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")
+
+
+def _source(settings: ExportSettings, config: ModelConfig) -> Source:
+    from r2gen_export.training.checkpoint import ADAPTER
+
+    return Source(
+        checkpoint=Path(settings.checkpoint).resolve().name,
+        checkpoint_sha256=sha256_file(Path(settings.checkpoint) / ADAPTER),
+        vision=config.vision,
+        llm=config.llm,
+        alignment=config.alignment,
+        global_only=config.global_only,
+        llm_lora=config.llm_lora,
+    )
+
+
+@contextmanager
+def _display(progress: Progress | None) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as own:
+        yield own
+
+
+class _Advance:
+    """Moves one stage's bar."""
+
+    def __init__(self, progress: Progress, task: object) -> None:
+        self._progress, self._task = progress, task
+
+    def __call__(self) -> None:
+        self._progress.advance(self._task)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _stage(progress: Progress, name: str, steps: int = 1) -> Iterator[_Advance]:
+    """One line of the display, running until the block ends."""
+    task = progress.add_task(name, total=steps)
+    yield _Advance(progress, task)
+    progress.update(task, completed=steps)

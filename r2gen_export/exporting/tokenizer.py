@@ -1,0 +1,87 @@
+"""tokenizer.json and the embedding table: what stands between token ids and the decoder graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from r2gen_export.bundle import ParityCheck
+from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.text import Detokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLE_REPORTS: Final = (
+    "The heart is mildly enlarged. There is a small left pleural effusion with adjacent atelectasis.",
+    "no focal consolidation , pneumothorax or large effusion is seen . degenerative changes of the spine .",
+    "ET tube ends 3.5 cm above the carina; PICC line tip in the mid SVC. Right-sided pacemaker (2 leads).",
+    "As compared to ___, interval improvement of the right lower lobe opacity. No free air below the diaphragm.",
+    "1. Cardiomegaly.\n2. Mild interstitial edema, 20% pneumothorax at the apex.",
+)
+"""Report text of our own, with what tokenizers stumble over: numbers, new lines, spaced punctuation, `___`."""
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write `tokenizer.json`; a slow (sentencepiece) tokenizer is converted.
+
+    Raises:
+        R2GenError: `R2G-MODEL-UNSUPPORTED` when transformers cannot convert the slow tokenizer.
+        OSError: when the file cannot be written.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        from transformers.convert_slow_tokenizer import convert_slow_tokenizer
+
+        try:
+            backend = convert_slow_tokenizer(tokenizer)
+        except (ValueError, ImportError, RuntimeError) as error:
+            message = f"the LLM's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form: {error}"
+            raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "put a tokenizer.json into the LLM's folder") from error
+    # Padding or truncation left on by a training run would cut prompts and reports.
+    backend.no_padding()
+    backend.no_truncation()
+    path.write_text(backend.to_str(pretty=True), encoding="utf-8")
+
+
+def write_embeddings(table: torch.nn.Embedding, path: Path) -> None:
+    """Write the token embedding table as `.npy`: float32 [vocab, d], C order. OSError when it cannot be written."""
+    with path.open("wb") as file:
+        np.save(file, np.ascontiguousarray(table.weight.detach().float().numpy()), allow_pickle=False)
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, path: Path, halves: Sequence[tuple[str, Sequence[int]]]
+) -> tuple[ParityCheck, ...]:
+    """Compare `tokenizer.json`, read by the `tokenizers` library, with the source tokenizer.
+
+    Args:
+        tokenizer: the source.
+        path: the written file.
+        halves: text and ids of the prompt's two halves.
+
+    Returns:
+        Two checks, counting texts whose ids differ and reports whose decoded text differs.
+    """
+    from tokenizers import Tokenizer
+
+    from r2gen_export.training.model import report_text
+
+    written = Tokenizer.from_file(str(path))
+    wanted = [(text, list(ids)) for text, ids in halves]
+    wanted += [(text, list(tokenizer(text, add_special_tokens=False).input_ids)) for text in SAMPLE_REPORTS]
+    wrong_ids = [text for text, ids in wanted if written.encode(text, add_special_tokens=False).ids != ids]
+
+    unk, bos = tokenizer.unk_token_id, tokenizer.bos_token_id
+    detokenizer = Detokenizer(path, unk_token_id=0 if unk is None else unk, bos_token_id=bos)
+    reports = [ids for _, ids in wanted[len(halves) :]]
+    wrong_text = [ids for ids in reports if detokenizer.text(ids) != report_text(tokenizer, ids)]
+    detail = f"{len(wanted)} texts" + (f", first that differs: {wrong_ids[0]!r}" if wrong_ids else "")
+    return (
+        ParityCheck("tokenizer ids", not wrong_ids, float(len(wrong_ids)), 0.0, detail),
+        ParityCheck("report text", not wrong_text, float(len(wrong_text)), 0.0, f"{len(reports)} reports"),
+    )

@@ -1,0 +1,196 @@
+"""State of this installation, for `r2gen doctor`: versions, GPU, execution providers, bundle, and a trial report."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from r2gen_export import __version__
+from r2gen_export.errors import CodedError, InternalError
+
+if TYPE_CHECKING:
+    from r2gen_export.runtime.pipeline import Pipeline
+
+BASE_PACKAGES: Final = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "pillow", "typer", "rich")
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "safetensors", "accelerate"),
+    "train": ("torch", "transformers", "safetensors", "lightning", "peft", "tensorboard"),
+}
+RUNTIMES: Final = frozenset({"onnxruntime", "onnxruntime-gpu"})
+TRIAL_TOKENS: Final = 8
+
+Status = Literal["ok", "info", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `r2gen doctor`. `fail` means that `infer` cannot run; then `code` and `fix` say what mends it."""
+
+    area: str
+    name: str
+    status: Status
+    detail: str
+    code: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as its driver describes it. `memory_gib` is the total, `compute_capability` like `8.9`."""
+
+    name: str
+    memory_gib: float
+    compute_capability: str
+
+
+def system_checks() -> list[Check]:
+    """Versions of r2gen, Python and the platform, and the CPU cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        Check("system", "r2gen", "ok", __version__),
+        Check("system", "python", "ok", platform.python_version()),
+        Check("system", "platform", "ok", f"{platform.platform()}, {cores} CPU cores"),
+    ]
+
+
+def package_checks() -> list[Check]:
+    """Packages of the base install, and the optional extras. Reads their metadata and imports none."""
+    checks = []
+    found = {name: version for name in BASE_PACKAGES if (version := _version(name)) is not None}
+    for name in BASE_PACKAGES:
+        if name in found:
+            checks.append(Check("packages", name, "ok", found[name]))
+        elif name not in RUNTIMES:
+            checks.append(_missing(name))
+    if not RUNTIMES & found.keys():
+        checks.append(_missing("onnxruntime"))
+    if found.keys() >= RUNTIMES:
+        detail = "onnxruntime and onnxruntime-gpu overwrite each other's files"
+        fix = "pip uninstall onnxruntime onnxruntime-gpu, then install r2gen again"
+        checks.append(Check("packages", "onnxruntime", "fail", detail, "R2G-DEPENDENCY-MISSING", fix))
+    for extra, names in EXTRAS.items():
+        lacking = [name for name in names if _version(name) is None]
+        detail = f"not installed: {', '.join(lacking)} (pip install 'r2gen[{extra}]')" if lacking else "installed"
+        checks.append(Check("extras", extra, "info" if lacking else "ok", detail))
+    return checks
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _missing(name: str) -> Check:
+    return Check("packages", name, "fail", "not installed", "R2G-DEPENDENCY-MISSING", "pip install r2gen")
+
+
+def gpu_checks() -> list[Check]:
+    """The NVIDIA driver and its GPUs, asked through NVML (no CUDA toolkit needed)."""
+    try:
+        with _nvml() as nvml:
+            driver = _nvml_text(nvml.nvmlSystemGetDriverVersion)
+            gpus = list(_gpus(nvml))
+    except OSError as error:
+        return [Check("gpu", "NVIDIA driver", "info", f"none: {error}")]
+    checks = [Check("gpu", "NVIDIA driver", "ok", driver)]
+    if not gpus:
+        checks.append(Check("gpu", "GPU", "info", "the driver shows none"))
+    for index, gpu in enumerate(gpus):
+        detail = f"{gpu.name}, {gpu.memory_gib:.1f} GiB, compute capability {gpu.compute_capability}"
+        checks.append(Check("gpu", f"GPU {index}", "ok", detail))
+    return checks
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML, started and shut down. Raises OSError when the library is not there or does not start."""
+    nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    if status := nvml.nvmlInit_v2():
+        raise OSError(f"NVML does not start (status {status})")
+    try:
+        yield nvml
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml_text(function: Any, *arguments: Any) -> str:
+    buffer = ctypes.create_string_buffer(96)
+    return buffer.value.decode() if function(*arguments, buffer, len(buffer)) == 0 else "unknown"
+
+
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def _gpus(nvml: Any) -> Iterator[Gpu]:
+    count = ctypes.c_uint()
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    for index in range(count.value):
+        handle, memory, major, minor = ctypes.c_void_p(), _NvmlMemory(), ctypes.c_int(), ctypes.c_int()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
+            continue
+        nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+        nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+        name = _nvml_text(nvml.nvmlDeviceGetName, handle)
+        yield Gpu(name, memory.total / 2**30, f"{major.value}.{minor.value}")
+
+
+def provider_checks(device: str) -> list[Check]:
+    """Execution providers: the one `infer` takes, and why each faster one is not taken."""
+    try:
+        from r2gen_export.runtime.sessions import choose_providers
+
+        choice = choose_providers(device)
+    except Exception as error:
+        return [_failed("providers", "chosen", error)]
+    steps = [Check("providers", "step", "info", step) for step in choice.steps]
+    return [*steps, Check("providers", "chosen", "ok", choice.name)]
+
+
+def bundle_checks(bundle: Path | None, device: str) -> list[Check]:
+    """Hashes of the bundle, its parity verdicts, and a trial report of a few tokens on a synthetic picture."""
+    try:
+        from r2gen_export.runtime.pipeline import Pipeline
+
+        pipeline = Pipeline.from_bundle(bundle, device=device)
+    except Exception as error:
+        return [_failed("bundle", "load", error)]
+    manifest = pipeline.manifest
+    checks = [
+        Check("bundle", "model", "ok", f"{manifest.model_id}, bundle id {pipeline.bundle_id}, hashes agree"),
+        Check("bundle", "semantics", "ok", f"{manifest.semantics}, presets {', '.join(manifest.presets)}"),
+    ]
+    if failed := [check.name for check in manifest.parity if not check.passed]:
+        checks.append(Check("bundle", "parity", "info", f"differs from PyTorch in: {', '.join(failed)}"))
+    else:
+        checks.append(Check("bundle", "parity", "ok", f"{len(manifest.parity)} verdicts, all passed"))
+    return [*checks, _trial(pipeline)]
+
+
+def _trial(pipeline: Pipeline) -> Check:
+    import numpy as np
+
+    try:
+        picture = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+        report = pipeline.generate(
+            picture, num_beams=1, do_sample=False, min_new_tokens=TRIAL_TOKENS, max_new_tokens=TRIAL_TOKENS
+        )
+    except Exception as error:
+        return _failed("infer", "trial", error)
+    stages = ", ".join(f"{stage} {value:.0f} ms" for stage, value in report.timings_ms.items())
+    return Check("infer", "trial", "ok", f"{len(report.token_ids)} tokens: {stages}")
+
+
+def _failed(area: str, name: str, error: Exception) -> Check:
+    coded = error if isinstance(error, CodedError) else InternalError(f"{type(error).__name__}: {error}")
+    return Check(area, name, "fail", coded.message, coded.code, coded.fix)

@@ -1,0 +1,395 @@
+"""From a bundle to a report: preprocess -> encode -> prefill -> decode -> detokenize, one way, no torch."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export import bundle as layout
+from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
+from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.runtime.generation import Sequence as TokenSequence
+from r2gen_export.runtime.generation import TokenEvent, generate
+from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.report import Report
+from r2gen_export.runtime.sessions import (
+    DecoderSession,
+    EmbeddingTable,
+    ProviderChoice,
+    VisionSession,
+    choose_providers,
+)
+from r2gen_export.runtime.settings import Settings, resolve_settings
+from r2gen_export.runtime.text import Detokenizer, TextStream
+
+Image: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8]"
+"""A file, or pixels uint8 [H, W] grey or [H, W, 3] RGB."""
+Images: TypeAlias = "Image | Sequence[Image]"
+"""One image, or the views of one study."""
+
+BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one study of many: exactly one of `report` and `error` is set. `study` counts from 1."""
+
+    study: int
+    report: Report | None = None
+    error: CodedError | None = None
+
+    def unwrap(self) -> Report:
+        """The report; raises the study's error when there is none."""
+        if self.error is not None:
+            raise self.error
+        assert self.report is not None
+        return self.report
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """One study on its way: prompt embeddings [1, S, d] and what it took to get there."""
+
+    study: int
+    views: int
+    prompt: NDArray[np.float32]
+    preprocess_ms: float
+    encode_ms: float
+
+
+class Pipeline:
+    """A loaded bundle. Safe to use from one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        vision: VisionSession,
+        decoder: DecoderSession,
+        embed_tokens: EmbeddingTable,
+        detokenizer: Detokenizer,
+        provider: ProviderChoice,
+    ) -> None:
+        self.manifest = manifest
+        self.bundle_id = bundle_id(manifest)
+        self.provider = provider
+        self._vision = vision
+        self._decoder = decoder
+        self._embed_tokens = embed_tokens
+        self._detokenizer = detokenizer
+        prompt = manifest.prompt
+        self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
+        self._after = embed_tokens.lookup(np.array([prompt.after_ids], dtype=np.int64))  # [1, a, d]
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | os.PathLike[str] | None = None, *, device: str = "auto", threads: int | None = None
+    ) -> Pipeline:
+        """Check a bundle's hashes and load it.
+
+        Args:
+            path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
+            device: `auto`, `cpu`, `cuda` or `tensorrt`.
+            threads: CPU threads for one graph; ONNX Runtime's choice when None.
+
+        Raises:
+            R2GenError: `R2G-BUNDLE-*`, `R2G-DEVICE-UNAVAILABLE`.
+        """
+        folder = bundle_path(path)
+        manifest = open_bundle(folder)
+        provider = choose_providers(device)
+        options: dict[str, Any] = {"providers": provider.providers, "threads": threads}
+        prompt = manifest.prompt
+        return cls(
+            manifest=manifest,
+            vision=VisionSession(folder / layout.VISION, **options),
+            decoder=DecoderSession(folder / layout.DECODER, manifest.dims, **options),
+            embed_tokens=EmbeddingTable(folder / layout.EMBED_TOKENS),
+            detokenizer=Detokenizer(
+                folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
+            ),
+            provider=provider,
+        )
+
+    def generate(
+        self,
+        images: Images,
+        *,
+        preset: str | None = None,
+        semantics: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **overrides: Any,
+    ) -> Report:
+        """The draft report of one study.
+
+        Args:
+            images: one image or the views of one study; files or uint8 arrays.
+            preset: a preset of the bundle, its default when None.
+            semantics: `hf-current` or `hf-4.30`, the bundle's when None.
+            on_text: called with each new piece of text; with beam search once, at the end.
+            overrides: fields of `r2gen_export.bundle.Decoding`; None leaves the preset's value.
+
+        Raises:
+            R2GenError: `R2G-IMAGE-*`, `R2G-CONFIG-VALUE`, `R2G-GENERATE-*`.
+        """
+        settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
+        started = perf_counter()
+        encoded = self._encode(1, images)
+        return self._decode([encoded], settings, started, on_text)[0]
+
+    def stream(self, images: Images, **options: Any) -> ReportStream:
+        """`generate`, as an iterator over the pieces of text whose `report` is there when it ends."""
+        return ReportStream(lambda on_text: self.generate(images, on_text=on_text, **options))
+
+    def generate_many(
+        self,
+        studies: Iterable[Images],
+        *,
+        batch_size: int = 8,
+        preset: str | None = None,
+        semantics: str | None = None,
+        **overrides: Any,
+    ) -> Iterator[Outcome]:
+        """Reports of many studies, in their order, `batch_size` decoded together.
+
+        A study that fails gives an outcome with its error and does not stop the others. Sampled studies are decoded
+        one by one, so that a report depends on its seed and not on its neighbours.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE` before the first study.
+        """
+        settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
+        if batch_size < 1:
+            raise R2GenError("R2G-CONFIG-VALUE", f"batch size {batch_size}", "give 1 or more")
+        size = 1 if settings.decoding.do_sample else batch_size
+        return self._generate_batches(studies, size, settings)
+
+    def _generate_batches(self, studies: Iterable[Images], size: int, settings: Settings) -> Iterator[Outcome]:
+        batch: list[tuple[int, Images]] = []
+        for numbered in enumerate(studies, start=1):
+            batch.append(numbered)
+            if len(batch) == size:
+                yield from self._batch(batch, settings)
+                batch = []
+        if batch:
+            yield from self._batch(batch, settings)
+
+    def _batch(self, batch: list[tuple[int, Images]], settings: Settings) -> list[Outcome]:
+        started = perf_counter()
+        outcomes: dict[int, Outcome] = {}
+        encoded: list[_Encoded] = []
+        for number, images in batch:
+            try:
+                encoded.append(self._encode(number, images))
+            except Exception as error:
+                outcomes[number] = Outcome(number, error=_coded(error))
+        try:
+            for report in self._decode(encoded, settings, started) if encoded else []:
+                outcomes[report.study] = Outcome(report.study, report=report)
+        except Exception:
+            # One study's NaN must not take the batch with it: decode each alone to find it.
+            for study in encoded:
+                outcomes[study.study] = self._alone(study, settings)
+        return [outcomes[number] for number, _ in batch]
+
+    def _alone(self, study: _Encoded, settings: Settings) -> Outcome:
+        try:
+            return Outcome(study.study, self._decode([study], settings, perf_counter())[0])
+        except Exception as error:
+            return Outcome(study.study, error=_coded(error))
+
+    def _encode(self, study: int, images: Images) -> _Encoded:
+        views = _views(images)
+        start = perf_counter()
+        pixel_values = preprocess([_pixels(view) for view in views], self.manifest.image)  # [V, 3, H, W]
+        ready = perf_counter()
+        image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
+        done = perf_counter()
+        prompt = np.concatenate([self._before, image_embeds, self._after], axis=1)
+        return _Encoded(study, len(views), prompt, (ready - start) * 1000, (done - ready) * 1000)
+
+    def _decode(
+        self,
+        studies: Sequence[_Encoded],
+        settings: Settings,
+        started: float,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Report]:
+        prompt = self.manifest.prompt
+        stream = self._detokenizer.stream() if on_text else None
+        sequences = generate(
+            self._decoder,
+            self._embed_tokens,
+            np.concatenate([study.prompt for study in studies]),  # [B, S, d]
+            settings.decoding,
+            eos_token_id=prompt.eos_token_id,
+            pad_token_id=prompt.pad_token_id,
+            semantics=settings.semantics,
+            on_token=_on_token(stream, on_text) if stream and on_text else None,
+        )
+        reports = [
+            self._report(study, sequence, settings, started, len(studies))
+            for study, sequence in zip(studies, sequences, strict=True)
+        ]
+        if stream and on_text and (rest := stream.finish()):
+            on_text(rest)
+        return reports
+
+    def _report(
+        self, study: _Encoded, sequence: TokenSequence, settings: Settings, started: float, batch_size: int
+    ) -> Report:
+        start = perf_counter()
+        text = self._detokenizer.text(sequence.token_ids)
+        done = perf_counter()
+        if not text:
+            raise R2GenError(
+                "R2G-GENERATE-EMPTY",
+                f"{len(sequence.token_ids)} tokens without text (finish reason {sequence.finish_reason})",
+                "raise --min-new-tokens, or check the bundle with r2gen verify",
+            )
+        return Report(
+            text=text,
+            token_ids=sequence.token_ids,
+            logprobs=sequence.logprobs,
+            score=sequence.score,
+            finish_reason=sequence.finish_reason,
+            timings_ms={
+                "preprocess": study.preprocess_ms,
+                "encode": study.encode_ms,
+                "prefill": sequence.prefill_ms,
+                "decode": sum(sequence.decode_ms),
+                "detokenize": (done - start) * 1000,
+                "total": (done - started) * 1000,
+            },
+            decode_steps_ms=sequence.decode_ms,
+            batch_size=batch_size,
+            decoding=settings.decoding,
+            preset=settings.preset,
+            semantics=settings.semantics,
+            bundle_id=self.bundle_id,
+            model_id=self.manifest.model_id,
+            execution_provider=self.provider.name,
+            provider_steps=tuple(self.provider.steps),
+            notice=self.manifest.notice,
+            study=study.study,
+            views=study.views,
+        )
+
+
+class ReportStream:
+    """Iterator over a report's pieces of text. Closing it (or leaving a `with` block) stops the generation."""
+
+    def __init__(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._report: Report | None = None
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, args=(produce,), daemon=True)
+        self._thread.start()
+
+    @property
+    def report(self) -> Report:
+        """The whole report, once the iterator has ended.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE` when it has not.
+        """
+        if self._report is None:
+            raise R2GenError("R2G-CONFIG-VALUE", "the stream has not ended", "take all its pieces first")
+        return self._report
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        piece = None if self._closed else self._pieces.get()
+        if piece is not None:
+            return piece
+        self._closed = True
+        self._thread.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop the generation after its current step."""
+        self._closed = True
+        self._thread.join()
+
+    def __enter__(self) -> ReportStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _run(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
+        try:
+            self._report = produce(self._put)
+        except _ClosedError:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._pieces.put(None)
+
+    def _put(self, piece: str) -> None:
+        if self._closed:
+            raise _ClosedError
+        self._pieces.put(piece)
+
+
+class _ClosedError(Exception):
+    """The consumer of a stream has gone."""
+
+
+def bundle_path(path: str | os.PathLike[str] | None) -> Path:
+    """The bundle a call means: the one named, else the variable `R2GEN_BUNDLE`, else the embedded demo."""
+    if path is None:
+        path = os.environ.get(BUNDLE_VARIABLE) or demo_bundle()
+    return Path(path)
+
+
+def _views(images: Images) -> list[Image]:
+    views = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else list(images)
+    if not views:
+        raise R2GenError("R2G-DATA-EMPTY", "a study without images", "give at least one image")
+    return views
+
+
+def _pixels(image: Image) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray):
+        return load_image(Path(image))
+    pixels: NDArray[np.uint8] = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise R2GenError(
+            "R2G-IMAGE-FORMAT",
+            f"array of {image.dtype} {list(image.shape)}, expected uint8 [H, W] or [H, W, 3]",
+            "convert it first",
+        )
+    return pixels
+
+
+def _on_token(stream: TextStream, on_text: Callable[[str], None]) -> Callable[[TokenEvent], None]:
+    def push(event: TokenEvent) -> None:
+        if piece := stream.push(event.token_id):
+            on_text(piece)
+
+    return push
+
+
+def _coded(error: Exception) -> CodedError:
+    if isinstance(error, CodedError):
+        return error
+    wrapped = InternalError(f"{type(error).__name__} while reporting a study")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,81 @@
+"""The result of `infer`: one frozen object per study, and its JSON and text forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from r2gen_export.bundle import Decoding, Semantics
+
+REPORT_SCHEMA: Final = "r2gen-report/1"
+"""Changes its number when a field of `Report.to_dict` changes its meaning or goes."""
+
+FAILURE_SCHEMA: Final = "r2gen-failure/1"
+"""Schema of the object that stands in a study's place when it could not be reported."""
+
+STAGES: Final = ("preprocess", "encode", "prefill", "decode", "detokenize")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A draft report of one study.
+
+    Attributes:
+        text: the cleaned report text, never empty.
+        token_ids: generated ids, up to and including the closing EOS when there is one.
+        logprobs: natural log of the model's own probability of each of `token_ids`, before any penalty or filter.
+        score: the beam's score in Hugging Face's scoring, None without beam search.
+        finish_reason: `eos`, or `length` when max_new_tokens cut the report off.
+        timings_ms: milliseconds spent in each of `STAGES`, and their `total`. Studies decoded together share
+            `prefill` and `decode`: each names the time of the whole batch.
+        decode_steps_ms: raw samples, one per pass of the decoder after the prefill.
+        batch_size: studies decoded together with this one, itself included.
+        decoding: the settings in force, after preset and overrides.
+        preset: the preset they started from.
+        semantics: `hf-current` or `hf-4.30` (design, section 1).
+        bundle_id: first 12 hex digits of the hash over the bundle's files; `model_id` is the manifest's name.
+        execution_provider: what ran the graphs; `provider_steps` says why each faster one was not taken.
+        notice: research use only; goes with the text wherever it goes.
+        study: number of the study in its call, counted from 1. `views`: images of the study.
+        name: the study's name (often a file name), only when the caller asked to keep it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float | None
+    finish_reason: Literal["eos", "length"]
+    timings_ms: dict[str, float]
+    decode_steps_ms: tuple[float, ...]
+    batch_size: int
+    decoding: Decoding
+    preset: str
+    semantics: Semantics
+    bundle_id: str
+    model_id: str
+    execution_provider: str
+    provider_steps: tuple[str, ...]
+    notice: str
+    study: int = 1
+    views: int = 1
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: `schema` and every attribute under its own name; `name` only where it is kept."""
+        fields = dataclasses.asdict(self)
+        if self.name is None:
+            del fields["name"]
+        fields["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
+        fields["decode_steps_ms"] = [round(value, 3) for value in self.decode_steps_ms]
+        return {"schema": REPORT_SCHEMA, **fields}
+
+    def to_text(self) -> str:
+        """The report text, an empty line, the notice. Ends without a line break."""
+        return f"{self.text}\n\n{notice_block(self.notice)}"
+
+
+def notice_block(notice: str) -> str:
+    """The notice as text outputs show it, wrapped to 100 columns behind a bar."""
+    return "\n".join(f"| {line}" for line in textwrap.wrap(notice, 98))

@@ -1,0 +1,140 @@
+"""Token ids to report text, at once or piece by piece.
+
+Follows the published code, `models/R2GenGPT.py::decode`: a leading `<unk>` (id 0) and then a leading `<s>` (id 1) are
+dropped, the rest is decoded with special tokens kept, cut at the first `</s>`, stripped, and cleared of `<unk>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+
+from r2gen_export.errors import R2GenError
+
+END: Final = "</s>"
+UNKNOWN: Final = "<unk>"
+BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
+STABLE_DECODERS: Final = frozenset({"Replace", "ByteFallback", "Fuse", "Strip", "ByteLevel", "Metaspace"})
+"""Decoders whose text only grows while tokens are appended, once unfinished bytes are held back."""
+
+
+def clean_text(raw: str) -> str:
+    """The published code's last steps: cut at the first `</s>`, strip, remove every `<unk>`."""
+    return raw.split(END, maxsplit=1)[0].strip().replace(UNKNOWN, "")
+
+
+def settled(raw: str) -> str:
+    """The part of `clean_text(raw + x)` that is the same for every `x`.
+
+    A tail that may become `</s>` or `<unk>` is held back, and so is white space, which `strip` may still remove.
+    """
+    if END in raw:
+        return clean_text(raw)
+    text = raw.lstrip()
+    for size in range(min(len(text), len(UNKNOWN) - 1), 0, -1):
+        if END.startswith(text[-size:]) or UNKNOWN.startswith(text[-size:]):
+            text = text[:-size]
+            break
+    return text.rstrip().replace(UNKNOWN, "")
+
+
+class Detokenizer:
+    """Text of generated token ids.
+
+    Args:
+        path: the bundle's `tokenizer.json`.
+        unk_token_id, bos_token_id: ids dropped at the beginning (the published code's 0 and 1).
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-MANIFEST` when the file is not one the `tokenizers` library reads.
+    """
+
+    def __init__(self, path: Path, *, unk_token_id: int, bos_token_id: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # `tokenizers` raises plain Exception
+            raise R2GenError(
+                "R2G-BUNDLE-MANIFEST", f"{path.name} is not a tokenizer ({error})", "export the bundle again"
+            ) from error
+        self._unk_token_id = unk_token_id
+        self._bos_token_id = bos_token_id
+        decoder = self._tokenizer.decoder
+        self.grows = decoder is not None and _stable(json.loads(decoder.__getstate__()))
+        """Whether text can be given out before the last token; other decoders give it out at the end."""
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The report of generated ids (no padding; a closing EOS is welcome)."""
+        return clean_text(self._decode(self._body(token_ids)))
+
+    def stream(self) -> TextStream:
+        """A fresh incremental decoder for one sequence."""
+        return TextStream(self)
+
+    def _body(self, token_ids: Sequence[int]) -> list[int]:
+        ids = [int(token) for token in token_ids]
+        for dropped in (self._unk_token_id, self._bos_token_id):
+            if ids and ids[0] == dropped:
+                del ids[0]
+        return ids
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _settled_raw(self, token_ids: Sequence[int]) -> str:
+        """Decoded text of the tokens that later tokens cannot change."""
+        ids = self._body(token_ids)
+        # `ByteFallback` turns a whole run of byte tokens into U+FFFD when any of it is invalid: runs wait for their end.
+        while ids and self._may_continue_bytes(ids[-1]):
+            del ids[-1]
+        # `ByteLevel` shows a character whose bytes are not complete as U+FFFD.
+        return self._decode(ids).rstrip(REPLACEMENT)
+
+    def _may_continue_bytes(self, token_id: int) -> bool:
+        token = self._tokenizer.id_to_token(token_id)
+        return token is None or BYTE_TOKEN.fullmatch(token) is not None  # ids without a token are skipped in decoding
+
+
+class TextStream:
+    """Pieces of one report's text; their concatenation equals `Detokenizer.text` of all its ids.
+
+    No piece ends inside a UTF-8 character, and nothing given out is taken back.
+    """
+
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self._detokenizer = detokenizer
+        self._ids: list[int] = []
+        self._given = ""
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain with this token, often one word, sometimes empty."""
+        self._ids.append(token_id)
+        if not self._detokenizer.grows:
+            return ""
+        return self._advance(settled(self._detokenizer._settled_raw(self._ids)))
+
+    def finish(self) -> str:
+        """The rest of the text, once the last token has been pushed."""
+        return self._advance(self._detokenizer.text(self._ids))
+
+    def _advance(self, text: str) -> str:
+        piece = text[len(self._given) :]
+        self._given += piece
+        return piece
+
+
+def _stable(decoder: dict[str, Any]) -> bool:
+    kind = decoder["type"]
+    if kind != "Sequence":
+        return kind in STABLE_DECODERS and (kind != "Strip" or decoder["stop"] == 0)
+    steps = decoder["decoders"]
+    kinds = [step["type"] for step in steps]
+    # Once the tokens are fused, a replacement could reach across them.
+    fused = kinds[kinds.index("Fuse") :] if "Fuse" in kinds else []
+    return "Replace" not in fused and all(_stable(step) for step in steps)

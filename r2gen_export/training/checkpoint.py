@@ -1,0 +1,162 @@
+"""Checkpoints: a folder with `adapter.safetensors` (trained tensors only, published names) and `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from r2gen_export.atomic import atomic_dir
+from r2gen_export.errors import R2GenError
+from r2gen_export.training.model import ModelConfig, R2GenGPT
+from r2gen_export.training.sources import check_finite, weights_sha256
+
+FORMAT: Final = "r2gen-checkpoint"
+FORMAT_VERSION: Final = 1
+ADAPTER: Final = "adapter.safetensors"
+CONFIG: Final = "config.json"
+
+
+def source_hashes(model: R2GenGPT) -> dict[str, str]:
+    """SHA-256 of the frozen source weights. A trained encoder (deep) has none: the checkpoint holds all of it."""
+    hashes = {"llm_sha256": weights_sha256(model.llama_model), "llm_dtype": str(model.embed_tokens.weight.dtype)}
+    if model.config.alignment != "deep":
+        hashes["vision_sha256"] = weights_sha256(model.visual_encoder)
+    return hashes
+
+
+def save_checkpoint(
+    model: R2GenGPT,
+    folder: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    sources: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        model: its trainable parameters are saved in float32.
+        folder: the checkpoint.
+        extra: facts of the training, stored under `train` (epoch, step, score, dataset ...).
+        sources: `source_hashes(model)` when known already; hashing a 7B LLM takes a while.
+        overwrite: replace an existing checkpoint.
+
+    Raises:
+        R2GenError: `R2G-MODEL-NONFINITE` when a trained tensor holds NaN or infinity, `R2G-OUTPUT-*`.
+    """
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in model.trainable()}
+    check_finite(tensors.items(), "the trained model")
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": dataclasses.asdict(model.config),
+        "sources": dict(source_hashes(model) if sources is None else sources),
+        "train": dict(extra or {}),
+    }
+    with atomic_dir(folder, overwrite=overwrite) as scratch:
+        save_file(tensors, scratch / ADAPTER)
+        (scratch / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    folder = Path(folder)
+    fix = "name the folder that `r2gen train` wrote (OUT/best or OUT/last)"
+    if folder.is_file():
+        message = f"{folder.name} is a file; a checkpoint of r2gen is a folder with {ADAPTER} and {CONFIG}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    absent = [name for name in (ADAPTER, CONFIG) if not (folder / name).is_file()]
+    if absent:
+        message = f"the checkpoint {folder} " + (f"lacks {' and '.join(absent)}" if folder.is_dir() else "is not there")
+        raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{folder / CONFIG} is not readable JSON: {error}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix) from error
+    found = (record.get("format"), record.get("format_version")) if isinstance(record, dict) else (None, None)
+    if found != (FORMAT, FORMAT_VERSION):
+        message = (
+            f"{folder / CONFIG} says format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} {FORMAT_VERSION}"
+        )
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    return dict(record)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The model's settings.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-MISSING`, `R2G-CHECKPOINT-FORMAT`.
+    """
+    values = _read(folder).get("model")
+    known = {field.name: type(field.default) for field in dataclasses.fields(ModelConfig)}
+    if not isinstance(values, dict) or set(values) != set(known):
+        names = sorted(set(known) ^ set(values if isinstance(values, dict) else ()))
+        message = f"{CONFIG} of {folder}: missing or unknown fields under `model`: {', '.join(names)}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
+    for name, kind in known.items():
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(values[name], wanted) or (isinstance(values[name], bool) and kind is not bool):
+            message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, expected {kind.__name__}"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
+    return ModelConfig(**values)
+
+
+def train_facts(folder: Path) -> dict[str, Any]:
+    """What the training recorded: epoch, step, score, dataset ... Raises as `read_config`."""
+    facts = _read(folder).get("train")
+    return dict(facts) if isinstance(facts, dict) else {}
+
+
+def load_checkpoint(model: R2GenGPT, folder: Path) -> None:
+    """Put a checkpoint's tensors into `model`, all or none.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-MISSING`; `R2G-CHECKPOINT-FORMAT` (not readable, or trained on other source
+            weights); `R2G-CHECKPOINT-KEYS` with every missing, unexpected and mis-shaped tensor by name;
+            `R2G-MODEL-NONFINITE`.
+    """
+    record = _read(folder)
+    try:
+        found = load_file(Path(folder) / ADAPTER)
+    except (OSError, SafetensorError) as error:
+        message = f"{Path(folder) / ADAPTER} is damaged: {error}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "copy the checkpoint again") from error
+    wanted = dict(model.trainable())
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    shaped = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name].shape != wanted[name].shape
+    ]
+    groups = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped))
+    if missing or unexpected or shaped:
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in groups if names)
+        fix = "use the sources and the alignment the checkpoint was trained with (its config.json names them)"
+        raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of {folder} do not fit the model; {listed}", fix)
+    check_finite(found.items(), f"the checkpoint {folder}")
+    _check_sources(record.get("sources"), model, folder)
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])
+
+
+def _check_sources(recorded: Any, model: R2GenGPT, folder: Path) -> None:
+    """A projector fits one encoder and one LLM; with others of the same shape it gives fluent nonsense."""
+    if not isinstance(recorded, dict):
+        return
+    parts = {"vision_sha256": ("vision encoder", model.visual_encoder, model.config.vision)}
+    if recorded.get("llm_dtype") == str(model.embed_tokens.weight.dtype):
+        parts["llm_sha256"] = ("LLM", model.llama_model, model.config.llm)
+    for key, (what, module, name) in parts.items():
+        if key in recorded and recorded[key] != weights_sha256(module):
+            message = f"{folder} was trained on another {what} than {name!r}: the SHA-256 of its weights differs"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, f"name the {what} it was trained on")
