@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +20,7 @@ from r2gen_export.bundle import Decoding
 from r2gen_export.demo.llm import LlmSettings, train_llm
 from r2gen_export.demo.vision import LabelledStudy, VisionSettings, train_vision
 from r2gen_export.errors import R2GenError
+from r2gen_export.training.phantom import LABELS, Finding, write_phantoms
 
 HELD_OUT_SEED_OFFSET = 1_000_003
 """The scored phantoms come from another seed than those trained on."""
@@ -26,9 +28,7 @@ HELD_OUT_SEED_OFFSET = 1_000_003
 PAPER = Decoding(min_new_tokens=40, max_new_tokens=100)
 """The paper's settings for IU X-Ray: the phantoms' reports have that length."""
 
-FAST = Decoding(
-    num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0
-)
+FAST = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0)
 """Greedy without penalties: the tiny LLaMA repeats words that a report has to repeat."""
 
 
@@ -80,6 +80,10 @@ def _claim(out: Path, settings: DemoSettings) -> None:
         scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
+def _finding(entry: dict[str, Any]) -> Finding:
+    return Finding(**entry)
+
+
 def labelled_studies(phantoms: Path, split: str) -> list[LabelledStudy]:
     """The studies of one split with their labels as the vision training wants them."""
     annotation = json.loads((phantoms / "annotation.json").read_text(encoding="utf-8"))[split]
@@ -87,7 +91,7 @@ def labelled_studies(phantoms: Path, split: str) -> list[LabelledStudy]:
     return [
         LabelledStudy(
             tuple(phantoms / "images" / path for path in study["image_path"]),
-            {(entry["name"], entry["side"]): entry["severity"] for entry in labels[study["id"]]},
+            {(finding.name, finding.side): finding.level + 1 for finding in map(_finding, labels[study["id"]])},
         )
         for study in annotation
     ]
@@ -111,7 +115,6 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
 
     from r2gen_export.exporting.export import ExportSettings, export_bundle
     from r2gen_export.training.fit import TrainSettings, train
-    from r2gen_export.training.phantom import LABELS, write_phantoms
 
     settings = settings or DemoSettings()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -130,7 +133,9 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
 
         def make_vision(folder: Path) -> dict[str, float]:
             studies = labelled_studies(phantoms, "train"), labelled_studies(phantoms, "val")
-            return {"read_out_f1": train_vision(folder, *studies, LABELS, settings.vision, settings.seed, device, progress)}
+            return {
+                "read_out_f1": train_vision(folder, *studies, LABELS, settings.vision, settings.seed, device, progress)
+            }
 
         _stage(out / "llm", make_llm, console)
         _stage(out / "vision", make_vision, console)
@@ -175,7 +180,6 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
 def _score(bundle: Path, folder: Path, settings: DemoSettings) -> dict[str, float]:
     from r2gen_export.demo.score import score_phantoms
     from r2gen_export.runtime.pipeline import Pipeline
-    from r2gen_export.training.phantom import write_phantoms
 
     held_out = folder / "phantoms"
     seed = settings.seed + HELD_OUT_SEED_OFFSET

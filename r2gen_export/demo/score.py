@@ -38,7 +38,9 @@ def score_phantoms(
     labels = json.loads((phantoms / "labels.json").read_text(encoding="utf-8"))
     studies = [[phantoms / "images" / path for path in study["image_path"]] for study in annotation]
     pairs, texts = [], []
-    for study, outcome in zip(annotation, pipeline.generate_many(studies, batch_size=batch_size, preset=preset), strict=True):
+    for study, outcome in zip(
+        annotation, pipeline.generate_many(studies, batch_size=batch_size, preset=preset), strict=True
+    ):
         text = outcome.text
         wanted = frozenset((finding["name"], finding["side"]) for finding in labels[study["id"]])
         pairs.append((wanted, read_findings(text)))

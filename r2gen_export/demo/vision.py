@@ -73,7 +73,7 @@ def study_features(model: SwinModel, views: Sequence[torch.Tensor], device: str)
 
 
 def _read_out(head: nn.Linear, features: torch.Tensor) -> torch.Tensor:
-    """Logits [B, L] of a study from its tokens [B, T, C]: a smooth maximum, so that one token can speak for a finding."""
+    """Logits [B, L] of a study from its tokens [B, T, C]: a smooth maximum, so that one token suffices."""
     return (torch.logsumexp(2 * head(features), dim=1) - math.log(features.shape[1])) / 2
 
 

@@ -97,7 +97,9 @@ class Canvas:
         pen = ImageDraw.Draw(layer)
         for points, width, brightness in lines:
             path = [self.pixel(x, y) for x, y in points]
-            pen.line(path, fill=round(255 * min(brightness, 1.0)), width=max(1, round(width * self.scale_x)), joint="curve")
+            pen.line(
+                path, fill=round(255 * min(brightness, 1.0)), width=max(1, round(width * self.scale_x)), joint="curve"
+            )
         if blur > 0:
             layer = layer.filter(ImageFilter.GaussianBlur(blur * self.scale_x))
         return np.asarray(layer, np.float32) * np.float32(1 / 255)

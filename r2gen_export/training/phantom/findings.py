@@ -83,7 +83,9 @@ KINDS: Final[dict[str, Kind]] = {
         apart=("pleural effusion", "consolidation", "nodule", "atelectasis", "interstitial edema"),
     ),
     "consolidation": Kind(sided=True, severities=SIZES, weight=1.2, bilateral=0.15, zones=ZONES),
-    "nodule": Kind(sided=True, severities=SIZES, weight=1.2, zones=ZONES, apart=("consolidation", "interstitial edema")),
+    "nodule": Kind(
+        sided=True, severities=SIZES, weight=1.2, zones=ZONES, apart=("consolidation", "interstitial edema")
+    ),
     "atelectasis": Kind(
         sided=True,
         severities=GRADES,

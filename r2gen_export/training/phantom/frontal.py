@@ -145,7 +145,7 @@ class Chest:
         spacing, start = rng.uniform(0.135, 0.15), rng.uniform(0.0, 1.0)
         # Back ribs run from the spine up and out, then down; front ribs run down and in. One periodic field draws all.
         back = (y - 0.30 * (x - 0.33) ** 2 + 0.5 * np.maximum(x - 0.5, 0) ** 2 * -4.0) / spacing + start
-        front = (y - 0.42 * (0.8 - x) ** 1.3) / (spacing * 1.12) + start * 0.7
+        front = (y - 0.42 * np.maximum(0.8 - x, 0) ** 1.3) / (spacing * 1.12) + start * 0.7
         bone = 0.115 * _bars(back, 0.24) * inside * ramp(x - 0.08, 0.04) * ramp(0.62 - y, 0.3)
         bone += 0.07 * _bars(front, 0.27) * inside * ramp(x - 0.33, 0.12) * ramp(0.35 - y, 0.3)
         collar = -0.60 + rng.uniform(-0.04, 0.04) - 0.17 * x + 0.035 * np.sin(7.0 * x)
