@@ -88,6 +88,7 @@ def train_vision(
     held_out: Sequence[LabelledStudy],
     labels: Sequence[tuple[str, str | None]],
     settings: VisionSettings,
+    *,
     seed: int,
     device: str,
     progress: Progress,
