@@ -28,7 +28,7 @@ def main() -> None:
             f1 = score.f1
             print(
                 f"{preset}: micro-F1 {f1.f1:.3f} (precision {f1.precision:.3f}, recall {f1.recall:.3f}; "
-                f"{f1.hits} hits, {f1.missed} missed, {f1.extra} extra), all labels right in {score.exact:.1%} of studies, "
+                f"{f1.hits} hits, {f1.missed} missed, {f1.extra} extra), all labels right in {score.exact:.1%}, "
                 f"{score.distinct} distinct reports, {score.failed} failed"
             )
 
