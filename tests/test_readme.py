@@ -16,17 +16,20 @@ from r2gen_export.bundle import NOTICE
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"(?:<!-- command: (?P<name>[\w-]+) -->\n)?```sh\n(?P<commands>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!-- command: (?P<name>[\w-]+) -->\n)?```(?P<language>sh|python)\n(?P<commands>.*?)```", re.DOTALL
+)
 LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
 
 
 @dataclass(frozen=True)
 class Block:
     name: str | None
+    language: str
     commands: str
 
 
-BLOCKS = [Block(match["name"], match["commands"]) for match in BLOCK.finditer(README)]
+BLOCKS = [Block(match["name"], match["language"], match["commands"]) for match in BLOCK.finditer(README)]
 TOUR = [block for block in BLOCKS if block.name and block.name.startswith("tour-")]
 
 
@@ -87,6 +90,7 @@ def test_tour(block: Block, tour_folder: Path) -> None:
     """The tour's blocks build on each other; pytest runs them in the README's order."""
     scripts = Path(sys.executable).parent
     assert (scripts / "r2gen").exists(), "install with: pip install -e '.[dev]'"
-    out = shell(block.commands, tour_folder, scripts)
-    if "r2gen infer" in block.commands:
+    commands = block.commands if block.language == "sh" else f"python - <<'END'\n{block.commands}END"
+    out = shell(commands, tour_folder, scripts)
+    if "r2gen infer" in commands or ".generate(" in commands:
         assert NOTICE in out
