@@ -1,0 +1,252 @@
+"""Studies of an R2Gen `annotation.json`, their pictures, and batches of unequal numbers of views."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from r2gen_export.bundle import ImageSpec
+from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.runtime.images import load_views
+from r2gen_export.training.sources import PAD_TOKEN_ID, source_file
+
+SPLITS: Final = ("train", "val", "test")
+PROCESSORS: Final = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTFeatureExtractor")
+"""What Swin models name in preprocessor_config.json; all three do the same."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study. `where` is its place in the annotation ("train[3]"), for messages that must not carry its `id`."""
+
+    where: str
+    id: str
+    report: str
+    images: tuple[Path, ...]
+
+
+class Item(NamedTuple):
+    """A study ready to batch: `pixel_values` [V, 3, H, W], or `features` [T, C] averaged over its views."""
+
+    pixel_values: Tensor | None
+    features: Tensor | None
+    input_ids: Tensor
+    report: str
+
+
+class Batch(NamedTuple):
+    """Studies together: the views of all in `pixel_values` [sum(views), 3, H, W], or `features` [B, T, C].
+
+    `input_ids` int64 [B, L]: report and end symbol, padded right with 0. `reports`: the cleaned texts.
+    """
+
+    pixel_values: Tensor | None
+    features: Tensor | None
+    views: tuple[int, ...]
+    input_ids: Tensor
+    reports: tuple[str, ...]
+
+
+def read_studies(
+    annotation: Path, base_dir: Path, split: str, clean: Callable[[str], str], limit: int | None = None
+) -> list[Study]:
+    """The studies of one split of an R2Gen annotation.
+
+    Args:
+        annotation: `{"train": [{"id", "report", "image_path": [...]}, ...], "val": [...], "test": [...]}`.
+        base_dir: folder the image paths start from.
+        split: one of `SPLITS`.
+        clean: report clean-up, one of `reports.CLEANERS`.
+        limit: take the first studies only.
+
+    Raises:
+        R2GenError: `R2G-DATA-ANNOTATION` with the entry and what is wrong with it, `R2G-DATA-EMPTY` when the split
+            has no study, `R2G-IMAGE-MISSING` with the number of absent images and the first entry concerned.
+    """
+    entries = _split(annotation, split)[:limit]
+    studies = [_study(entry, f"{split}[{number}]", Path(base_dir), clean) for number, entry in enumerate(entries)]
+    if not studies:
+        raise R2GenError("R2G-DATA-EMPTY", f"split {split!r} of {annotation} has no study", "name another annotation")
+    absent = [
+        f"{study.where}.image_path[{number}]"
+        for study in studies
+        for number, path in enumerate(study.images)
+        if not path.is_file()
+    ]
+    if absent:
+        count = sum(len(study.images) for study in studies)
+        message = f"{len(absent)} of {count} images of split {split!r} are not under {base_dir}, the first {absent[0]}"
+        raise R2GenError("R2G-IMAGE-MISSING", message, "correct --base-dir, or the paths in the annotation")
+    return studies
+
+
+def _annotation_error(annotation: Path, message: str) -> R2GenError:
+    return R2GenError("R2G-DATA-ANNOTATION", f"{annotation}: {message}", "give an annotation.json in the R2Gen form")
+
+
+def _split(annotation: Path, split: str) -> list[Any]:
+    try:
+        record = json.loads(Path(annotation).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _annotation_error(annotation, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _annotation_error(annotation, f"is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise _annotation_error(annotation, f"holds a {type(record).__name__}, expected an object with {SPLITS}")
+    if split not in record:
+        found = ", ".join(sorted(map(str, record))[:6]) or "nothing"
+        raise _annotation_error(annotation, f"split {split!r} is missing, found {found}")
+    entries = record[split]
+    if not isinstance(entries, list):
+        raise _annotation_error(annotation, f"split {split!r} is a {type(entries).__name__}, expected a list")
+    return entries
+
+
+def _study(entry: Any, where: str, base_dir: Path, clean: Callable[[str], str]) -> Study:
+    def wrong(what: str) -> R2GenError:
+        return R2GenError("R2G-DATA-ANNOTATION", f"{where} of the annotation: {what}", "correct or remove this entry")
+
+    if not isinstance(entry, dict):
+        raise wrong(f"is a {type(entry).__name__}, expected an object with id, report and image_path")
+    absent = [key for key in ("id", "report", "image_path") if key not in entry]
+    if absent:
+        raise wrong(f"lacks {', '.join(absent)}")
+    if not isinstance(entry["id"], str | int):
+        raise wrong(f"id is a {type(entry['id']).__name__}, expected text")
+    if not isinstance(entry["report"], str):
+        raise wrong(f"report is a {type(entry['report']).__name__}, expected text")
+    paths = entry["image_path"]
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise wrong("image_path is not a list of one or more paths")
+    return Study(where, str(entry["id"]), clean(entry["report"]), tuple(base_dir / path for path in paths))
+
+
+def image_spec(vision: str | Path) -> ImageSpec:
+    """The preprocessing of a vision encoder, from its `preprocessor_config.json`.
+
+    Defaults are those of transformers' `ViTImageProcessor`, which Swin models use.
+
+    Raises:
+        R2GenError: `R2G-MODEL-MISSING` without a readable file, `R2G-MODEL-UNSUPPORTED` for another processor, for
+            cropping, or for a size that is not fixed.
+    """
+    name = "preprocessor_config.json"
+    path = source_file(vision, name)
+    fix = "use a Swin encoder with the preprocessing of ViTImageProcessor"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        message = f"the vision encoder {str(vision)!r} has no readable {name}"
+        raise R2GenError("R2G-MODEL-MISSING", message, "put the file of the published model beside its config.json")
+    kind = config.get("image_processor_type", config.get("feature_extractor_type", PROCESSORS[0]))
+    size = config.get("size", 224)
+    height, width = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
+    problems = []
+    if kind not in PROCESSORS:
+        problems.append(f"processor {kind!r}")
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        problems.append(f"size {size!r}")
+    problems += [f"{key} {config[key]!r}" for key in ("do_center_crop", "do_pad") if config.get(key)]
+    if not config.get("do_resize", True):
+        problems.append("do_resize false")
+    if problems:
+        message = f"{name} of {str(vision)!r} asks for {', '.join(problems)}"
+        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix)
+    rescale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    normalise = bool(config.get("do_normalize", True))
+    mean = _three(config.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
+    std = _three(config.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
+    return ImageSpec(int(height), int(width), int(config.get("resample", 2)), rescale, mean, std)
+
+
+def _three(value: Any) -> tuple[float, float, float]:
+    first, second, third = value if isinstance(value, list | tuple) else (value,) * 3
+    return float(first), float(second), float(third)
+
+
+def tokenize_reports(
+    reports: Sequence[str], tokenizer: PreTrainedTokenizerBase, end_sym: str, max_length: int
+) -> list[Tensor]:
+    """int64 ids of each report and end symbol, without BOS, cut at `max_length` (published `forward`)."""
+    texts = [report + end_sym for report in reports]
+    encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_length).input_ids
+    return [torch.tensor(ids, dtype=torch.long) for ids in encoded]
+
+
+class StudyDataset(Dataset[Item | CodedError]):
+    """Studies with their pictures (`features` None) or with features looked up instead.
+
+    An item whose pictures cannot be read is the error itself: a DataLoader worker could not raise it with its code.
+
+    Args:
+        studies: as `read_studies` gives them.
+        input_ids: as `tokenize_reports` gives them, one per study.
+        spec: preprocessing.
+        features: gives [T, C] of a study, averaged over its views.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        input_ids: Sequence[Tensor],
+        spec: ImageSpec,
+        features: Callable[[Study], Tensor] | None = None,
+    ) -> None:
+        self.studies = studies
+        self.input_ids = input_ids
+        self.spec = spec
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> Item | CodedError:
+        study = self.studies[index]
+        try:
+            if self.features is not None:
+                return Item(None, self.features(study), self.input_ids[index], study.report)
+            pixels = torch.from_numpy(load_views(study.images, self.spec))
+            return Item(pixels, None, self.input_ids[index], study.report)
+        except R2GenError as error:
+            return R2GenError(error.code, f"{study.where}: {error.message}", error.fix)
+
+
+def collate(items: Sequence[Item | CodedError]) -> Batch | CodedError:
+    """One batch of studies with unequal numbers of views, on which the published collate breaks; or the first error."""
+    good: list[Item] = []
+    for item in items:
+        if isinstance(item, CodedError):
+            return item
+        good.append(item)
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [item.input_ids for item in good], batch_first=True, padding_value=PAD_TOKEN_ID
+    )
+    pixels = [item.pixel_values for item in good if item.pixel_values is not None]
+    features = [item.features for item in good if item.features is not None]
+    return Batch(
+        torch.cat(pixels) if pixels else None,
+        torch.stack(features) if features else None,
+        tuple(len(views) for views in pixels),
+        ids,
+        tuple(item.report for item in good),
+    )
+
+
+class StudyLoader(DataLoader[Item | CodedError]):
+    """A DataLoader of `StudyDataset` that raises what its workers found, code and all."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, CodedError):
+                raise batch
+            yield batch

@@ -1,0 +1,221 @@
+"""`r2gen train`: from an annotation and two source models to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from r2gen_export.atomic import atomic_file, write_error
+from r2gen_export.errors import R2GenError
+from r2gen_export.training.checkpoint import source_hashes
+from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
+from r2gen_export.training.features import FeatureCache, cache_key
+from r2gen_export.training.model import R2GenGPT
+from r2gen_export.training.module import BEST, STATE, AtomicIO, R2GenModule, Saver, StudyData
+from r2gen_export.training.reports import CLEANERS
+from r2gen_export.training.settings import PRECISIONS, TrainSettings
+from r2gen_export.training.sources import source_config
+
+__all__ = ["TrainSettings", "train"]
+
+RUN: Final = "run.json"
+MAX_WORKERS: Final = 8
+
+
+def train(settings: TrainSettings) -> Path:
+    """Train, and write checkpoints, logs and the state to resume from into `settings.out`.
+
+    OUT/best and OUT/last are checkpoints; OUT/last.ckpt is the state; OUT/logs holds CSV and TensorBoard logs;
+    OUT/features the encoder's output in the shallow alignment; OUT/run.json the settings.
+
+    Returns:
+        The checkpoint of the epoch with the best validation score.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`, `R2G-DATA-*`, `R2G-IMAGE-*`, `R2G-MODEL-*` (weights that are absent, of another
+            kind or not finite; a loss that is not), `R2G-OUTPUT-EXISTS` when `out` holds something and `resume` is
+            not set, `R2G-OUTPUT-WRITE`, `R2G-CHECKPOINT-*` when the state does not fit.
+        KeyboardInterrupt: Ctrl-C. What was written stays whole, and the run can be resumed.
+    """
+    console = Console(stderr=True)
+    studies = {
+        split: read_studies(settings.annotation, settings.base_dir, split, CLEANERS[settings.dataset], limit)
+        for split, limit in (("train", settings.limit), ("val", settings.val_limit))
+    }
+    # Other kinds of model are refused before their weights are read.
+    source_config(settings.llm, "LLM", "llama")
+    source_config(settings.vision, "vision encoder", "swin")
+    spec = image_spec(settings.vision)
+    with _quiet():
+        pl.seed_everything(settings.seed, verbose=False)
+        dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
+        model = R2GenGPT.from_sources(settings.vision, settings.llm, settings.model_config(), dtype)
+        sources = source_hashes(model)
+        if rank_zero_only.rank == 0:
+            _claim(settings, sources)
+            _announce(console, model, studies)
+        cache = None
+        if settings.alignment == "shallow" and settings.use_cache:
+            key = cache_key(sources["vision_sha256"], spec, settings.global_only)
+            cache = FeatureCache(settings.cache_dir or settings.out / "features", key, spec, _encoder(model))
+            _fill(cache, model, [*studies["train"], *studies["val"]], settings)
+        datasets = {
+            split: StudyDataset(listed, _token_ids(model, listed), spec, cache.study if cache else None)
+            for split, listed in studies.items()
+        }
+        workers = settings.workers
+        if workers is None:
+            workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        # Features are read faster than they are handed from one process to another; and computing one that is
+        # damaged takes the encoder, which lives here.
+        data = StudyData(datasets["train"], datasets["val"], settings, 0 if cache else workers)
+        saver = Saver(
+            settings.out, {"dataset": settings.dataset, "select": settings.select}, sources, settings.state_every
+        )
+        _fit(settings, R2GenModule(model, settings), data, saver)
+    if saver.best_score is not None and rank_zero_only.rank == 0:
+        console.print(
+            f"best: epoch {saver.best_epoch}, {settings.select} score {saver.best_score:.4f}", highlight=False
+        )
+    return settings.out / BEST
+
+
+def _token_ids(model: R2GenGPT, studies: list[Study]) -> list[torch.Tensor]:
+    assert model.tokenizer is not None
+    reports = [study.report for study in studies]
+    return tokenize_reports(reports, model.tokenizer, model.config.end_sym, model.config.max_length)
+
+
+def _announce(console: Console, model: R2GenGPT, studies: dict[str, list[Study]]) -> None:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    counts = ", ".join(f"{len(listed):,} {split} studies" for split, listed in studies.items())
+    console.print(
+        f"{model.config.alignment}: {model.trainable_parameters():,} trained of {total:,} parameters; {counts}",
+        highlight=False,
+    )
+
+
+def _claim(settings: TrainSettings, sources: dict[str, str]) -> None:
+    """A folder belongs to one run; a resumed run must be the same one."""
+    out = settings.out
+    record = out / RUN
+    wanted = json.loads(json.dumps({"settings": settings.identity(), "sources": sources}))
+    if out.exists() and not settings.resume and (not out.is_dir() or any(out.iterdir())):
+        fix = "continue it with --resume, or name another --out" if record.exists() else "name another --out"
+        raise R2GenError("R2G-OUTPUT-EXISTS", f"{out} exists already", fix)
+    if record.exists():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+            differing = [
+                f"{name} {found[part].get(name)!r} became {value!r}"
+                for part in wanted
+                for name, value in wanted[part].items()
+                if found[part].get(name) != value
+            ]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", f"{record} is damaged", "name another --out") from error
+        if differing:
+            message = f"the run in {out} has other settings: {', '.join(differing)}"
+            raise R2GenError("R2G-CONFIG-VALUE", message, "resume with its settings, or name another --out")
+        return
+    with atomic_file(record) as scratch:
+        scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def _encoder(model: R2GenGPT) -> Any:
+    """The frozen encoder as the cache calls it: in float32 on whatever device it is."""
+
+    def encode(pixel_values: torch.Tensor) -> torch.Tensor:
+        device = next(model.visual_encoder.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            return model.encode_views(pixel_values.to(device))
+
+    return encode
+
+
+def _fill(cache: FeatureCache, model: R2GenGPT, studies: list[Study], settings: TrainSettings) -> None:
+    """Fill the cache on a GPU if the training uses one. Processes that start together share the work."""
+    rank = rank_zero_only.rank or 0
+    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if gpu:
+        model.visual_encoder.to(f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}")
+    try:
+        # Processes launched later by Lightning find everything there; those of torchrun or SLURM start together.
+        cache.fill(studies[rank % world :: world], progress=settings.progress and rank == 0)
+    finally:
+        model.visual_encoder.to("cpu")
+
+
+def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: Saver) -> None:
+    logs = settings.out / "logs"
+    callbacks: list[pl.Callback] = [LearningRateMonitor("step"), saver]
+    if settings.progress:
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}, leave=False))
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=settings.strategy,
+        precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip or None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        callbacks=callbacks,
+        plugins=[AtomicIO()],
+        # EpochOrder shares the studies out itself.
+        use_distributed_sampler=False,
+        enable_checkpointing=True,
+        enable_progress_bar=settings.progress,
+        enable_model_summary=False,
+    )
+    state = settings.out / STATE
+    # Lightning leaves the mode alone; R2GenGPT.train keeps the frozen parts in eval mode.
+    module.train()
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(state) if settings.resume and state.exists() else None)
+    except SIGTERMException as error:
+        raise SystemExit(128 + signal.SIGTERM) from error
+    except SystemExit as error:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into exit status 1
+            raise KeyboardInterrupt from error
+        raise
+    except OSError as error:
+        raise write_error(settings.out, error) from error
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Lightning's notes on hardware, workers and products."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
