@@ -1,0 +1,221 @@
+"""The decode loop: greedy search and sampling here, beam search in `beam.py`; one loop for every engine.
+
+Token ids equal those of transformers 4.57 `generate(inputs_embeds=...)` (semantics `hf-current`). Sampling draws from
+the same distribution, with numpy's random numbers instead of torch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.bundle import Decoding
+from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.processors import log_softmax, make_processors, make_warpers, softmax
+from r2gen_export.runtime.sessions import Decoder, Embeddings
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token of one study: `row` in the batch, `step` counts from 0, `logprob` as in `Sequence`."""
+
+    row: int
+    token_id: int
+    logprob: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What was generated for one study.
+
+    `token_ids`: without padding, EOS included when it came. `logprobs`: the model's own log probability of each token,
+    before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty.
+    `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of prefill.
+    Times are those of the whole batch.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float | None
+    finish_reason: Literal["eos", "length"]
+    prefill_ms: float
+    decode_ms: tuple[float, ...]
+
+
+OnToken: TypeAlias = Callable[[TokenEvent], None]
+
+
+@dataclass
+class _Row:
+    """A study under way."""
+
+    index: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    passes: int = 0
+
+
+def generate(
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    semantics: str = "hf-current",
+    on_token: OnToken | None = None,
+) -> list[Sequence]:
+    """Generate one sequence for each prompt. What a row gets does not depend on the other rows.
+
+    Args:
+        decoder: prefills prompts, then decodes position by position.
+        embed_tokens: embeddings of generated ids.
+        prompt_embeds: [B, S, d] float32.
+        decoding: settings. In sampling every row draws its own random numbers from `seed`.
+        eos_token_id: ends a sequence.
+        pad_token_id: what transformers would pad with; sequences carry no padding, so it changes nothing.
+        semantics: `hf-current`.
+        on_token: called for each token as soon as it is certain: at every step, with beam search at the end. What it
+            raises ends the generation.
+
+    Returns:
+        B sequences, in the order of the prompts.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` (see `check_decoding`), `R2G-GENERATE-NONFINITE`.
+    """
+    check_decoding(decoding, semantics)
+    if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
+        raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
+    return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id, on_token=on_token)
+
+
+def check_decoding(decoding: Decoding, semantics: str = "hf-current") -> None:
+    """Refuse settings out of range or against each other.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
+    """
+    if semantics != "hf-current":
+        raise _wrong(f"semantics {semantics!r} is not available in this release", "--semantics hf-current")
+    one = decoding
+    least = {"num_beams": 1, "min_new_tokens": 0, "max_new_tokens": 1, "no_repeat_ngram_size": 0, "top_k": 0}
+    for name, bound in least.items():
+        value = getattr(one, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+            raise _wrong(f"{name} {value!r}", f"give a whole number, {bound} or more")
+    if one.min_new_tokens > one.max_new_tokens:
+        message = f"min_new_tokens {one.min_new_tokens} is above max_new_tokens {one.max_new_tokens}"
+        raise _wrong(message, "lower one or raise the other")
+    for name in ("repetition_penalty", "temperature"):
+        value = getattr(one, name)
+        if not (_is_finite(value) and value > 0):
+            raise _wrong(f"{name} {value!r}", "give a number above 0")
+    if not _is_finite(one.length_penalty):
+        raise _wrong(f"length_penalty {one.length_penalty!r}", "give a number")
+    if not (_is_finite(one.top_p) and 0 <= one.top_p <= 1):
+        raise _wrong(f"top_p {one.top_p!r}", "give a number from 0 to 1")
+    early: object = one.early_stopping
+    if early is not True and early is not False and early != "never":
+        raise _wrong(f"early_stopping {early!r}", 'give true, false or "never"')
+    if one.seed is not None and (not isinstance(one.seed, int) or one.seed < 0):
+        raise _wrong(f"seed {one.seed!r}", "give a whole number, 0 or more")
+    if one.do_sample and one.num_beams != 1:
+        raise _wrong(f"sampling with num_beams {one.num_beams}", "sample with --num-beams 1")
+
+
+def _step_by_step(
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    eos_token_id: int,
+    on_token: OnToken | None,
+) -> list[Sequence]:
+    """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
+    process = make_processors(decoding, eos_token_id)
+    choose = _sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
+    rows = [_Row(index) for index in range(len(prompt_embeds))]
+    running = rows
+    started = perf_counter()
+    state = decoder.prefill(prompt_embeds)
+    prefill_ms = (perf_counter() - started) * 1000
+    decode_ms: list[float] = []
+    for step in range(decoding.max_new_tokens):
+        started = perf_counter()
+        tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
+        chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
+        logprobs = np.take_along_axis(log_softmax(state.logits), chosen[:, None], axis=1)[:, 0]
+        for row, token_id, logprob in zip(running, chosen.tolist(), logprobs.tolist(), strict=True):
+            row.token_ids.append(token_id)
+            row.logprobs.append(logprob)
+            row.passes = step
+            if on_token is not None:
+                on_token(TokenEvent(row.index, token_id, logprob, step))
+        kept = np.flatnonzero(chosen != eos_token_id)
+        if len(kept) == 0 or step + 1 == decoding.max_new_tokens:
+            break
+        if len(kept) < len(running):
+            running = [running[position] for position in kept]
+            state.reorder(kept)
+        state.decode(embed_tokens.lookup(chosen[kept, None]))
+        decode_ms.append((perf_counter() - started) * 1000)
+    return [
+        Sequence(
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            score=None,
+            finish_reason="eos" if row.token_ids[-1] == eos_token_id else "length",
+            prefill_ms=prefill_ms,
+            decode_ms=tuple(decode_ms[: row.passes]),
+        )
+        for row in rows
+    ]
+
+
+def _argmax(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
+    best: Integers = scores.argmax(axis=1)
+    return best
+
+
+def _sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, Floats], Integers]:
+    """Draw from the warped distribution: one uniform number a token, turned into a token by the cumulative sum."""
+    warp = make_warpers(decoding)
+    seed = np.random.SeedSequence(decoding.seed).entropy if decoding.seed is None else decoding.seed
+    # The same seed for every row: a study's report then depends neither on its batch nor on its place in it.
+    generators = [np.random.default_rng(seed) for _ in range(batch)]
+
+    def choose(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
+        cumulative = softmax(warp(tokens, scores)).cumsum(axis=1, dtype=np.float64)
+        if not np.isfinite(cumulative).all():
+            message = (
+                f"after {tokens.shape[1]} tokens no_repeat_ngram_size {decoding.no_repeat_ngram_size} bans all others"
+            )
+            raise _wrong(message, "lower max_new_tokens or raise no_repeat_ngram_size")
+        drawn = [
+            np.searchsorted(sums, generators[row].random() * sums[-1], side="right")
+            for row, sums in zip(rows, cumulative, strict=True)
+        ]
+        return np.array(drawn, dtype=np.int64)
+
+    return choose
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(message: str, fix: str) -> R2GenError:
+    return R2GenError("R2G-CONFIG-VALUE", message, fix)

@@ -1,0 +1,152 @@
+"""Logits processors and warpers: closures `(tokens, scores) -> scores`, composed in transformers' order.
+
+Source: transformers 4.57, `generation/logits_process.py` and `GenerationMixin._get_logits_processor`. With
+`inputs_embeds` the prompt has no ids, so `tokens` holds the generated ids only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.bundle import Decoding
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+Processor: TypeAlias = Callable[[Integers, Floats], Floats]
+"""From tokens [B, n] int64 generated so far and scores [B, vocab] float32 to new scores; changes neither in place."""
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Log probabilities [..., vocab] float32, rounded as torch rounds them but for the order of the sum."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised
+
+
+def softmax(scores: Floats) -> Floats:
+    """Probabilities [..., vocab] float32."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    normalised: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def make_processors(decoding: Decoding, eos_token_id: int) -> Processor:
+    """The processors of these settings: of raw logits in greedy search and sampling, of log probabilities in beams."""
+    steps: list[Processor] = []
+    if decoding.repetition_penalty != 1.0:
+        steps.append(repetition_penalty(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram_size > 0:
+        steps.append(no_repeat_ngram(decoding.no_repeat_ngram_size))
+    if decoding.min_new_tokens > 0:
+        steps.append(min_new_tokens(decoding.min_new_tokens, eos_token_id))
+    return chain(steps)
+
+
+def make_warpers(decoding: Decoding) -> Processor:
+    """The warpers of these settings, which only sampling applies, after the processors."""
+    steps: list[Processor] = []
+    if decoding.temperature != 1.0:
+        steps.append(temperature(decoding.temperature))
+    if decoding.top_k > 0:
+        steps.append(top_k(decoding.top_k))
+    if decoding.top_p < 1.0:
+        steps.append(top_p(decoding.top_p))
+    return chain(steps)
+
+
+def chain(steps: Sequence[Processor]) -> Processor:
+    """One processor that applies `steps` in order."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        for step in steps:
+            scores = step(tokens, scores)
+        return scores
+
+    return process
+
+
+def repetition_penalty(penalty: float) -> Processor:
+    """Divide positive and multiply negative scores of tokens seen before (`RepetitionPenaltyLogitsProcessor`)."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        seen = np.take_along_axis(scores, tokens, axis=1)
+        out = scores.copy()
+        np.put_along_axis(out, tokens, np.where(seen < 0, seen * penalty, seen / penalty), axis=1)
+        return out
+
+    return process
+
+
+def no_repeat_ngram(size: int) -> Processor:
+    """Ban tokens that would complete an n-gram that is there already (`NoRepeatNGramLogitsProcessor`)."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        length = tokens.shape[1]
+        out = scores.copy()
+        if length < size:
+            return out
+        grams = np.lib.stride_tricks.sliding_window_view(tokens, size, axis=1)  # [B, length - size + 1, size]
+        begun = tokens[:, None, length - size + 1 :]  # [B, 1, size - 1]
+        repeats = (grams[:, :, :-1] == begun).all(axis=2)
+        for row, repeat in enumerate(repeats):
+            out[row, grams[row, repeat, -1]] = -np.inf
+        return out
+
+    return process
+
+
+def min_new_tokens(least: int, eos_token_id: int) -> Processor:
+    """Ban EOS among the first `least` tokens (`MinNewTokensLengthLogitsProcessor`)."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        out = scores.copy()
+        if tokens.shape[1] < least:
+            out[:, eos_token_id] = -np.inf
+        return out
+
+    return process
+
+
+def temperature(value: float) -> Processor:
+    """Divide the scores (`TemperatureLogitsWarper`)."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        return scores / np.float32(value)
+
+    return process
+
+
+def top_k(count: int) -> Processor:
+    """Ban tokens below the `count`-th best score; ties with it stay (`TopKLogitsWarper`)."""
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        kept = min(count, scores.shape[1])
+        limit = np.partition(scores, -kept, axis=1)[:, -kept, None]
+        return np.where(scores < limit, np.float32(-np.inf), scores)
+
+    return process
+
+
+def top_p(mass: float) -> Processor:
+    """Ban the least likely tokens that together have probability `1 - mass` or less (`TopPLogitsWarper`).
+
+    The best token always stays.
+    """
+
+    def process(tokens: Integers, scores: Floats) -> Floats:
+        order = np.argsort(scores, axis=1, kind="stable")
+        probabilities = softmax(np.take_along_axis(scores, order, axis=1))
+        # torch sums in double precision and rounds each partial sum.
+        cumulative = probabilities.cumsum(axis=1, dtype=np.float64).astype(np.float32)
+        banned_sorted = cumulative <= np.float32(1 - mass)
+        banned_sorted[:, -1] = False
+        banned = np.empty_like(banned_sorted)
+        np.put_along_axis(banned, order, banned_sorted, axis=1)
+        return np.where(banned, np.float32(-np.inf), scores)
+
+    return process

@@ -1,0 +1,124 @@
+"""Which ONNX Runtime execution provider runs the graphs, and why not a faster one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from r2gen_export.errors import R2GenError
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+
+DEVICES: Final = ("auto", "cpu", "cuda", "tensorrt")
+
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    # TF32 keeps 10 bits of mantissa: tokens would differ from the fp32 ones the parity gate passed.
+    CUDA: {"use_tf32": "0"},
+}
+
+
+@dataclass(frozen=True)
+class ProviderChoice:
+    """`providers`: what sessions are opened with, best first. `name`: the first one, as reports record it.
+
+    `steps` says of every rung of the ladder TensorRT, CUDA, CPU why it was taken or not.
+    """
+
+    providers: list[str]
+    name: str
+    steps: list[str]
+
+
+def provider_options(provider: str) -> dict[str, Any]:
+    """Options a session opens this provider with."""
+    return dict(_OPTIONS.get(provider, {}))
+
+
+def choose_providers(device: str) -> ProviderChoice:
+    """Execution providers for a device.
+
+    Args:
+        device: `cpu`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through ONNX Runtime
+            builds engines anew for the growing shapes of decoding, so it is taken only when asked for.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable
+            on this machine.
+    """
+    if device not in DEVICES:
+        raise R2GenError("R2G-CONFIG-VALUE", f"device {device!r} is unknown", f"choose one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return ProviderChoice([CPU], CPU, ["CPU: asked for"])
+    reasons = {CUDA: _why_not_cuda()}
+    if device == "tensorrt":
+        reasons[TENSORRT] = reasons[CUDA] or _why_not_tensorrt()
+        if reasons[TENSORRT]:
+            raise _unavailable("TensorRT", reasons[TENSORRT])
+        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for"])
+    if device == "cuda":
+        if reasons[CUDA]:
+            raise _unavailable("CUDA", reasons[CUDA])
+        return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: asked for"])
+    skipped = "TensorRT: not taken, through ONNX Runtime it rebuilds its engines as the text grows (--device tensorrt)"
+    if reasons[CUDA]:
+        return ProviderChoice([CPU], CPU, [skipped, f"CUDA: not taken, {reasons[CUDA]}", "CPU: taken"])
+    return ProviderChoice([CUDA, CPU], CUDA, [skipped, "CUDA: taken"])
+
+
+def _why_not_cuda() -> str:
+    """Empty when the CUDA provider can start. Asks the driver first: most machines without a GPU end there, quickly."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine"
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "the NVIDIA driver shows no GPU"
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers():
+        return f"the installed onnxruntime {onnxruntime.__version__} is a build without CUDA"
+    # Finds the CUDA and cuDNN wheels of `onnxruntime-gpu[cuda,cudnn]` when the system has no such libraries.
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the loader says it below
+        onnxruntime.preload_dlls(directory="")
+    return _why_not_loaded("cuda")
+
+
+def _why_not_tensorrt() -> str:
+    import onnxruntime
+
+    if TENSORRT not in onnxruntime.get_available_providers():
+        return f"the installed onnxruntime {onnxruntime.__version__} is a build without TensorRT"
+    return _why_not_loaded("tensorrt")
+
+
+def _why_not_loaded(provider: str) -> str:
+    """Whether the provider's library and all it is linked against can be loaded; the loader's message if not."""
+    import onnxruntime
+
+    stem = f"onnxruntime_providers_{provider}"
+    name = f"{stem}.dll" if sys.platform == "win32" else f"lib{stem}.so"
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        if sys.platform != "win32":
+            # The provider takes symbols from this one, which ONNX Runtime itself loads first.
+            ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / name))
+    except OSError as error:
+        return f"its libraries do not load ({str(error).rsplit('/', maxsplit=1)[-1]})"
+    return ""
+
+
+def _unavailable(name: str, reason: str) -> R2GenError:
+    return R2GenError(
+        "R2G-DEVICE-UNAVAILABLE",
+        f"{name} is not usable: {reason}",
+        "--device cpu; for a GPU: an NVIDIA driver and pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    )
