@@ -10,49 +10,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.beam import beam_search
 from r2gen_export.runtime.processors import log_softmax, make_processors, make_warpers, softmax
+from r2gen_export.runtime.sequence import OnToken, Sequence, TokenEvent
 from r2gen_export.runtime.sessions import Decoder, Embeddings
+
+__all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate"]
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One generated token of one study: `row` in the batch, `step` counts from 0, `logprob` as in `Sequence`."""
-
-    row: int
-    token_id: int
-    logprob: float
-    step: int
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """What was generated for one study.
-
-    `token_ids`: without padding, EOS included when it came. `logprobs`: the model's own log probability of each token,
-    before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty.
-    `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of prefill.
-    Times are those of the whole batch.
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    score: float | None
-    finish_reason: Literal["eos", "length"]
-    prefill_ms: float
-    decode_ms: tuple[float, ...]
-
-
-OnToken: TypeAlias = Callable[[TokenEvent], None]
+LARGEST_LOG: Final = 80.0
+"""Natural logarithm of the largest length^length_penalty; float32 ends at 88."""
 
 
 @dataclass
@@ -98,7 +74,16 @@ def generate(
     check_decoding(decoding, semantics)
     if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
         raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
-    return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id, on_token=on_token)
+    if decoding.num_beams == 1:
+        return _step_by_step(
+            decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id, on_token=on_token
+        )
+    sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id)
+    if on_token is not None:
+        for row, sequence in enumerate(sequences):
+            for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
+                on_token(TokenEvent(row, token_id, logprob, step))
+    return sequences
 
 
 def check_decoding(decoding: Decoding, semantics: str = "hf-current") -> None:
@@ -124,6 +109,8 @@ def check_decoding(decoding: Decoding, semantics: str = "hf-current") -> None:
             raise _wrong(f"{name} {value!r}", "give a number above 0")
     if not _is_finite(one.length_penalty):
         raise _wrong(f"length_penalty {one.length_penalty!r}", "give a number")
+    if abs(one.length_penalty) * math.log(one.max_new_tokens + 1) > LARGEST_LOG:
+        raise _wrong(f"length_penalty {one.length_penalty!r} leaves the range of float32", "give one nearer to 0")
     if not (_is_finite(one.top_p) and 0 <= one.top_p <= 1):
         raise _wrong(f"top_p {one.top_p!r}", "give a number from 0 to 1")
     early: object = one.early_stopping

@@ -1,0 +1,38 @@
+"""What the decode loop gives back: a token while it runs, a sequence at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token of one study: `row` in the batch, `step` counts from 0, `logprob` as in `Sequence`."""
+
+    row: int
+    token_id: int
+    logprob: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What was generated for one study.
+
+    `token_ids`: without padding, EOS included when it came. `logprobs`: the model's own log probability of each token,
+    before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty, None without
+    beams. `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of
+    prefill. Times are those of the whole batch.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float | None
+    finish_reason: Literal["eos", "length"]
+    prefill_ms: float
+    decode_ms: tuple[float, ...]
+
+
+OnToken: TypeAlias = Callable[[TokenEvent], None]
