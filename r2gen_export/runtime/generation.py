@@ -185,12 +185,11 @@ def _sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, F
     generators = [np.random.default_rng(seed) for _ in range(batch)]
 
     def choose(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
-        cumulative = softmax(warp(tokens, scores)).cumsum(axis=1, dtype=np.float64)
-        if not np.isfinite(cumulative).all():
-            message = (
-                f"after {tokens.shape[1]} tokens no_repeat_ngram_size {decoding.no_repeat_ngram_size} bans all others"
-            )
+        warped = warp(tokens, scores)
+        if np.isneginf(warped.max(axis=1)).any():
+            message = f"no_repeat_ngram_size {decoding.no_repeat_ngram_size} bans every token after {tokens.shape[1]}"
             raise _wrong(message, "lower max_new_tokens or raise no_repeat_ngram_size")
+        cumulative = softmax(warped).cumsum(axis=1, dtype=np.float64)
         drawn = [
             np.searchsorted(sums, generators[row].random() * sums[-1], side="right")
             for row, sums in zip(rows, cumulative, strict=True)

@@ -135,7 +135,8 @@ def top_k(count: int) -> Processor:
 def top_p(mass: float) -> Processor:
     """Ban the least likely tokens that together have probability `1 - mass` or less (`TopPLogitsWarper`).
 
-    The best token always stays.
+    The best token always stays. Of equally likely tokens at the limit the later ids stay; transformers leaves that to
+    torch's sort, which differs between machines.
     """
 
     def process(tokens: Integers, scores: Floats) -> Floats:

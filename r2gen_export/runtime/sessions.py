@@ -84,7 +84,7 @@ class EmbeddingTable:
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise _bad_graph(path, f"it is not a .npy array ({error})") from error
+            raise _bad_graph(path, f"it is not a .npy array ({_first_line(error, path)})") from error
         if table.ndim != 2 or table.dtype not in (np.float32, np.float16):
             found = f"{table.dtype} {list(table.shape)}"
             raise _bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d]")
@@ -257,7 +257,7 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
             path, options, providers=[(name, provider_options(name)) for name in providers]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise _bad_graph(path, f"ONNX Runtime does not load it ({_first_line(error)})") from error
+        raise _bad_graph(path, f"ONNX Runtime does not load it ({_first_line(error, path)})") from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime falls back on its own and would only log it.
         found = session.get_providers()[0]
@@ -288,5 +288,5 @@ def _bad_graph(path: Path, reason: str) -> R2GenError:
     return R2GenError("R2G-BUNDLE-GRAPH", f"{path.name}: {reason}", "export the bundle again")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]
+def _first_line(error: Exception, path: Path) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0].replace(str(path), path.name)

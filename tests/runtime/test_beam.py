@@ -1,0 +1,193 @@
+"""Beam search against transformers, over many random settings, ties included; and the partial sort behind its ties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from r2gen_export.bundle import Decoding
+from r2gen_export.errors import R2GenError
+from r2gen_export.runtime import topk as topk_module
+from r2gen_export.runtime.generation import TokenEvent, generate
+from r2gen_export.runtime.topk import topk
+from tests.torch_decoder import TorchDecoder, TorchEmbeddings, hf_generate, make_llama, make_prompts
+
+SMALL = [make_llama(vocab, seed=vocab) for vocab in (7, 12, 40, 200)]
+TIED = [make_llama(9, equal_logits_from=0), make_llama(150, equal_logits_from=50)]
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+def run(model, prompts, decoding, eos):
+    return generate(TorchDecoder(model), TorchEmbeddings(model), prompts, decoding, eos_token_id=eos, pad_token_id=0)
+
+
+def random_decoding(rng: np.random.Generator, most_beams: int) -> Decoding:
+    least = int(rng.choice([0, 0, 5]))
+    return Decoding(
+        num_beams=int(rng.integers(2, most_beams + 1)),
+        min_new_tokens=least,
+        max_new_tokens=least + int(rng.choice([1, 8, 20])),
+        repetition_penalty=float(rng.choice([1.0, 0.7, 1.3, 2.0])),
+        length_penalty=float(rng.choice([-2.0, -0.5, 0.0, 0.3, 1.0, 2.0])),
+        no_repeat_ngram_size=int(rng.choice([0, 0, 1, 2, 3])),
+        early_stopping=[False, True, "never"][rng.integers(3)],  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("models", "seed"), [(SMALL, 0), (SMALL, 1), (TIED, 2)], ids=["", "again", "ties"])
+def test_equals_transformers_over_random_settings(models, seed):
+    rng = np.random.default_rng(seed)
+    ended = total = 0
+    for _ in range(45):
+        model = models[rng.integers(len(models))]
+        vocab = model.config.vocab_size
+        prompts = make_prompts(rng, int(rng.integers(1, 4)), int(rng.choice([2, 5, 9])))
+        decoding = random_decoding(rng, most_beams=5)
+        eos = int(rng.integers(vocab))
+        wanted = hf_generate(model, prompts, decoding, eos)
+        found = run(model, prompts, decoding, eos)
+        assert [one.token_ids for one in found] == wanted["token_ids"], (vocab, eos, decoding)
+        np.testing.assert_allclose([one.score for one in found], wanted.sequences_scores.numpy(), rtol=1e-4, atol=1e-5)
+        ended += sum(one.finish_reason == "eos" for one in found)
+        total += len(found)
+    assert 0.2 * total < ended < 0.9 * total, "the trials should end both ways"
+
+
+@pytest.mark.parametrize(
+    ("early_stopping", "length_penalty"), [(False, 2.0), (True, 2.0), ("never", 2.0), (False, 0.0), ("never", -1.0)]
+)
+def test_paper_settings(early_stopping, length_penalty):
+    """Beam 3, penalty 2.0, 80 to 120 tokens. EOS is made likely, so that stopping rules decide the result."""
+    model = make_llama(60, seed=5)
+    model.lm_head.weight.data[2] *= 2
+    prompts = make_prompts(np.random.default_rng(1), 2, 12)
+    decoding = Decoding(length_penalty=length_penalty, early_stopping=early_stopping)
+    found = run(model, prompts, decoding, 2)
+    assert [one.token_ids for one in found] == hf_generate(model, prompts, decoding, 2)["token_ids"]
+    assert all(80 <= len(one.token_ids) <= 120 for one in found)
+
+
+def test_row_does_not_depend_on_its_batch_mates():
+    model = SMALL[2]
+    rng = np.random.default_rng(7)
+    prompts = make_prompts(rng, 4, 6)
+    for _ in range(10):
+        decoding = random_decoding(rng, most_beams=4)
+        eos = int(rng.integers(40))
+        together = run(model, prompts, decoding, eos)
+        alone = [run(model, prompts[row : row + 1], decoding, eos)[0] for row in range(4)]
+        assert [one.token_ids for one in together] == [one.token_ids for one in alone], decoding
+
+
+def test_studies_that_end_leave_the_batch():
+    model = SMALL[1]
+    decoding = Decoding(num_beams=3, min_new_tokens=0, max_new_tokens=40, repetition_penalty=1.0, early_stopping=True)
+    for seed in range(20):
+        decoder = TorchDecoder(model)
+        prompts = make_prompts(np.random.default_rng(seed), 4, 5)
+        found = generate(decoder, TorchEmbeddings(model), prompts, decoding, eos_token_id=3, pad_token_id=0)
+        passes = [len(one.decode_ms) for one in found]
+        if len(set(passes)) > 1:
+            break
+    else:
+        pytest.fail("no seed gave studies of different length")
+    assert decoder.batch_sizes == [4] + [3 * sum(step < n for n in passes) for step in range(max(passes))]
+
+
+def test_logprobs_are_the_models_own_and_events_come_at_the_end():
+    model = SMALL[3]
+    prompts = make_prompts(np.random.default_rng(2), 2, 5)
+    decoding = Decoding(num_beams=3, min_new_tokens=3, max_new_tokens=12)
+    events: list[TokenEvent] = []
+    found = generate(
+        TorchDecoder(model),
+        TorchEmbeddings(model),
+        prompts,
+        decoding,
+        eos_token_id=1,
+        pad_token_id=0,
+        on_token=events.append,
+    )
+    for row, one in enumerate(found):
+        ids = torch.tensor([one.token_ids])
+        with torch.no_grad():
+            embeds = torch.cat([torch.from_numpy(prompts[row : row + 1]), model.get_input_embeddings()(ids)], dim=1)
+            logits = model(inputs_embeds=embeds).logits[:, prompts.shape[1] - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(2, ids[:, :, None])[0, :, 0]
+        np.testing.assert_allclose(one.logprobs, wanted.numpy(), atol=1e-4)
+        mine = [event for event in events if event.row == row]
+        assert [event.token_id for event in mine] == list(one.token_ids)
+        assert [event.logprob for event in mine] == list(one.logprobs)
+        assert [event.step for event in mine] == list(range(len(one.token_ids)))
+
+
+def test_length_penalty_beyond_float32_is_refused():
+    with pytest.raises(R2GenError, match="length_penalty -40") as caught:
+        run(SMALL[0], make_prompts(np.random.default_rng(0), 1, 3), Decoding(length_penalty=-40.0), 1)
+    assert caught.value.code == "R2G-CONFIG-VALUE"
+
+
+def test_topk_breaks_ties_as_torch_does():
+    rng = np.random.default_rng(0)
+    for trial in range(1500):
+        k = int(rng.integers(1, 40))
+        # Sizes around 64 * k, where torch changes its algorithm.
+        n = int(rng.choice([k, k + 1, k + 3, 2 * k, 3 * k, 20 * k, 64 * k - 1, 64 * k, 70 * k]))
+        values = rng.integers(0, int(rng.choice([1, 2, 10, 1000, 10**6])), n).astype(np.float32)
+        if trial % 3 == 0:
+            values[rng.random(n) < 0.5] = -np.inf
+        np.testing.assert_array_equal(topk(values, k), torch.topk(torch.from_numpy(values), k)[1].numpy())
+
+
+class Gas:
+    """A value that decides how it compares as late as it can (McIlroy, A Killer Adversary for Quicksort, 1999)."""
+
+    solid = 0
+    candidate = None
+
+    def __init__(self) -> None:
+        self.rank: int | None = None
+
+    def freeze(self) -> None:
+        self.rank = Gas.solid
+        Gas.solid += 1
+
+    def __gt__(self, other: Gas) -> bool:
+        if self.rank is None and other.rank is None:
+            (self if self is Gas.candidate else other).freeze()
+        if self.rank is None:
+            Gas.candidate = self
+        elif other.rank is None:
+            Gas.candidate = other
+        return (np.inf if self.rank is None else self.rank) < (np.inf if other.rank is None else other.rank)
+
+    def __neg__(self) -> int:
+        if self.rank is None:
+            self.freeze()
+        assert self.rank is not None
+        return self.rank
+
+
+@pytest.mark.parametrize(("n", "k"), [(300, 150), (600, 599)])
+def test_topk_breaks_ties_as_torch_does_where_quicksort_gives_up(n, k, monkeypatch):
+    """On such inputs libstdc++ falls back to a heap, and so must we."""
+    Gas.solid, Gas.candidate = 0, None
+    items = [Gas() for _ in range(n)]
+    topk_module._topk_with_ties(np.array(items, dtype=object), k)
+    values = np.array([-float(-item) for item in items], np.float32)
+
+    fallbacks = []
+    heap_select = topk_module._heap_select
+    monkeypatch.setattr(
+        topk_module, "_heap_select", lambda *arguments: (fallbacks.append(1), heap_select(*arguments))[1]
+    )
+    for ties in (1, 2, 3):
+        tied = np.floor(values / ties).astype(np.float32)
+        found = topk_module._topk_with_ties(tied, k)
+        np.testing.assert_array_equal(found, torch.topk(torch.from_numpy(tied), k)[1].numpy())
+    assert fallbacks

@@ -1,0 +1,262 @@
+"""ONNX Runtime sessions on graphs exported from a tiny LLaMA and a tiny Swin, against torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.decoder import write_standard_fp32
+from r2gen_export.exporting.vision import export_vision
+from r2gen_export.runtime import providers
+from r2gen_export.runtime.generation import generate
+from r2gen_export.runtime.sessions import (
+    DecoderSession,
+    EmbeddingTable,
+    VisionSession,
+    available_cores,
+    choose_providers,
+)
+from r2gen_export.training.model import ModelConfig, R2GenGPT
+from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.torch_decoder import hf_generate, make_prompts
+
+CPU = {"providers": ["CPUExecutionProvider"], "threads": 2}
+DIMS = Dims(image_tokens=16, d_llm=32, vocab_size=120, num_layers=2, num_kv_heads=2, head_dim=8, max_positions=256)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    """LLaMA with grouped key/value heads (4 heads, 2 of keys), and its graph in folder/model.onnx."""
+    torch.set_num_threads(2)
+    model = LlamaForCausalLM.from_pretrained(make_tiny_llm(folder / "llm")).eval()
+    write_standard_fp32(model, folder / "decoder")
+    np.save(folder / "embed_tokens.npy", model.get_input_embeddings().weight.detach().numpy())
+    return model
+
+
+@pytest.fixture(scope="module")
+def graph(folder, llm):
+    return folder / "decoder" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def decoder(graph):
+    return DecoderSession(graph, DIMS, **CPU)
+
+
+@pytest.fixture(scope="module")
+def table(folder, llm):
+    return EmbeddingTable(folder / "embed_tokens.npy")
+
+
+def test_prefill_and_decode_give_torchs_logits(decoder, table, llm):
+    prompts = make_prompts(np.random.default_rng(0), 3, 7, 32)
+    ids = np.array([[5, 9, 100], [7, 7, 7], [0, 1, 119]])
+    state = decoder.prefill(prompts)
+    found = [state.logits]
+    for step in range(3):
+        state.decode(table.lookup(ids[:, step : step + 1]))
+        found.append(state.logits)
+    whole = torch.cat([torch.from_numpy(prompts), llm.get_input_embeddings()(torch.from_numpy(ids))], dim=1)
+    with torch.no_grad():
+        wanted = llm(inputs_embeds=whole).logits[:, 6:].numpy()
+    assert found[0].dtype == np.float32
+    np.testing.assert_allclose(np.stack(found, axis=1), wanted, atol=1e-4)
+
+
+def test_reorder_repeats_drops_and_permutes_rows(decoder, table):
+    prompts = make_prompts(np.random.default_rng(1), 3, 5, 32)
+    rows = np.array([2, 0, 0, 2])
+    moved = decoder.prefill(prompts)
+    moved.reorder(rows)
+    fresh = decoder.prefill(prompts[rows])
+    np.testing.assert_allclose(moved.logits, fresh.logits, atol=1e-5)
+    token = table.lookup(np.array([[4], [5], [6], [7]]))
+    for state in (moved, fresh):
+        state.decode(token)
+    np.testing.assert_allclose(moved.logits, fresh.logits, atol=1e-5)
+
+
+def test_states_of_one_session_do_not_touch_each_other(decoder, table):
+    prompts = make_prompts(np.random.default_rng(2), 2, 5, 32)
+    one, two = decoder.prefill(prompts[:1]), decoder.prefill(prompts[1:])
+    first = one.logits.copy()
+    two.decode(table.lookup(np.array([[3]])))
+    np.testing.assert_array_equal(one.logits, first)
+    one.decode(table.lookup(np.array([[3]])))
+    alone = decoder.prefill(prompts[:1])
+    alone.decode(table.lookup(np.array([[3]])))
+    np.testing.assert_array_equal(one.logits, alone.logits)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_equals_transformers(decoder, table, llm, beams):
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        decoding = Decoding(
+            num_beams=beams,
+            min_new_tokens=int(rng.choice([0, 10])),
+            max_new_tokens=30,
+            repetition_penalty=float(rng.choice([1.0, 2.0])),
+            length_penalty=float(rng.choice([0.0, 1.0, 2.0])),
+            no_repeat_ngram_size=int(rng.choice([0, 3])),
+        )
+        prompts = make_prompts(rng, int(rng.integers(1, 4)), 9, 32)
+        eos = int(rng.integers(120))
+        found = generate(decoder, table, prompts, decoding, eos_token_id=eos, pad_token_id=0)
+        assert [one.token_ids for one in found] == hf_generate(llm, prompts, decoding, eos)["token_ids"], decoding
+
+
+def test_half_precision_graph_takes_and_gives_float32(graph, folder, table, decoder):
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = folder / "half.onnx"
+    onnx.save(convert_float_to_float16(onnx.load(graph)), half)
+    prompts = make_prompts(np.random.default_rng(4), 2, 5, 32)
+    logits = []
+    for session in (decoder, DecoderSession(half, DIMS, **CPU)):
+        state = session.prefill(prompts)
+        state.decode(table.lookup(np.array([[3], [4]])))
+        state.reorder(np.array([1]))
+        assert state.logits.dtype == np.float32
+        logits.append(state.logits)
+    np.testing.assert_allclose(logits[1], logits[0], atol=0.05)
+
+
+def test_vision_session_gives_torchs_image_tokens(folder, tmp_path):
+    config = ModelConfig()
+    model = R2GenGPT.from_sources(make_tiny_vision(tmp_path / "vision"), make_tiny_llm(tmp_path / "llm"), config).eval()
+    export_vision(model, folder / "vision.onnx", height=32, width=32)
+    session = VisionSession(folder / "vision.onnx", **CPU)
+    for views in (1, 3):
+        pixels = np.random.default_rng(views).normal(size=(views, 3, 32, 32)).astype(np.float32)
+        found = session.encode(pixels)
+        with torch.no_grad():
+            wanted = model.encode_images(torch.from_numpy(pixels)).numpy()
+        assert found.shape == (1, 16, 32)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    with pytest.raises(R2GenError, match="512 of 512 image tokens") as caught:
+        session.encode(np.full((1, 3, 32, 32), np.nan, np.float32))
+    assert caught.value.code == "R2G-GENERATE-NONFINITE"
+    with pytest.raises(R2GenError, match=r"vision\.onnx: inputs missing: attention_mask") as caught:
+        DecoderSession(folder / "vision.onnx", DIMS, **CPU)
+    assert caught.value.code == "R2G-BUNDLE-GRAPH"
+
+
+def test_nonfinite_logits_are_refused_at_prefill_and_at_decode(decoder):
+    prompts = make_prompts(np.random.default_rng(0), 2, 4, 32)
+    state = decoder.prefill(prompts)
+    bad = prompts.copy()
+    bad[1, 2, 3] = np.inf
+    for run in (lambda: decoder.prefill(bad), lambda: state.decode(np.full((2, 1, 32), np.nan, np.float32))):
+        with pytest.raises(R2GenError, match="logits are NaN or infinity") as caught:
+            run()
+        assert caught.value.code == "R2G-GENERATE-NONFINITE"
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_graph_with_other_layers_is_refused(graph, layers):
+    with pytest.raises(R2GenError, match=r"model\.onnx: inputs missing") as caught:
+        DecoderSession(graph, dataclasses.replace(DIMS, num_layers=layers), **CPU)
+    assert caught.value.code == "R2G-BUNDLE-GRAPH"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a graph", b"\x08\x0a" * 40])
+def test_file_that_is_no_graph_is_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(R2GenError, match=r"model\.onnx: ONNX Runtime does not load it") as caught:
+        VisionSession(path, **CPU)
+    assert caught.value.code == "R2G-BUNDLE-GRAPH"
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_thread_count_is_checked_and_defaults_to_the_cores_of_this_process(graph, tmp_path):
+    with pytest.raises(R2GenError, match="0 threads"):
+        DecoderSession(graph, DIMS, providers=["CPUExecutionProvider"], threads=0)
+    quota = tmp_path / "cpu.max"
+    whole = available_cores(tmp_path / "none")
+    assert whole >= 1
+    for text, cores in (("max 100000", whole), ("100000 100000", 1), ("20000 100000", 1), ("99900000 100000", whole)):
+        quota.write_text(text)
+        assert available_cores(quota) == cores
+
+
+def test_embedding_table_is_mapped_and_reads_both_precisions(tmp_path):
+    values = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    ids = np.array([[3, 3], [0, 9]])
+    for dtype in (np.float32, np.float16):
+        np.save(tmp_path / "table.npy", values.astype(dtype))
+        table = EmbeddingTable(tmp_path / "table.npy")
+        assert isinstance(table._table, np.memmap)
+        assert (table.vocab_size, table.width) == (10, 4)
+        found = table.lookup(ids)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, values.astype(dtype).astype(np.float32)[ids])
+    with pytest.raises(IndexError):
+        table.lookup(np.array([10]))
+
+
+def test_embedding_table_refuses_other_files(tmp_path):
+    path = tmp_path / "table.npy"
+    np.save(path, np.zeros((2, 3, 4), np.float32))
+    shapes = [path]
+    np.save(tmp_path / "integers.npy", np.zeros((2, 3), np.int64))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("text")
+    shapes += [tmp_path / name for name in ("integers.npy", "objects.npy", "text.npy", "absent.npy")]
+    for one in shapes:
+        with pytest.raises(R2GenError) as caught:
+            EmbeddingTable(one)
+        assert caught.value.code == "R2G-BUNDLE-GRAPH"
+        assert str(tmp_path) not in caught.value.message
+
+
+def test_devices():
+    assert choose_providers("cpu").providers == ["CPUExecutionProvider"]
+    auto = choose_providers("auto")
+    assert auto.name == auto.providers[0]
+    assert auto.providers[-1] == "CPUExecutionProvider"
+    assert [step.split(":")[0] for step in auto.steps][:2] == ["TensorRT", "CUDA"]
+    with pytest.raises(R2GenError, match="device 'tpu'") as caught:
+        choose_providers("tpu")
+    assert caught.value.code == "R2G-CONFIG-VALUE"
+
+
+@pytest.mark.skipif(not providers._why_not_cuda(), reason="this machine has a usable GPU")
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_device_that_is_not_there(device):
+    with pytest.raises(R2GenError, match="is not usable: ") as caught:
+        choose_providers(device)
+    assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
+
+
+@pytest.mark.skipif(not providers._why_not_cuda(), reason="this machine has a usable GPU")
+def test_silent_fallback_of_onnxruntime_is_an_error(graph):
+    with pytest.raises(R2GenError, match="CUDAExecutionProvider did not start") as caught:
+        DecoderSession(graph, DIMS, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, r2gen_export.runtime.generation\n"
+        "heavy = {'onnxruntime', 'torch', 'transformers', 'optimum', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
