@@ -86,7 +86,6 @@ class _Beams:
         self._finished_logprobs = [np.zeros(0, np.float32)] * count
         self._finished_scores = np.full(count, VERY_LOW)
         self._finished = np.zeros(count, bool)
-        self._improvable = True
 
     def advance(self, scores: Floats, raw: Floats) -> None:
         """One step.
@@ -111,18 +110,15 @@ class _Beams:
         self.parents = parents[best]
 
         self._keep_finished(totals[flat], ends, tokens, logprobs)
-        self._improvable = self._improvable and self._may_improve(length)
         full = self._early is True and bool(self._finished.all())
-        self.done = full or not self._improvable or bool(ends.all())
+        self.done = full or not self._may_improve(length) or bool(ends.all())
 
     def _keep_finished(self, totals: Floats, ends: NDArray[np.bool_], tokens: Integers, logprobs: Floats) -> None:
         """Let candidates that end (of the best `num_beams`) take the place of worse finished sequences."""
         count = len(self._finished)
         ending = ends & (np.arange(2 * count) < count)
-        full = bool(self._finished.all()) and self._early is True
         scores = totals / np.float32(tokens.shape[1] ** self._decoding.length_penalty)
-        scores = scores + full * VERY_LOW + (not self._improvable) * VERY_LOW + ~ending * VERY_LOW
-        merged = np.concatenate([self._finished_scores, scores])
+        merged = np.concatenate([self._finished_scores, scores + ~ending * VERY_LOW])
         best = topk(merged, count)
         self._finished_scores = merged[best]
         self._finished = np.concatenate([self._finished, ending])[best]

@@ -18,8 +18,8 @@ TIED = [make_llama(9, equal_logits_from=0), make_llama(150, equal_logits_from=50
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    torch.set_num_threads(1)
 
 
 def run(model, prompts, decoding, eos):
@@ -43,7 +43,7 @@ def random_decoding(rng: np.random.Generator, most_beams: int) -> Decoding:
 def test_equals_transformers_over_random_settings(models, seed):
     rng = np.random.default_rng(seed)
     ended = total = 0
-    for _ in range(45):
+    for _ in range(150):
         model = models[rng.integers(len(models))]
         vocab = model.config.vocab_size
         prompts = make_prompts(rng, int(rng.integers(1, 4)), int(rng.choice([2, 5, 9])))
@@ -56,6 +56,26 @@ def test_equals_transformers_over_random_settings(models, seed):
         ended += sum(one.finish_reason == "eos" for one in found)
         total += len(found)
     assert 0.2 * total < ended < 0.9 * total, "the trials should end both ways"
+
+
+@pytest.mark.parametrize("early_stopping", [False, "never"])
+def test_stopping_rule_where_long_sequences_score_worse(early_stopping):
+    """Negative length penalties: what a running beam may still reach is counted at its present length."""
+    rng = np.random.default_rng(4)
+    model = make_llama(7, seed=7)
+    model.lm_head.weight.data *= 4  # so that a running beam can be far ahead of finished ones
+    for _ in range(150):
+        prompts = make_prompts(rng, 1, 3)
+        decoding = Decoding(
+            num_beams=2,
+            min_new_tokens=0,
+            max_new_tokens=40,
+            repetition_penalty=1.0,
+            length_penalty=float(rng.choice([-1.5, -0.7, -0.3])),
+            early_stopping=early_stopping,
+        )
+        found = run(model, prompts, decoding, 1)
+        assert [one.token_ids for one in found] == hf_generate(model, prompts, decoding, 1)["token_ids"], decoding
 
 
 @pytest.mark.parametrize(
@@ -102,7 +122,7 @@ def test_studies_that_end_leave_the_batch():
 def test_logprobs_are_the_models_own_and_events_come_at_the_end():
     model = SMALL[3]
     prompts = make_prompts(np.random.default_rng(2), 2, 5)
-    decoding = Decoding(num_beams=3, min_new_tokens=3, max_new_tokens=12)
+    decoding = Decoding(num_beams=3, min_new_tokens=3, max_new_tokens=12, repetition_penalty=0.5)
     events: list[TokenEvent] = []
     found = generate(
         TorchDecoder(model),
