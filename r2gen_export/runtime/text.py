@@ -90,7 +90,7 @@ class Detokenizer:
     def _settled_raw(self, token_ids: Sequence[int]) -> str:
         """Decoded text of the tokens that later tokens cannot change."""
         ids = self._body(token_ids)
-        # `ByteFallback` turns a whole run of byte tokens into U+FFFD when any of it is invalid: runs wait for their end.
+        # `ByteFallback` turns a whole run of bytes into U+FFFD when any of it is invalid: a run waits for its end.
         while ids and self._may_continue_bytes(ids[-1]):
             del ids[-1]
         # `ByteLevel` shows a character whose bytes are not complete as U+FFFD.
