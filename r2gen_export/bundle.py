@@ -7,16 +7,16 @@ Layout: `manifest.json`, `vision.onnx`, `embed_tokens.npy`, `decoder/model.onnx`
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import os
-import types
+import math
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.onnx_external import external_locations
 
 FORMAT: Final = "r2gen-bundle"
 FORMAT_VERSION: Final = 1
@@ -36,9 +36,7 @@ NOTICE: Final = (
 )
 """Carried by every artefact r2gen writes (design, section 7). No flag removes it."""
 
-DEMO_NOTICE: Final = (
-    "Demo bundle: trained on synthetic phantoms only; its text says nothing about a real radiograph."
-)
+DEMO_NOTICE: Final = "Demo bundle: trained on synthetic phantoms only; its text says nothing about a real radiograph."
 """Added to `NOTICE` for bundles whose manifest says `synthetic`."""
 
 
@@ -184,3 +182,191 @@ class Manifest:
 def demo_bundle() -> Path:
     """Path of the embedded demo bundle, trained on synthetic phantoms."""
     return Path(__file__).parent / "demo" / "bundle"
+
+
+def bundle_id(manifest: Manifest) -> str:
+    """12 hex digits that name a bundle's content: SHA-256 over the paths and hashes of its files, sorted by path."""
+    lines = (f"{name} {entry.sha256}\n" for name, entry in sorted(manifest.files.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_path(bundle: Path, relative: str) -> Path:
+    """The path of a bundle's file, which lies in the bundle's folder.
+
+    Args:
+        bundle: the folder.
+        relative: POSIX path from a manifest or a graph, not to be trusted.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-PATH` for an absolute path, `..`, a backslash, a drive letter or a symbolic link.
+    """
+    parts = PurePosixPath(relative).parts
+    plain = parts and not PurePosixPath(relative).is_absolute() and ".." not in parts
+    if not plain or "\\" in relative or "\0" in relative or PureWindowsPath(relative).drive:
+        raise _outside(f"{relative!r} is not a path inside the bundle")
+    path = bundle
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise _outside(f"{relative!r} is, or passes through, a symbolic link")
+    return path
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read and validate `manifest.json`: every field is there, has its type, and there is no other.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-VERSION`, `R2G-BUNDLE-MANIFEST`.
+    """
+    path = bundle / MANIFEST
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = f"no bundle folder {bundle}" if not bundle.is_dir() else f"{bundle} holds no {MANIFEST}"
+        raise R2GenError("R2G-BUNDLE-MISSING", missing, "name a folder that r2gen export wrote") from error
+    except OSError as error:
+        message = f"{MANIFEST} cannot be read: {error.strerror or error}"
+        raise R2GenError("R2G-BUNDLE-MISSING", message, "name a folder that r2gen export wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST} is not JSON", REEXPORT) from error
+    if not isinstance(fields, dict):
+        raise R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST} holds no object", REEXPORT)
+    found = (fields.get("format"), fields.get("format_version"))
+    if found != (FORMAT, FORMAT_VERSION) or isinstance(found[1], bool):
+        message = f"{MANIFEST} says {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} {FORMAT_VERSION}"
+        raise R2GenError("R2G-BUNDLE-VERSION", message, "export the bundle again with this release, or upgrade r2gen")
+    manifest: Manifest = _decode(Manifest, fields, "")
+    if lacking := [name for name in REQUIRED_FILES if name not in manifest.files]:
+        raise _malformed("files", f"lacks {', '.join(lacking)}")
+    if manifest.default_preset not in manifest.presets:
+        raise _malformed("default_preset", f"{manifest.default_preset!r} is not one of the presets")
+    return manifest
+
+
+def verify_files(bundle: Path, manifest: Manifest) -> None:
+    """Check size and SHA-256 of every file, and that the graphs' external data are files of this bundle.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-HASH`, `R2G-BUNDLE-PATH`, `R2G-BUNDLE-GRAPH`.
+    """
+    for name, entry in manifest.files.items():
+        path = safe_path(bundle, name)
+        try:
+            size = path.stat().st_size
+            digest = sha256_file(path) if size == entry.size else None
+        except OSError as error:
+            message = f"{name} cannot be read: {error.strerror or error}"
+            raise R2GenError("R2G-BUNDLE-MISSING", message, RECOPY) from error
+        if digest is None:
+            raise R2GenError("R2G-BUNDLE-HASH", f"{name} has {size} bytes, the manifest says {entry.size}", RECOPY)
+        if digest != entry.sha256:
+            message = f"{name} has SHA-256 {digest[:12]}..., the manifest says {entry.sha256[:12]}..."
+            raise R2GenError("R2G-BUNDLE-HASH", message, RECOPY)
+    for name in manifest.files:
+        if name.endswith(".onnx"):
+            _check_external(bundle, name, manifest)
+
+
+def open_bundle(bundle: Path) -> Manifest:
+    """`load_manifest` and `verify_files`: what everybody calls before using a bundle."""
+    manifest = load_manifest(bundle)
+    verify_files(bundle, manifest)
+    return manifest
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file of a finished folder and write `manifest.json` last.
+
+    Returns:
+        The manifest with `files` filled in, as written.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-PATH` when the folder holds a link or its graphs point out of it.
+        OSError: when the manifest cannot be written.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and (path.is_symlink() or path.is_file()):
+            safe = safe_path(folder, name)
+            files[name] = FileEntry(safe.stat().st_size, sha256_file(safe))
+    sealed = dataclasses.replace(manifest, files=files)
+    (folder / MANIFEST).write_text(sealed.to_json(), encoding="utf-8")
+    for name in files:
+        if name.endswith(".onnx"):
+            _check_external(folder, name, sealed)
+    return sealed
+
+
+REEXPORT: Final = "export the bundle again with r2gen export"
+RECOPY: Final = "copy the bundle again, or export it again with r2gen export"
+
+
+def _check_external(bundle: Path, graph: str, manifest: Manifest) -> None:
+    """Refuse a graph whose weights lie outside: the SHA-256 of the graph says nothing about them."""
+    folder = PurePosixPath(graph).parent
+    for location in sorted(external_locations(safe_path(bundle, graph))):
+        path = safe_path(bundle, str(folder / location) if not location.startswith("/") else location)
+        name = path.relative_to(bundle).as_posix()
+        if name not in manifest.files:
+            raise _outside(f"{graph} keeps weights in {location!r}, which the manifest does not list")
+        if path.stat().st_nlink > 1:
+            raise _outside(f"{name}, with weights of {graph}, is a hard link to a file that may lie elsewhere")
+
+
+def _outside(message: str) -> R2GenError:
+    return R2GenError("R2G-BUNDLE-PATH", message, "do not use this bundle; get it again from where it was exported")
+
+
+def _malformed(where: str, problem: str) -> R2GenError:
+    return R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST}: {where or 'the whole'}: {problem}", REEXPORT)
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind` (one of the annotations of the dataclasses above), or `R2G-BUNDLE-MANIFEST`."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if origin is Literal:
+        # 1 == True in Python, so types are compared as well.
+        if not any(type(value) is type(choice) and value == choice for choice in inner):
+            raise _malformed(where, f"{value!r}, expected one of {', '.join(map(repr, inner))}")
+        return value
+    if origin is tuple:
+        many = len(inner) == 2 and inner[1] is Ellipsis
+        if not isinstance(value, list) or (not many and len(value) != len(inner)):
+            raise _malformed(where, f"{value!r}, expected a list" + ("" if many else f" of {len(inner)}"))
+        return tuple(_decode(inner[0] if many else inner[at], item, f"{where}[{at}]") for at, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _malformed(where, f"{value!r}, expected an object")
+        return {key: _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if inner:  # X | None
+        return None if value is None else _decode(inner[0], value, where)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise _malformed(where, f"{value!r}, expected {kind.__name__}")
+    return value
+
+
+def _decode_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _malformed(where, f"{value!r}, expected an object")
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    if unknown := value.keys() - known.keys():
+        raise _malformed(where, f"unknown field {', '.join(sorted(map(repr, unknown)))}")
+    hints = typing.get_type_hints(kind)
+    given = {}
+    for name, entry in known.items():
+        if name in value:
+            given[name] = _decode(hints[name], value[name], f"{where}.{name}" if where else name)
+        elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
+            raise _malformed(where, f"field {name!r} is missing")
+    return kind(**given)

@@ -1,0 +1,117 @@
+"""Where an ONNX file keeps weights outside itself, found without the onnx package (the runtime does not install it).
+
+Follows the wire format of protocol buffers and the message and field numbers of `onnx/onnx.proto` (IR version 11).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from r2gen_export.errors import R2GenError
+
+# message -> {field number: the message it holds}. Everything else is skipped by its length.
+CHILDREN: Final[dict[str, dict[int, str]]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        5: "Tensor",
+        6: "Graph",
+        10: "Tensor",
+        11: "Graph",
+        22: "SparseTensor",
+        23: "SparseTensor",
+    },
+    "Function": {7: "Node", 11: "Attribute"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+    "Entry": {},
+}
+KEY, VALUE = 1, 2
+MAX_DEPTH: Final = 100
+"""Nesting of messages, as the protobuf libraries limit it."""
+
+
+def external_locations(path: Path) -> set[str]:
+    """Locations of the external data of an ONNX file: initializers, attributes, subgraphs, functions, sparse tensors.
+
+    Args:
+        path: the ONNX file.
+
+    Returns:
+        The `location` values as written, relative to the file's folder when the file is honest.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-GRAPH` when the file is not a protocol buffer.
+    """
+    if path.stat().st_size == 0:
+        raise _broken(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        # An external tensor names its file under this key; most graphs have none, and the walk is not needed.
+        if data.find(b"location") < 0:
+            return set()
+        try:
+            return set(_walk(data, 0, len(data), "Model", 0))
+        except (IndexError, ValueError) as error:
+            raise _broken(path) from error
+
+
+def _broken(path: Path) -> R2GenError:
+    return R2GenError(
+        "R2G-BUNDLE-GRAPH", f"{path.name} is not an ONNX file", "export the bundle again with r2gen export"
+    )
+
+
+def _walk(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    entry: dict[int, str] = {}
+    children = CHILDREN[message]
+    for number, first, last in _fields(data, start, end):
+        if number in children:
+            yield from _walk(data, first, last, children[number], depth + 1)
+        elif message == "Entry" and number in (KEY, VALUE):
+            entry[number] = data[first:last].decode("utf-8")
+    if entry.get(KEY) == "location":
+        yield entry.get(VALUE, "")
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, first byte, last byte + 1) of the length-delimited fields between two offsets."""
+    at = start
+    while at < end:
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _, at = _varint(data, at)
+        elif wire == 1:
+            at += 8
+        elif wire == 5:
+            at += 4
+        elif wire == 2:
+            size, at = _varint(data, at)
+            if at + size > end:
+                raise ValueError("a field ends behind its message")
+            yield number, at, at + size
+            at += size
+        else:
+            raise ValueError(f"wire type {wire}")
+    if at != end:
+        raise ValueError("a field ends behind its message")
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number is too long")
