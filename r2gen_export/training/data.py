@@ -154,7 +154,7 @@ def image_spec(vision: str | Path) -> ImageSpec:
     problems = []
     if kind not in PROCESSORS:
         problems.append(f"processor {kind!r}")
-    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
         problems.append(f"size {size!r}")
     problems += [f"{key} {config[key]!r}" for key in ("do_center_crop", "do_pad") if config.get(key)]
     if not config.get("do_resize", True):
@@ -166,7 +166,7 @@ def image_spec(vision: str | Path) -> ImageSpec:
     normalise = bool(config.get("do_normalize", True))
     mean = _three(config.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
     std = _three(config.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
-    return ImageSpec(int(height), int(width), int(config.get("resample", 2)), rescale, mean, std)
+    return ImageSpec(int(height or 0), int(width or 0), int(config.get("resample", 2)), rescale, mean, std)
 
 
 def _three(value: Any) -> tuple[float, float, float]:

@@ -26,7 +26,7 @@ from r2gen_export.training.checkpoint import source_hashes
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
 from r2gen_export.training.features import FeatureCache, cache_key
 from r2gen_export.training.model import R2GenGPT
-from r2gen_export.training.module import BEST, STATE, AtomicIO, R2GenModule, Saver, StudyData
+from r2gen_export.training.module import BEST, LOG_EVERY, STATE, AtomicIO, R2GenModule, Saver, StudyData
 from r2gen_export.training.reports import CLEANERS
 from r2gen_export.training.settings import PRECISIONS, TrainSettings
 from r2gen_export.training.sources import source_config
@@ -66,7 +66,7 @@ def train(settings: TrainSettings) -> Path:
         dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
         model = R2GenGPT.from_sources(settings.vision, settings.llm, settings.model_config(), dtype)
         sources = source_hashes(model)
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             _claim(settings, sources)
             _announce(console, model, studies)
         cache = None
@@ -88,11 +88,16 @@ def train(settings: TrainSettings) -> Path:
             settings.out, {"dataset": settings.dataset, "select": settings.select}, sources, settings.state_every
         )
         _fit(settings, R2GenModule(model, settings), data, saver)
-    if saver.best_score is not None and rank_zero_only.rank == 0:
+    if saver.best_score is not None and _rank() == 0:
         console.print(
             f"best: epoch {saver.best_epoch}, {settings.select} score {saver.best_score:.4f}", highlight=False
         )
     return settings.out / BEST
+
+
+def _rank() -> int:
+    # Lightning sets the attribute from the environment of torchrun, SLURM or its own launcher.
+    return getattr(rank_zero_only, "rank", 0) or 0
 
 
 def _token_ids(model: R2GenGPT, studies: list[Study]) -> list[torch.Tensor]:
@@ -150,7 +155,7 @@ def _encoder(model: R2GenGPT) -> Any:
 
 def _fill(cache: FeatureCache, model: R2GenGPT, studies: list[Study], settings: TrainSettings) -> None:
     """Fill the cache on a GPU if the training uses one. Processes that start together share the work."""
-    rank = rank_zero_only.rank or 0
+    rank = _rank()
     world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
     gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if gpu:
@@ -177,7 +182,7 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
         callbacks=callbacks,
         plugins=[AtomicIO()],

@@ -94,7 +94,7 @@ def report_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) ->
         if ids and ids[0] == special:
             ids = ids[1:]
     text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-    return text.split("</s>")[0].strip().replace("<unk>", "")
+    return text.split("</s>", maxsplit=1)[0].strip().replace("<unk>", "")
 
 
 class R2GenGPT(nn.Module):
@@ -122,6 +122,8 @@ class R2GenGPT(nn.Module):
         self.tokenizer = tokenizer
         self.image_features = int(visual_encoder.num_features)
         self.d_llm = int(llama_model.config.hidden_size)
+        self.visual_encoder: Any = visual_encoder
+        self.llama_model: Any = llama_model
         visual_encoder.requires_grad_(config.alignment == "deep")
         llama_model.requires_grad_(False)
         if config.alignment == "delta":
@@ -132,7 +134,7 @@ class R2GenGPT(nn.Module):
                 lora_dropout=config.lora_dropout,
                 bias="none",
             )
-            visual_encoder = get_peft_model(visual_encoder, lora)
+            self.visual_encoder = get_peft_model(visual_encoder, lora)
         if config.llm_lora:
             lora = LoraConfig(
                 task_type=TaskType.CAUSAL_LM,
@@ -142,9 +144,7 @@ class R2GenGPT(nn.Module):
                 # peft's own choice for LLaMA, which the published code relies on, written down.
                 target_modules=["q_proj", "v_proj"],
             )
-            llama_model = get_peft_model(llama_model, lora)
-        self.visual_encoder: Any = visual_encoder
-        self.llama_model: Any = llama_model
+            self.llama_model = get_peft_model(llama_model, lora)
         self.llama_proj = nn.Linear(self.image_features, self.d_llm)
         self.layer_norm = nn.LayerNorm(self.d_llm)
         self._prompt_ids = prompt_pieces(tokenizer, config.prompt) if tokenizer is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,9 @@ ETA_MIN: Final = 1e-6
 """Learning rate at the end of the cosine, as published."""
 
 GREEDY: Final = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0)
+LOG_EVERY: Final = 10
+"""Steps between two lines of the logs."""
+
 STATE: Final = "last.ckpt"
 BEST: Final = "best"
 LAST: Final = "last"
@@ -67,7 +70,7 @@ class R2GenModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Stop a diverged training. Looking at the loss waits for the device, so it is done where logging does too."""
-        if batch_idx % self.trainer.log_every_n_steps == 0 and not torch.isfinite(outputs["loss"]):
+        if batch_idx % LOG_EVERY == 0 and not torch.isfinite(outputs["loss"]):
             message = f"the training loss is {outputs['loss'].item()} at step {self.global_step}"
             raise R2GenError("R2G-MODEL-NONFINITE", message, "train again at a lower --learning-rate, or in fp32")
 
@@ -136,7 +139,7 @@ class EpochOrder(Sampler[int]):
         rank, world_size: this process and how many there are.
     """
 
-    def __init__(self, studies: int, seed: int, epoch: int, skip: int, rank: int, world_size: int) -> None:
+    def __init__(self, studies: int, seed: int, epoch: int, skip: int, rank: int, world_size: int) -> None:  # noqa: PLR0917
         self._studies, self._seed = studies, seed
         self._epoch, self._first_epoch, self._skip = epoch, epoch, skip
         self._rank, self._world_size = rank, world_size
@@ -186,7 +189,8 @@ class StudyData(pl.LightningDataModule):
         """Training studies; a run resumed within an epoch goes on where it was."""
         trainer = self._trainer()
         size = self._settings.batch_size
-        seen = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        seen = progress.processed
         steps = math.ceil(math.ceil(len(self._train) / trainer.world_size) / size)
         skip = seen * size if seen < steps else 0
         place = (trainer.current_epoch, skip, trainer.global_rank, trainer.world_size)
@@ -275,7 +279,7 @@ class Saver(Checkpoint):
             self._saved_step = step
             trainer.save_checkpoint(self._out / STATE)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: R2GenModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         metrics = trainer.callback_metrics
         name = "val_loss" if pl_module.score is None else "val_score"
         epoch = trainer.current_epoch + 1

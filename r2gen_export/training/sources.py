@@ -102,7 +102,7 @@ def source_config(source: str | Path, what: str, model_type: str) -> dict[str, A
 
 
 def _load(kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype) -> Any:
-    source_config(source, what, kind.config_class.model_type)
+    source_config(source, what, "swin" if kind is SwinModel else "llama")
     try:
         with _quiet():
             model, info = kind.from_pretrained(str(source), dtype=dtype, output_loading_info=True)
@@ -181,5 +181,5 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(f"{plain}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         data = tensor.detach().cpu().contiguous()
         # NumPy knows no bfloat16: hash the bytes.
-        digest.update(memoryview(data.view(torch.uint8).flatten().numpy()) if data.dim() else str(data.item()).encode())
+        digest.update(data.view(torch.uint8).flatten().numpy().data if data.dim() else str(data.item()).encode())
     return digest.hexdigest()
