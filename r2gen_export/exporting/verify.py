@@ -1,0 +1,85 @@
+"""`r2gen verify`: is a bundle whole, and does it still compute what its sources compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from r2gen_export.bundle import Manifest, ParityCheck, open_bundle, sha256_file
+from r2gen_export.errors import R2GenError
+
+
+def verify_bundle(
+    bundle: Path,
+    checkpoint: Path | None = None,
+    vision: str | Path | None = None,
+    llm: str | Path | None = None,
+    *,
+    max_new_tokens: int | None = None,
+    stage: Callable[[str], None] = lambda name: None,
+) -> list[ParityCheck]:
+    """Check a bundle's hashes and, given the sources, its parity with PyTorch.
+
+    Args:
+        bundle: the folder.
+        checkpoint: what it was exported from; with `vision` and `llm`, or none of the three.
+        vision: vision encoder, local folder or hub id.
+        llm: LLM, local folder or hub id.
+        max_new_tokens: stop the compared reports here; None: at their own limit.
+        stage: called with the name of each part of the work.
+
+    Returns:
+        One check for the files, one for the checkpoint's identity, then those of the export's parity gate. Sources that
+        are not the bundle's show as failed checks, they do not raise.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-*` when the bundle is damaged; `R2G-CONFIG-VALUE` when only some sources are given;
+            `R2G-CHECKPOINT-*`, `R2G-MODEL-*` when a source cannot be loaded.
+    """
+    stage("checking hashes")
+    manifest = open_bundle(bundle)
+    checks = [ParityCheck("files", True, 0.0, 0.0, f"{len(manifest.files)} files have their SHA-256")]
+    if checkpoint is None and vision is None and llm is None:
+        return checks
+    if checkpoint is None or vision is None or llm is None:
+        given = {"--checkpoint": checkpoint, "--vision": vision, "--llm": llm}
+        missing = ", ".join(name for name, value in given.items() if value is None)
+        raise R2GenError("R2G-CONFIG-VALUE", f"parity needs all three sources, {missing} missing", f"add {missing}")
+    return checks + _against_sources(bundle, manifest, checkpoint, (vision, llm), max_new_tokens, stage)
+
+
+def _against_sources(
+    bundle: Path,
+    manifest: Manifest,
+    checkpoint: Path,
+    models: tuple[str | Path, str | Path],
+    max_new_tokens: int | None,
+    stage: Callable[[str], None],
+) -> list[ParityCheck]:
+    from r2gen_export.exporting import parity
+    from r2gen_export.exporting.export import bundle_dims, bundle_prompt, load_sources
+    from r2gen_export.training.checkpoint import ADAPTER
+
+    stage("loading sources")
+    sources = load_sources(checkpoint, *models)
+    found = sha256_file(checkpoint / ADAPTER)
+    same = found == manifest.source.checkpoint_sha256
+    detail = f"{found[:12]}..." + ("" if same else f", exported from {manifest.source.checkpoint_sha256[:12]}...")
+    checks = [ParityCheck("checkpoint SHA-256", same, float(not same), 0.0, detail)]
+    contracts = (
+        ("prompt", bundle_prompt(sources.model), manifest.prompt),
+        ("sizes", bundle_dims(sources.model, sources.image), manifest.dims),
+        ("image preprocessing", sources.image, manifest.image),
+    )
+    for name, theirs, ours in contracts:
+        wrong = [key for key, value in dataclasses.asdict(theirs).items() if dataclasses.asdict(ours)[key] != value]
+        checks.append(ParityCheck(name, not wrong, float(len(wrong)), 0.0, ", ".join(wrong)))
+    if not all(check.passed for check in checks[1:]):
+        return checks  # the graphs cannot even be run side by side
+    decodings = parity.gate_decodings(manifest.presets, max_new_tokens)
+    studies = parity.probe_studies(manifest.image)
+    stage("running PyTorch")
+    wanted = parity.reference(sources.model, studies, decodings)
+    stage("running the bundle")
+    return [*checks, *parity.compare(bundle, manifest.dims, manifest.prompt, studies, decodings, wanted)]

@@ -1,0 +1,61 @@
+"""Shared fixtures: one tiny bundle, exported for real, per test session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny_llm, make_tiny_vision
+
+
+@dataclass(frozen=True)
+class TinySources:
+    """Folders of a tiny trained model: checkpoint, vision encoder, LLM."""
+
+    checkpoint: Path
+    vision: Path
+    llm: Path
+
+
+def make_sources(folder: Path, **config: object) -> TinySources:
+    """Random weights in every trained tensor, so that nothing passes because it is zero. `config`: of ModelConfig."""
+    import torch
+
+    from r2gen_export.training.checkpoint import save_checkpoint
+    from r2gen_export.training.model import ModelConfig, R2GenGPT
+
+    sources = TinySources(folder / "checkpoint", folder / "vision", folder / "llm")
+    make_tiny_vision(sources.vision)
+    make_tiny_llm(sources.llm)
+    torch.manual_seed(1)
+    settings = ModelConfig(vision=str(sources.vision), llm=str(sources.llm), **config)  # type: ignore[arg-type]
+    model = R2GenGPT.from_sources(sources.vision, sources.llm, settings, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    save_checkpoint(model, sources.checkpoint, {"dataset": "iu_xray"})
+    return sources
+
+
+@pytest.fixture(scope="session")
+def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> TinySources:
+    """A shallow model; do not write into its folders."""
+    return make_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_sources: TinySources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `tiny_sources` that went through the parity gate; copy it before changing it."""
+    from r2gen_export.exporting.export import ExportSettings, export_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(
+        ExportSettings(
+            checkpoint=tiny_sources.checkpoint, vision=tiny_sources.vision, llm=tiny_sources.llm, out=out,
+            default_preset="fast",
+        )
+    )  # fmt: skip
+    return out
