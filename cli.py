@@ -152,6 +152,98 @@ def doctor(bundle: BundleOption = None, device: DeviceOption = Device.auto, form
     run_doctor(bundle, device.value, form.value)
 
 
+class Dialect(StrEnum):
+    """Which operators the decoder graph is made of."""
+
+    standard = "standard"
+    ort = "ort"
+    trt = "trt"
+
+
+class PrecisionName(StrEnum):
+    """How the weights are stored."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+    int4 = "int4"
+
+
+CheckpointHelp = "Checkpoint folder that r2gen train wrote."
+VisionHelp = "Vision encoder (Swin): local folder or hub id."
+LlmHelp = "LLM (LLaMA): local folder or hub id."
+
+
+@app.command()
+@guarded
+def export(
+    *,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="DIR", help=CheckpointHelp)],
+    vision: Annotated[str, typer.Option("--vision", metavar="MODEL", help=VisionHelp)],
+    llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")],
+    dialect: Annotated[
+        Dialect, typer.Option("--dialect", help="Operators of the decoder; so far standard only.")
+    ] = Dialect.standard,
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", help="Weights; so far fp32 only.")
+    ] = PrecisionName.fp32,
+    semantics: Annotated[
+        SemanticsName, typer.Option("--semantics", help="Decoding arithmetic; so far hf-current only.")
+    ] = SemanticsName.current,
+    model_id: Annotated[
+        str | None, typer.Option("--model-id", help="Name in every report. Default: the folder's name.")
+    ] = None,
+    default_preset: Annotated[
+        str, typer.Option("--default-preset", metavar="paper|fast", help="What infer takes when not told.")
+    ] = "paper",
+    parity_tokens: Annotated[
+        int | None,
+        typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
+    ] = None,
+) -> None:
+    """Write a bundle from a checkpoint and its source models, checked against PyTorch before it appears."""
+    with needs("export"):
+        from r2gen_export.commands.export import run_export
+        from r2gen_export.exporting.export import ExportSettings
+
+        run_export(
+            ExportSettings(
+                checkpoint=checkpoint,
+                vision=vision,
+                llm=llm,
+                out=out,
+                dialect=dialect.value,
+                precision=precision.value,
+                semantics=semantics.value,
+                model_id=model_id,
+                default_preset=default_preset,
+                parity_max_new_tokens=parity_tokens,
+            )
+        )
+
+
+@app.command()
+@guarded
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    *,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", metavar="DIR", help=CheckpointHelp)] = None,
+    vision: Annotated[str | None, typer.Option("--vision", metavar="MODEL", help=VisionHelp)] = None,
+    llm: Annotated[str | None, typer.Option("--llm", metavar="MODEL", help=LlmHelp)] = None,
+    parity_tokens: Annotated[
+        int | None,
+        typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
+    ] = None,
+    form: FormatOption = Format.text,
+) -> None:
+    """Check a bundle's hashes and, given its three sources, that it says what PyTorch says."""
+    from r2gen_export.commands.verify import run_verify
+
+    with needs("export"):
+        run_verify(bundle, checkpoint, vision, llm, max_new_tokens=parity_tokens, form=form.value)
+
+
 @app.command()
 @guarded
 def phantom(
@@ -166,6 +258,85 @@ def phantom(
 
     write_phantoms(out, studies, seed, val_fraction=val_fraction, test_fraction=test_fraction)
     say(f"{studies} studies in {out}")
+
+
+class Alignment(StrEnum):
+    """What is trained beside the projector: nothing, LoRA on the vision encoder, or all of it."""
+
+    shallow = "shallow"
+    delta = "delta"
+    deep = "deep"
+
+
+class DatasetName(StrEnum):
+    """Whose reports are cleaned up how."""
+
+    mimic = "mimic_cxr"
+    iu = "iu_xray"
+    none = "none"
+
+
+class TrainPrecision(StrEnum):
+    """Of the LLM and of the arithmetic."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Select(StrEnum):
+    """What chooses the best checkpoint."""
+
+    loss = "loss"
+    rouge_l = "rouge_l"
+
+
+@app.command()
+@guarded
+def train(
+    annotation: Annotated[Path, typer.Option("--annotation", metavar="FILE", help="annotation.json, R2Gen's form.")],
+    base_dir: Annotated[Path, typer.Option("--base-dir", metavar="DIR", help="Folder its image paths start from.")],
+    vision: Annotated[str, typer.Option("--vision", metavar="SWIN", help="Vision encoder: folder or hub id.")],
+    llm: Annotated[str, typer.Option("--llm", metavar="LLAMA", help="LLM and tokenizer: folder or hub id.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run: checkpoints `best` and `last`, logs.")],
+    dataset: Annotated[DatasetName, typer.Option("--dataset", help="Report clean-up.")] = DatasetName.mimic,
+    alignment: Annotated[Alignment, typer.Option("--alignment", help="What is trained.")] = Alignment.shallow,
+    vis_r: Annotated[int, typer.Option("--delta-r", min=1, help="Rank of the encoder's LoRA (delta).")] = 16,
+    vis_alpha: Annotated[int, typer.Option("--delta-alpha", min=1, help="Its scale.")] = 16,
+    global_only: Annotated[bool, typer.Option("--global-only", help="One image token, the pooled one.")] = False,
+    llm_lora: Annotated[bool, typer.Option("--llm-lora", help="Train LoRA on the LLM too.")] = False,
+    llm_r: Annotated[int, typer.Option("--llm-r", min=1, help="Rank of the LLM's LoRA.")] = 16,
+    llm_alpha: Annotated[int, typer.Option("--llm-alpha", min=1, help="Its scale.")] = 16,
+    lora_dropout: Annotated[float, typer.Option("--lora-dropout", min=0.0, max=0.99)] = 0.1,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=1, help="Cut reports, tokens.")] = None,
+    max_epochs: Annotated[int, typer.Option("--epochs", min=1)] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Studies per device.")] = 8,
+    val_batch_size: Annotated[int, typer.Option("--val-batch-size", min=1)] = 16,
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Batches per optimiser step.")] = 1,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At the start of the cosine.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0.0)] = 0.01,
+    gradient_clip: Annotated[float, typer.Option("--gradient-clip", min=0.0, help="Norm; 0: none.")] = 1.0,
+    precision: Annotated[TrainPrecision, typer.Option("--precision")] = TrainPrecision.fp32,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="Lightning's: auto, cpu, gpu ...")] = "auto",
+    devices: Annotated[str, typer.Option("--devices", help="How many, or which (0,1), or auto.")] = "1",
+    nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
+    strategy: Annotated[str, typer.Option("--strategy", help="Lightning's: auto, ddp ...")] = "auto",
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that read images.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 42,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First training studies only.")] = None,
+    val_limit: Annotated[int | None, typer.Option("--val-limit", min=1, help="First validation studies only.")] = None,
+    select: Annotated[Select, typer.Option("--select", help="What chooses the best checkpoint.")] = Select.loss,
+    generate_limit: Annotated[int, typer.Option("--generate-limit", min=1, help="Studies written for rouge_l.")] = 64,
+    generate_every: Annotated[int, typer.Option("--generate-every", min=1, help="... every so many epochs.")] = 1,
+    state_every: Annotated[int, typer.Option("--state-every", min=0, help="Steps between saves to resume from.")] = 500,
+    use_cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the frozen encoder's output.")] = True,
+    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", metavar="DIR", help="Default: OUT/features.")] = None,
+) -> None:
+    """Align a vision encoder with an LLM on R2Gen studies (R2GenGPT: shallow, delta or deep)."""
+    options = dict(locals())
+    from r2gen_export.commands.train import run_train
+
+    run_train(**{name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()})
 
 
 @app.command()

@@ -111,7 +111,8 @@ def train_vision(
         drop_path_rate=0.0,
         initializer_range=0.1,  # the usual 0.02 is made for widths near 1,000; at 32 it starves the signal
     )
-    model = SwinModel(config).to(device).train()
+    model = SwinModel(config).train()
+    model.to(torch.device(device))  # type: ignore[arg-type]
     head = nn.Linear(model.num_features, len(labels) * SEVERITIES).to(device)
     nn.init.constant_(head.bias, -2.0)  # most findings are absent
     parameters = [*model.parameters(), *head.parameters()]

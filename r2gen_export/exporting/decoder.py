@@ -7,7 +7,6 @@ Inputs `inputs_embeds` [B, S, d], `attention_mask` int64 [B, P + S], `position_i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +125,7 @@ def _rename_external_data(graph: Path) -> None:
     from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
     name = graph.name + ".data"
-    os.replace(written, graph.with_name(name))
+    Path(written).replace(graph.with_name(name))
     proto = onnx.load(graph, load_external_data=False)
     for tensor in _get_all_tensors(proto):
         if uses_external_data(tensor) and ExternalDataInfo(tensor).location == written.name:

@@ -93,6 +93,7 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
         with _stage(shown, "loading sources"):
             sources = load_sources(settings.checkpoint, settings.vision, settings.llm)
             model = sources.model
+            assert model.tokenizer is not None
             prompt = bundle_prompt(model)
             dims = bundle_dims(model, sources.image)
             presets = bundle_presets(settings, sources.train, dims, prompt)
@@ -116,7 +117,9 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
         del model, sources
         gc.collect()
         with _stage(shown, "comparing ONNX with PyTorch", len(decodings)) as advance:
-            checks += parity.compare(folder, dims, prompt, studies, decodings, wanted, advance)
+            checks += parity.compare(
+                folder, dims, prompt, studies=studies, decodings=decodings, wanted=wanted, advance=advance
+            )
             parity.require(checks)
         with _stage(shown, "sealing the bundle"):
             manifest = Manifest(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,6 +130,7 @@ def compare(
     folder: Path,
     dims: Dims,
     prompt: Prompt,
+    *,
     studies: Sequence[Floats],
     decodings: Mapping[str, Decoding],
     wanted: Reference,
@@ -160,7 +162,7 @@ def compare(
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)
     checks = []
 
-    embeds = [_unless_nonfinite(lambda study=study: vision.encode(study)) for study in studies]
+    embeds = [_unless_nonfinite(partial(vision.encode, study)) for study in studies]
     for views in sorted({len(study) for study in studies}):
         rows = [row for row, study in enumerate(studies) if len(study) == views]
         worst = max(_difference(embeds[row], wanted.image_embeds[row : row + 1]) for row in rows)
@@ -182,8 +184,14 @@ def compare(
 
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
-            lambda decoding=decoding: generate(
-                decoder, table, prompts, decoding, eos_token_id=prompt.eos_token_id, pad_token_id=prompt.pad_token_id
+            partial(
+                generate,
+                decoder,
+                table,
+                prompts,
+                decoding,
+                eos_token_id=prompt.eos_token_id,
+                pad_token_id=prompt.pad_token_id,
             )
         )
         found = [tuple(sequence.token_ids) for sequence in sequences] if sequences is not None else None

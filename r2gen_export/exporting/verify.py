@@ -46,7 +46,7 @@ def verify_bundle(
         given = {"--checkpoint": checkpoint, "--vision": vision, "--llm": llm}
         missing = ", ".join(name for name, value in given.items() if value is None)
         raise R2GenError("R2G-CONFIG-VALUE", f"parity needs all three sources, {missing} missing", f"add {missing}")
-    return checks + _against_sources(bundle, manifest, checkpoint, (vision, llm), max_new_tokens, stage)
+    return checks + _against_sources(bundle, manifest, checkpoint, (vision, llm), limit=max_new_tokens, stage=stage)
 
 
 def _against_sources(
@@ -54,7 +54,8 @@ def _against_sources(
     manifest: Manifest,
     checkpoint: Path,
     models: tuple[str | Path, str | Path],
-    max_new_tokens: int | None,
+    *,
+    limit: int | None,
     stage: Callable[[str], None],
 ) -> list[ParityCheck]:
     from r2gen_export.exporting import parity
@@ -77,9 +78,12 @@ def _against_sources(
         checks.append(ParityCheck(name, not wrong, float(len(wrong)), 0.0, ", ".join(wrong)))
     if not all(check.passed for check in checks[1:]):
         return checks  # the graphs cannot even be run side by side
-    decodings = parity.gate_decodings(manifest.presets, max_new_tokens)
+    decodings = parity.gate_decodings(manifest.presets, limit)
     studies = parity.probe_studies(manifest.image)
     stage("running PyTorch")
     wanted = parity.reference(sources.model, studies, decodings)
     stage("running the bundle")
-    return [*checks, *parity.compare(bundle, manifest.dims, manifest.prompt, studies, decodings, wanted)]
+    return [
+        *checks,
+        *parity.compare(bundle, manifest.dims, manifest.prompt, studies=studies, decodings=decodings, wanted=wanted),
+    ]

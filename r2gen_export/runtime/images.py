@@ -145,4 +145,5 @@ def _eight_bits(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
     if least >= 0 and 32768 <= most <= 65535:
         least, most = 0.0, 65535.0
     scaled = (values - least) * (255.0 / max(most - least, 1e-30))
-    return np.rint(scaled).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return rounded

@@ -174,6 +174,16 @@ def _three(value: Any) -> tuple[float, float, float]:
     return float(first), float(second), float(third)
 
 
+def read_view(study: Study, number: int, spec: ImageSpec) -> Tensor:
+    """One preprocessed view [1, 3, H, W]. Raises `R2G-IMAGE-*` with its place in the annotation, without its name."""
+    path = study.images[number]
+    try:
+        return torch.from_numpy(load_views([path], spec))
+    except R2GenError as error:
+        message = error.message.replace(str(path), f"{study.where}.image_path[{number}]")
+        raise R2GenError(error.code, message, error.fix) from error
+
+
 def tokenize_reports(
     reports: Sequence[str], tokenizer: PreTrainedTokenizerBase, end_sym: str, max_length: int
 ) -> list[Tensor]:
@@ -215,10 +225,10 @@ class StudyDataset(Dataset[Item | CodedError]):
         try:
             if self.features is not None:
                 return Item(None, self.features(study), self.input_ids[index], study.report)
-            pixels = torch.from_numpy(load_views(study.images, self.spec))
-            return Item(pixels, None, self.input_ids[index], study.report)
-        except R2GenError as error:
-            return R2GenError(error.code, f"{study.where}: {error.message}", error.fix)
+            views = [read_view(study, number, self.spec) for number in range(len(study.images))]
+            return Item(torch.cat(views), None, self.input_ids[index], study.report)
+        except CodedError as error:
+            return error
 
 
 def collate(items: Sequence[Item | CodedError]) -> Batch | CodedError:

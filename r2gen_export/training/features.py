@@ -27,8 +27,7 @@ from torch import Tensor
 from r2gen_export.atomic import atomic_file
 from r2gen_export.bundle import ImageSpec, sha256_file
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.images import load_views
-from r2gen_export.training.data import Study
+from r2gen_export.training.data import Study, read_view
 from r2gen_export.training.sources import check_finite
 
 HEADER: Final = struct.Struct("<4sIII")
@@ -71,17 +70,17 @@ class FeatureCache:
         Raises:
             R2GenError: `R2G-IMAGE-*` with the place of the study, `R2G-OUTPUT-WRITE`.
         """
-        missing: dict[Path, tuple[Path, str]] = {}
+        missing: dict[Path, tuple[Study, int]] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True, quiet=not progress)
         try:
             with Progress(*columns, console=console, transient=True) as bar:
                 task = bar.add_task("looking up features", total=len(studies))
                 for study in studies:
-                    for path in study.images:
+                    for number, path in enumerate(study.images):
                         entry = self._entry(path)
                         if not entry.is_file():
-                            missing[entry] = (path, study.where)
+                            missing[entry] = (study, number)
                     bar.advance(task)
                 if missing:
                     bar.update(task, description="encoding images", total=len(missing), completed=0)
@@ -92,27 +91,23 @@ class FeatureCache:
 
     def study(self, study: Study) -> Tensor:
         """Features [T, C] of a study, averaged over its views. Raises as `fill`."""
-        views = [self.view(path, study.where) for path in study.images]
+        views = [self.view(study, number) for number in range(len(study.images))]
         return views[0] if len(views) == 1 else torch.stack(views).mean(0)
 
-    def view(self, path: Path, where: str = "") -> Tensor:
-        """Features [T, C] of one image; computed when its entry is missing or damaged."""
-        entry = self._entry(path)
+    def view(self, study: Study, number: int) -> Tensor:
+        """Features [T, C] of one view; computed when its entry is missing or damaged."""
+        entry = self._entry(study.images[number])
         found = _read_entry(entry)
         if found is None:
-            self._compute({entry: (path, where)}, lambda _: None)
+            self._compute({entry: (study, number)}, lambda _: None)
             found = _read_entry(entry)
         if found is None:
             raise R2GenError("R2G-OUTPUT-WRITE", f"the feature cache {self.folder} does not keep what is written to it")
         return found
 
-    def _compute(self, missing: dict[Path, tuple[Path, str]], advance: Callable[[int], None]) -> None:
-        def load(entry: Path) -> np.ndarray:
-            path, where = missing[entry]
-            try:
-                return load_views([path], self._spec)
-            except R2GenError as error:
-                raise R2GenError(error.code, f"{where}: {error.message}", error.fix) from error
+    def _compute(self, missing: dict[Path, tuple[Study, int]], advance: Callable[[int], None]) -> None:
+        def load(entry: Path) -> Tensor:
+            return read_view(*missing[entry], self._spec)
 
         names = list(missing)
         batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
@@ -121,11 +116,11 @@ class FeatureCache:
                 # One batch is read while the other is encoded.
                 waiting = [pool.submit(load, entry) for entry in batches[0]]
                 for number, batch in enumerate(batches):
-                    pixels = np.concatenate([future.result() for future in waiting])
+                    pixels = torch.cat([future.result() for future in waiting])
                     following = batches[number + 1] if number + 1 < len(batches) else []
                     waiting = [pool.submit(load, entry) for entry in following]
                     with torch.no_grad():
-                        features = self._encode(torch.from_numpy(pixels)).float().cpu()
+                        features = self._encode(pixels).float().cpu()
                     check_finite([("features", features)], "the output of the vision encoder")
                     for entry, values in zip(batch, features, strict=True):
                         _write_entry(entry, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 
 from r2gen_export.atomic import atomic_file, write_error
@@ -172,12 +173,13 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
     callbacks: list[pl.Callback] = [LearningRateMonitor("step"), saver]
     if settings.progress:
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}, leave=False))
-    trainer = pl.Trainer(
+    trainer = _trainer(
+        settings,
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=settings.strategy,
-        precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[settings.precision],
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
@@ -205,9 +207,22 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
             raise KeyboardInterrupt from error
         raise
     except OSError as error:
-        raise write_error(settings.out, error) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):  # the loggers' own files
+            raise write_error(settings.out, error) from error
+        raise
     finally:
         signal.signal(signal.SIGINT, interrupt)
+
+
+def _trainer(settings: TrainSettings, **options: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        asked = f"accelerator {settings.accelerator!r}, devices {settings.devices!r}, strategy {settings.strategy!r}"
+        reason = " ".join(str(error).split())
+        raise R2GenError(
+            "R2G-DEVICE-UNAVAILABLE", f"no trainer for {asked}: {reason}", "ask for what is here"
+        ) from error
 
 
 @contextmanager

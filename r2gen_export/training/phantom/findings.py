@@ -134,7 +134,7 @@ def _place(name: str, others: list[Finding], rng: np.random.Generator) -> list[F
         both = rng.random() < kind.bilateral
         sides = [first, second] if both or not _fits(name, first, others) else [first]
     severity = str(rng.choice(kind.severities)) if kind.severities else None
-    placed = []
+    placed: list[Finding] = []
     for side in (side for side in sides if _fits(name, side, others)):
         if placed and kind.severities and rng.random() < 0.4:
             severity = str(rng.choice(kind.severities))
