@@ -147,7 +147,7 @@ def train_llm(out: Path, settings: LlmSettings, seed: int, device: str, progress
         initializer_range=0.1,  # about 1 / sqrt(width)
     )
     model = LlamaForCausalLM(config).train()
-    model.to(torch.device(device))  # type: ignore[arg-type]
+    model.to(torch.device(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps, pct_start=0.05)
     generator = torch.Generator().manual_seed(seed)

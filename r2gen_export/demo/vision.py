@@ -112,7 +112,7 @@ def train_vision(
         initializer_range=0.1,  # the usual 0.02 is made for widths near 1,000; at 32 it starves the signal
     )
     model = SwinModel(config).train()
-    model.to(torch.device(device))  # type: ignore[arg-type]
+    model.to(torch.device(device))
     head = nn.Linear(model.num_features, len(labels) * SEVERITIES).to(device)
     nn.init.constant_(head.bias, -2.0)  # most findings are absent
     parameters = [*model.parameters(), *head.parameters()]

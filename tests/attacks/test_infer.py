@@ -1,0 +1,55 @@
+"""Bad input to `r2gen infer`: one or two coded lines, exit status 2, no report, no traceback."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2gen_export.bundle import demo_bundle
+from tests.runtime.test_images import KINDS, hostile
+
+ROOT = Path(__file__).parents[2]
+
+
+def infer(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), "infer", "--quiet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith(code)
+    assert len(done.stderr.splitlines()) <= 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+def test_bad_images(tmp_path: Path, kind: str) -> None:
+    assert_refused(infer(hostile(tmp_path, kind)), KINDS[kind])
+
+
+def test_flipped_bit_in_a_bundle(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+    data = bytearray((bundle / "embed_tokens.npy").read_bytes())
+    data[5000] ^= 1
+    (bundle / "embed_tokens.npy").write_bytes(data)
+    assert_refused(infer(ROOT / "tests/data/phantom.png", "--bundle", bundle), "R2G-BUNDLE-HASH")
+
+
+def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
+    good = tmp_path / "studies/a.png"
+    good.parent.mkdir()
+    shutil.copy(ROOT / "tests/data/phantom.png", good)
+    (tmp_path / "studies/b.png").write_text("not an image")
+    shutil.copy(good, tmp_path / "studies/c.png")
+    done = infer(tmp_path / "studies", "--format", "json")
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert ["token_ids" in line for line in lines] == [True, False, True]
+    assert "R2G-IMAGE-FORMAT" in lines[1]
+    assert "b.png" not in done.stderr + done.stdout

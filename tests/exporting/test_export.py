@@ -1,0 +1,92 @@
+"""Export: every alignment passes the gate, a sabotaged graph does not, nothing half is left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from r2gen_export.bundle import open_bundle
+from r2gen_export.errors import R2GenError
+from r2gen_export.exporting import vision
+from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.verify import verify_bundle
+from tests.conftest import TinySources, make_sources
+
+
+def export(sources: TinySources, out: Path, **more: object) -> None:
+    settings = {"checkpoint": sources.checkpoint, "vision": sources.vision, "llm": sources.llm, "out": out, **more}
+    export_bundle(ExportSettings(parity_max_new_tokens=20, **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"alignment": "delta"}, {"alignment": "deep"}, {"global_only": True}, {"llm_lora": True}],
+    ids=["delta", "deep", "global", "llm-lora"],
+)
+def test_every_kind_passes_the_gate(tmp_path: Path, config: dict[str, object]) -> None:
+    export(make_sources(tmp_path, **config), tmp_path / "bundle")
+    manifest = open_bundle(tmp_path / "bundle")
+    assert len(manifest.parity) >= 8
+    assert all(check.passed for check in manifest.parity)
+
+
+def test_shallow_bundle_verifies_and_names_no_folder(tiny_bundle: Path, tiny_sources: TinySources) -> None:
+    checks = verify_bundle(
+        tiny_bundle, tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm, max_new_tokens=10
+    )
+    assert len(checks) > 8
+    assert all(check.passed for check in checks)
+    for path in tiny_bundle.rglob("*"):
+        if path.is_file():
+            assert str(tiny_sources.llm.parent).encode() not in path.read_bytes()
+            assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_another_checkpoint_is_noticed(tiny_bundle: Path, tiny_sources: TinySources, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_sources.checkpoint, tmp_path / "other"))
+    tensors = load_file(other / "adapter.safetensors")
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 0.5}, other / "adapter.safetensors")
+    checks = verify_bundle(tiny_bundle, other, tiny_sources.vision, tiny_sources.llm, max_new_tokens=5)
+    assert "checkpoint SHA-256" in [check.name for check in checks if not check.passed]
+    with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
+        verify_bundle(tiny_bundle, other)
+
+
+def test_sabotage_between_export_and_gate(
+    tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vision graph is written from a model that was changed after PyTorch's reference ran."""
+    honest = vision.export_vision
+
+    def sabotaged(model: object, *arguments: object, **options: object) -> object:
+        model.layer_norm.bias.data += 0.01  # type: ignore[attr-defined]
+        return honest(model, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(vision, "export_vision", sabotaged)
+    with pytest.raises(R2GenError) as caught:
+        export(tiny_sources, tmp_path / "bundle")
+    assert (caught.value.code, caught.value.exit_status) == ("R2G-PARITY-FAILED", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(tiny_sources.checkpoint, tmp_path / "broken"))
+    tensors = load_file(broken / "adapter.safetensors")
+    gone = sorted(tensors)[:2]
+    save_file({name: one for name, one in tensors.items() if name not in gone}, broken / "adapter.safetensors")
+    sources = TinySources(broken, tiny_sources.vision, tiny_sources.llm)
+    with pytest.raises(R2GenError) as caught:
+        export(sources, tmp_path / "bundle")
+    assert caught.value.code == "R2G-CHECKPOINT-KEYS"
+    assert all(name in caught.value.message for name in gone)
+    save_file({**tensors, gone[0]: tensors[gone[0]] * float("nan")}, broken / "adapter.safetensors")
+    with pytest.raises(R2GenError, match="R2G-(MODEL|CHECKPOINT)"):
+        export(sources, tmp_path / "bundle")
+    for wrong in ({"precision": "int4"}, {"dialect": "ort"}):
+        with pytest.raises(R2GenError, match="R2G-"):
+            export(tiny_sources, tmp_path / "bundle", **wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
