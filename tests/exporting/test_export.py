@@ -84,7 +84,7 @@ def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> N
     assert caught.value.code == "R2G-CHECKPOINT-KEYS"
     assert all(name in caught.value.message for name in gone)
     save_file({**tensors, gone[0]: tensors[gone[0]] * float("nan")}, broken / "adapter.safetensors")
-    with pytest.raises(R2GenError, match="R2G-(MODEL|CHECKPOINT)"):
+    with pytest.raises(R2GenError, match=r"R2G-(MODEL|CHECKPOINT)"):
         export(sources, tmp_path / "bundle")
     for wrong in ({"precision": "int4"}, {"dialect": "ort"}):
         with pytest.raises(R2GenError, match="R2G-"):
