@@ -90,9 +90,8 @@ def train(settings: TrainSettings) -> Path:
         )
         _fit(settings, R2GenModule(model, settings), data, saver)
     if saver.best_score is not None and _rank() == 0:
-        console.print(
-            f"best: epoch {saver.best_epoch}, {settings.select} score {saver.best_score:.4f}", highlight=False
-        )
+        value = f"score {saver.best_score:.4f}" if settings.score() else f"validation loss {-saver.best_score:.4f}"
+        console.print(f"best: epoch {saver.best_epoch}, {value}", highlight=False)
     return settings.out / BEST
 
 
