@@ -53,3 +53,23 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
     assert ["token_ids" in line for line in lines] == [True, False, True]
     assert "R2G-IMAGE-FORMAT" in lines[1]
     assert "b.png" not in done.stderr + done.stdout
+
+
+def test_doctor_fails_when_infer_could_not_run(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "cli.py"), "doctor", "--bundle"]
+    good = subprocess.run([*command, str(demo_bundle())], capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stdout + good.stderr
+    bad = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2, bad.stdout + bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+def test_a_full_disk_leaves_no_output(tmp_path: Path) -> None:
+    """A file size limit of one block stands for the full disk: the write fails in the same call."""
+    out = tmp_path / "reports.jsonl"
+    arguments = f"infer --quiet --format json --out {out} {ROOT / 'tests/data/phantom.png'}"
+    limited = f"ulimit -f 1; trap '' XFSZ; exec {sys.executable} {ROOT / 'cli.py'} {arguments}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("R2G-OUTPUT-WRITE")
+    assert list(tmp_path.iterdir()) == []
