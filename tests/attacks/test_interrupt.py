@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of export and train: exit status 130, no traceback, no half artefact; training goes on after it."""
+"""Ctrl-C in the middle of export and train: exit status 130, no traceback, no half artefact; training resumes."""
 
 from __future__ import annotations
 
