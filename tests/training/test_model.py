@@ -63,7 +63,6 @@ def test_frozen_parts_get_no_gradient_and_stay_in_eval_mode(sources: tuple[Path,
 
     for parameter, value in model.named_parameters():
         assert value.requires_grad == trained(parameter), parameter
-        # Swin's last LayerNorm and everything before it is used; only the pooled token has no other path.
         assert (value.grad is not None) == trained(parameter), parameter
     for path, module in model.named_modules():
         frozen = path.startswith("llama_model") or (path.startswith("visual_encoder") and config.alignment != "deep")
