@@ -100,13 +100,13 @@ def _split(annotation: Path, split: str) -> list[Any]:
     except ValueError as error:
         raise _annotation_error(annotation, f"is not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise _annotation_error(annotation, f"holds a {type(record).__name__}, expected an object with {SPLITS}")
+        raise _annotation_error(annotation, f"is of type {type(record).__name__}, expected an object with {SPLITS}")
     if split not in record:
         found = ", ".join(sorted(map(str, record))[:6]) or "nothing"
         raise _annotation_error(annotation, f"split {split!r} is missing, found {found}")
     entries = record[split]
     if not isinstance(entries, list):
-        raise _annotation_error(annotation, f"split {split!r} is a {type(entries).__name__}, expected a list")
+        raise _annotation_error(annotation, f"split {split!r} is of type {type(entries).__name__}, expected a list")
     return entries
 
 
@@ -115,14 +115,14 @@ def _study(entry: Any, where: str, base_dir: Path, clean: Callable[[str], str]) 
         return R2GenError("R2G-DATA-ANNOTATION", f"{where} of the annotation: {what}", "correct or remove this entry")
 
     if not isinstance(entry, dict):
-        raise wrong(f"is a {type(entry).__name__}, expected an object with id, report and image_path")
+        raise wrong(f"is of type {type(entry).__name__}, expected an object with id, report and image_path")
     absent = [key for key in ("id", "report", "image_path") if key not in entry]
     if absent:
         raise wrong(f"lacks {', '.join(absent)}")
     if not isinstance(entry["id"], str | int):
-        raise wrong(f"id is a {type(entry['id']).__name__}, expected text")
+        raise wrong(f"id is of type {type(entry['id']).__name__}, expected text")
     if not isinstance(entry["report"], str):
-        raise wrong(f"report is a {type(entry['report']).__name__}, expected text")
+        raise wrong(f"report is of type {type(entry['report']).__name__}, expected text")
     paths = entry["image_path"]
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
         raise wrong("image_path is not a list of one or more paths")
