@@ -88,7 +88,7 @@ def train(settings: TrainSettings) -> Path:
         saver = Saver(
             settings.out, {"dataset": settings.dataset, "select": settings.select}, sources, settings.state_every
         )
-        _fit(settings, R2GenModule(model, settings), data, saver)
+        _fit(settings, R2GenModule(model, settings, len(studies["train"])), data, saver)
     if saver.best_score is not None and _rank() == 0:
         value = f"score {saver.best_score:.4f}" if settings.score() else f"validation loss {-saver.best_score:.4f}"
         console.print(f"best: epoch {saver.best_epoch}, {value}", highlight=False)

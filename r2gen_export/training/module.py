@@ -35,11 +35,23 @@ BEST: Final = "best"
 LAST: Final = "last"
 
 
-class R2GenModule(pl.LightningModule):
-    """Training and validation steps of an `R2GenGPT` (arXiv 2309.09812, section 3; published `training_step`)."""
+def batches_per_epoch(studies: int, batch_size: int, world_size: int) -> int:
+    """Batches each process takes in an epoch; the last one may be short."""
+    return math.ceil(math.ceil(studies / world_size) / batch_size)
 
-    def __init__(self, model: R2GenGPT, settings: TrainSettings) -> None:
+
+class R2GenModule(pl.LightningModule):
+    """Training and validation steps of an `R2GenGPT` (arXiv 2309.09812, section 3; published `training_step`).
+
+    Args:
+        model: what is trained.
+        settings: how.
+        studies: number of training studies, which fixes the length of the cosine.
+    """
+
+    def __init__(self, model: R2GenGPT, settings: TrainSettings, studies: int) -> None:
         super().__init__()
+        self._studies = studies
         # The state file holds what is trained; the frozen rest comes from the sources again.
         self.strict_loading = False
         self.model = model
@@ -104,7 +116,9 @@ class R2GenModule(pl.LightningModule):
         settings = self.settings
         parameters = [parameter for _, parameter in self.model.trainable()]
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        # Lightning's own estimate opens the training data before a resumed run knows where it is.
+        batches = batches_per_epoch(self._studies, settings.batch_size, self.trainer.world_size)
+        steps = settings.max_epochs * math.ceil(batches / settings.accumulate)
         floor = min(1.0, ETA_MIN / settings.learning_rate)
 
         def factor(step: int) -> float:
@@ -191,8 +205,8 @@ class StudyData(pl.LightningDataModule):
         size = self._settings.batch_size
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         seen = progress.processed
-        steps = math.ceil(math.ceil(len(self._train) / trainer.world_size) / size)
-        skip = seen * size if seen < steps else 0
+        # At the end of an epoch all of its batches are seen, and the next epoch starts with its first.
+        skip = size * (seen % batches_per_epoch(len(self._train), size, trainer.world_size))
         place = (trainer.current_epoch, skip, trainer.global_rank, trainer.world_size)
         return self._loader(self._train, size, EpochOrder(len(self._train), self._settings.seed, *place))
 
@@ -271,6 +285,10 @@ class Saver(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # The batch after a resumed step may be in the middle of an accumulation.
+        self._saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         step = trainer.global_step
