@@ -44,6 +44,14 @@ class SemanticsName(StrEnum):
     old = "hf-4.30"
 
 
+class EarlyStopping(StrEnum):
+    """When beam search stops: at num_beams finished reports, by its heuristic, or when no better one is possible."""
+
+    true = "true"
+    false = "false"
+    never = "never"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"r2gen {__version__}")
@@ -102,6 +110,9 @@ def infer(
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help=PRESET)] = None,
     repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", help="1: none. " + PRESET)] = None,
     length_penalty: Annotated[float | None, typer.Option("--length-penalty", help="For beam search. " + PRESET)] = None,
+    early_stopping: Annotated[
+        EarlyStopping | None, typer.Option("--early-stopping", help="For beam search. " + PRESET)
+    ] = None,
     no_repeat_ngram_size: Annotated[
         int | None, typer.Option("--no-repeat-ngram-size", min=0, help="0: off. " + PRESET)
     ] = None,
@@ -121,6 +132,7 @@ def infer(
         "max_new_tokens": max_new_tokens,
         "repetition_penalty": repetition_penalty,
         "length_penalty": length_penalty,
+        "early_stopping": {"true": True, "false": False, "never": "never"}[early_stopping] if early_stopping else None,
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "temperature": temperature,
         "top_p": top_p,

@@ -84,7 +84,7 @@ class Decoding:
     repetition_penalty: float = 2.0
     length_penalty: float = 2.0
     no_repeat_ngram_size: int = 0
-    early_stopping: bool = False
+    early_stopping: bool | Literal["never"] = False
     do_sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
@@ -347,13 +347,25 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise _malformed(where, f"{value!r}, expected an object")
         return {key: _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
-    if inner:  # X | None
-        return None if value is None else _decode(inner[0], value, where)
+    if inner:  # X | None, bool | Literal
+        return _decode_union(inner, value, where)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise _malformed(where, f"{value!r}, expected {kind.__name__}")
     return value
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    first, *others = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        try:
+            return _decode(kind, value, where)
+        except R2GenError:
+            continue
+    return _decode(first, value, where)
 
 
 def _decode_fields(kind: Any, value: Any, where: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.quiet import quiet
+from r2gen_export.exporting.quiet import interrupt_later, quiet
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -63,7 +63,7 @@ def write_standard_fp32(model: LlamaForCausalLM, folder: Path) -> None:
     """
     # optimum would otherwise look for a tokenizer under this name and copy it beside the graph.
     model.config._name_or_path = ""
-    with quiet():
+    with interrupt_later(), quiet():
         from optimum.exporters.onnx import onnx_export_from_model
 
         task = "text-generation"

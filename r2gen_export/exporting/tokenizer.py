@@ -50,8 +50,10 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
 
 def write_embeddings(table: torch.nn.Embedding, path: Path) -> None:
     """Write the token embedding table as `.npy`: float32 [vocab, d], C order. OSError when it cannot be written."""
+    values = np.ascontiguousarray(table.weight.detach().float().numpy())
     with path.open("wb") as file:
-        np.save(file, np.ascontiguousarray(table.weight.detach().float().numpy()), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)  # np.save reports a full disk without saying that it is one
 
 
 def check_tokenizer(

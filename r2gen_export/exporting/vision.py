@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from r2gen_export.exporting.quiet import quiet
+from r2gen_export.exporting.quiet import interrupt_later, quiet
 
 if TYPE_CHECKING:
     from r2gen_export.training.model import R2GenGPT
@@ -59,7 +59,7 @@ def export_vision(model: R2GenGPT, path: Path, *, height: int, width: int) -> in
     weights = sum(value.numel() * value.element_size() for value in graph.state_dict().values())
     # Two views: torch.export takes an example size of one for a constant.
     example = torch.zeros(2, 3, height, width)
-    with quiet(), torch.no_grad():
+    with interrupt_later(), quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph,
             (example,),

@@ -74,7 +74,7 @@ class _Beams:
         count = decoding.num_beams
         self._decoding = decoding
         self._eos = eos_token_id
-        self._early: object = decoding.early_stopping  # False, True or "never"
+        self._early = decoding.early_stopping
         self.tokens = np.zeros((count, 0), np.int64)
         self.parents = np.arange(count)
         self.done = False

@@ -113,7 +113,7 @@ def check_decoding(decoding: Decoding, semantics: str = "hf-current") -> None:
         raise _wrong(f"length_penalty {one.length_penalty!r} leaves the range of float32", "give one nearer to 0")
     if not (_is_finite(one.top_p) and 0 <= one.top_p <= 1):
         raise _wrong(f"top_p {one.top_p!r}", "give a number from 0 to 1")
-    early: object = one.early_stopping
+    early = one.early_stopping
     if early is not True and early is not False and early != "never":
         raise _wrong(f"early_stopping {early!r}", 'give true, false or "never"')
     if one.seed is not None and (not isinstance(one.seed, int) or one.seed < 0):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
@@ -61,7 +61,7 @@ def save_checkpoint(
         "train": dict(extra or {}),
     }
     with atomic_dir(folder, overwrite=overwrite) as scratch:
-        save_file(tensors, scratch / ADAPTER)
+        (scratch / ADAPTER).write_bytes(save(tensors))  # a full disk is an OSError here, not one of safetensors' own
         (scratch / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 

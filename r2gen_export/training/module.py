@@ -247,10 +247,13 @@ class AtomicIO(TorchCheckpointIO):
         """Raises `R2G-OUTPUT-WRITE`."""
         with atomic_file(Path(path)) as scratch:
             try:
-                torch.save(checkpoint, scratch)
+                with scratch.open("wb") as file:
+                    torch.save(checkpoint, file)
             except RuntimeError as error:
-                # torch's writer reports a full disk as a RuntimeError.
-                raise OSError(str(error).partition("\n")[0]) from error
+                # torch's writer trips over its own clean-up after a failed write.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """Raises `R2G-CHECKPOINT-FORMAT` when the file is damaged."""

@@ -10,14 +10,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from r2gen_export.bundle import open_bundle
 from tests.conftest import TinySources
 from tests.tiny import make_annotation
 
 ROOT = Path(__file__).parents[2]
 
 
-def interrupted(arguments: list[object], begun: Callable[[], bool]) -> tuple[int, str]:
-    """Start r2gen, send SIGINT as soon as `begun`, wait for its end. Returns exit status and stderr."""
+def interrupted(
+    arguments: list[object], begun: Callable[[], bool], *, how: signal.Signals = signal.SIGINT, delay: float = 0.0
+) -> tuple[int, str]:
+    """Start r2gen, send a signal `delay` s after `begun`, wait for its end. Returns exit status and stderr."""
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
     deadline = time.monotonic() + 120
@@ -25,21 +30,43 @@ def interrupted(arguments: list[object], begun: Callable[[], bool]) -> tuple[int
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    time.sleep(delay)
+    process.send_signal(how)
     _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
 
-def test_export(tiny_sources: TinySources, tmp_path: Path) -> None:
+def export(sources: TinySources, out: Path) -> list[object]:
+    return ["export", "--checkpoint", sources.checkpoint, "--vision", sources.vision, "--llm", sources.llm,
+            "--out", out, "--parity-tokens", 3]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "delay"), [("embed_tokens.npy", 0.0), ("embed_tokens.npy", 1.0), ("vision.onnx", 0.3)], ids=str
+)
+def test_export(tiny_sources: TinySources, tmp_path: Path, written: str, delay: float) -> None:
+    """Before, and in the middle of, the two traces: torch's tracers take an exception for a failed conversion."""
     status, errors = interrupted(
-        ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
-         "--llm", tiny_sources.llm, "--out", tmp_path / "bundle"],
-        lambda: any(tmp_path.glob(".bundle.*.part/embed_tokens.npy")),
-    )  # fmt: skip
+        export(tiny_sources, tmp_path / "bundle"),
+        lambda: any(tmp_path.glob(f".bundle.*.part/{written}")),
+        delay=delay,
+    )
     assert status == 130, errors
     assert "Traceback" not in errors
     assert "interrupted" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_export_leaves_no_bundle_and_can_be_repeated(tiny_sources: TinySources, tmp_path: Path) -> None:
+    command = export(tiny_sources, tmp_path / "bundle")
+    status, _ = interrupted(
+        command, lambda: any(tmp_path.glob(".bundle.*.part/vision.onnx")), how=signal.SIGKILL
+    )  # fmt: skip
+    assert status == -signal.SIGKILL
+    assert not (tmp_path / "bundle").exists()
+    done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, command)], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert open_bundle(tmp_path / "bundle").parity
 
 
 def test_train_can_be_resumed(tiny_sources: TinySources, tmp_path: Path) -> None:

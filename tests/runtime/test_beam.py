@@ -35,7 +35,7 @@ def random_decoding(rng: np.random.Generator, most_beams: int) -> Decoding:
         repetition_penalty=float(rng.choice([1.0, 0.7, 1.3, 2.0])),
         length_penalty=float(rng.choice([-2.0, -0.5, 0.0, 0.3, 1.0, 2.0])),
         no_repeat_ngram_size=int(rng.choice([0, 0, 1, 2, 3])),
-        early_stopping=[False, True, "never"][rng.integers(3)],  # type: ignore[arg-type]
+        early_stopping=[False, True, "never"][rng.integers(3)],
     )
 
 
