@@ -135,7 +135,7 @@ class Pipeline:
             images: one image or the views of one study; files or uint8 arrays.
             preset: a preset of the bundle, its default when None.
             semantics: `hf-current` or `hf-4.30`, the bundle's when None.
-            on_text: called with each new piece of text; with beam search once, at the end.
+            on_text: called with each new piece of text; with beam search all of them come at the end.
             overrides: fields of `r2gen_export.bundle.Decoding`; None leaves the preset's value.
 
         Raises:

@@ -41,7 +41,7 @@ def assert_coded(done: subprocess.CompletedProcess[str]) -> None:
     assert fix.startswith("  fix: ")
 
 
-@pytest.mark.parametrize("limit", [2_000, 20_000, 60_000, 120_000])
+@pytest.mark.parametrize("limit", [2_000, 10_000, 25_000, 60_000])
 def test_export(tiny_sources: TinySources, tmp_path: Path, limit: int) -> None:
     """At the tokenizer, the embeddings, the vision encoder and the decoder."""
     command = ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
