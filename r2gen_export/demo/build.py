@@ -16,18 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from r2gen_export.atomic import atomic_dir, atomic_file
-from r2gen_export.bundle import Decoding
 from r2gen_export.demo.llm import LlmSettings, train_llm
 from r2gen_export.demo.score import DEMO_SEED, score_phantoms, write_held_out
 from r2gen_export.demo.vision import LabelledStudy, VisionSettings, train_vision
 from r2gen_export.errors import R2GenError
+from r2gen_export.presets import FAST, PAPER
 from r2gen_export.training.phantom import LABELS, Finding, write_phantoms
-
-PAPER = Decoding(min_new_tokens=40, max_new_tokens=100)
-"""The paper's settings for IU X-Ray: the phantoms' reports have that length."""
-
-FAST = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0)
-"""Greedy without penalties: the tiny LLaMA repeats words that a report has to repeat."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
                 out=bundle,
                 model_id="r2gen-demo",
                 synthetic=True,
-                presets={"paper": PAPER, "fast": FAST},
+                presets={"paper": PAPER["iu_xray"]},  # the phantoms' reports have that length
                 default_preset="fast",
             )
         )

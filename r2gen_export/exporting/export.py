@@ -18,20 +18,10 @@ from r2gen_export import bundle as layout
 from r2gen_export.atomic import atomic_dir
 from r2gen_export.bundle import Decoding, Dims, ImageSpec, Manifest, Prompt, Semantics, Source, seal, sha256_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.presets import FAST, PAPER
 
 if TYPE_CHECKING:
     from r2gen_export.training.model import ModelConfig, R2GenGPT
-
-PAPER: Final = {
-    "mimic_cxr": Decoding(
-        num_beams=3, repetition_penalty=2.0, length_penalty=2.0, min_new_tokens=80, max_new_tokens=120
-    ),
-    "iu_xray": Decoding(num_beams=3, repetition_penalty=2.0, length_penalty=2.0, min_new_tokens=40, max_new_tokens=100),
-}
-"""The paper's decoding per data set (published scripts `1-2.shallow_test_iuxray.sh`, `4-2.shallow_test.sh`)."""
-
-FAST: Final = Decoding(num_beams=1, repetition_penalty=1.0, length_penalty=1.0, min_new_tokens=0, max_new_tokens=120)
-"""Plain greedy that stops by itself: one decoder pass per token, a third of beam 3's work, and open to drafting."""
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from r2gen_export.atomic import atomic_file
-from r2gen_export.bundle import Decoding
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.presets import FAST
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.data import Batch, StudyDataset, StudyLoader, collate
 from r2gen_export.training.model import R2GenGPT, report_text
@@ -26,7 +26,6 @@ from r2gen_export.training.sources import check_finite
 ETA_MIN: Final = 1e-6
 """Learning rate at the end of the cosine, as published."""
 
-GREEDY: Final = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=120, repetition_penalty=1.0, length_penalty=1.0)
 LOG_EVERY: Final = 10
 """Steps between two lines of the logs."""
 
@@ -95,7 +94,7 @@ class R2GenModule(pl.LightningModule):
             return
         wanted = math.ceil(self.settings.generate_limit / self.trainer.world_size) - len(self._texts)
         if wanted > 0:
-            ids = self.model.generate_from(embeds[:wanted], self.settings.val_decoding or GREEDY)
+            ids = self.model.generate_from(embeds[:wanted], self.settings.val_decoding or FAST)
             assert self.model.tokenizer is not None
             self._texts += [report_text(self.model.tokenizer, row.tolist()) for row in ids]
             self._references += batch.reports[:wanted]
