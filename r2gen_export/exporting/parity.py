@@ -191,7 +191,7 @@ def compare(
                 prompts,
                 decoding,
                 eos_token_id=prompt.eos_token_id,
-                pad_token_id=prompt.pad_token_id,
+                bos_token_id=prompt.bos_token_id,
             )
         )
         found = [tuple(sequence.token_ids) for sequence in sequences] if sequences is not None else None

@@ -1,5 +1,7 @@
 """Beam search, a port of transformers 4.57 `GenerationMixin._beam_search` with each study's beams on their own.
 
+The loop serves `hf-4.30` too, whose beams are in `beam_430.py`.
+
 With one EOS id transformers' batch rows share nothing but the loop, so each study here is a `_Beams` that stops by
 itself and leaves the decoder's batch. Arithmetic is float32 in the order of the original, down to its -1e9.
 """
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding
+from r2gen_export.runtime.beam_430 import Beams430
 from r2gen_export.runtime.processors import log_softmax, make_processors
 from r2gen_export.runtime.sequence import Sequence
 from r2gen_export.runtime.sessions import Decoder, Embeddings
@@ -26,12 +29,22 @@ VERY_LOW: Final = np.float32(-1.0e9)
 
 
 def beam_search(
-    decoder: Decoder, embed_tokens: Embeddings, prompt_embeds: Floats, decoding: Decoding, *, eos_token_id: int
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    eos_token_id: int,
+    dummy_bos: int | None,
 ) -> list[Sequence]:
-    """The best sequence of each study; arguments as in `generation.generate`, with `num_beams` above 1."""
-    process = make_processors(decoding, eos_token_id)
+    """The best sequence of each study; arguments as in `generation.generate`, with `num_beams` above 1.
+
+    `dummy_bos`: the id transformers 4.30 starts from; None for today's beams.
+    """
+    process = make_processors(decoding, eos_token_id, dummy_bos)
     count = decoding.num_beams
-    studies = [_Beams(decoding, eos_token_id) for _ in prompt_embeds]
+    beams_of = _Beams if dummy_bos is None else Beams430
+    studies = [beams_of(decoding, eos_token_id) for _ in prompt_embeds]
     running = studies
     started = perf_counter()
     state = decoder.prefill(prompt_embeds)

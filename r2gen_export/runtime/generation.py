@@ -1,7 +1,7 @@
 """The decode loop: greedy search and sampling here, beam search in `beam.py`; one loop for every engine.
 
-Token ids equal those of transformers 4.57 `generate(inputs_embeds=...)` (semantics `hf-current`). Sampling draws from
-the same distribution, with numpy's random numbers instead of torch's.
+Token ids equal those of `generate(inputs_embeds=...)` in transformers 4.57 (semantics `hf-current`) and 4.30.2
+(`hf-4.30`). Sampling draws from the same distribution, with numpy's random numbers instead of torch's.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.bundle import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.beam import beam_search
 from r2gen_export.runtime.processors import log_softmax, make_processors, make_warpers, softmax
@@ -47,9 +47,9 @@ def generate(
     prompt_embeds: Floats,
     decoding: Decoding,
     *,
+    bos_token_id: int,
     eos_token_id: int,
-    pad_token_id: int,
-    semantics: str = "hf-current",
+    semantics: Semantics = "hf-current",
     on_token: OnToken | None = None,
 ) -> list[Sequence]:
     """Generate one sequence for each prompt. What a row gets does not depend on the other rows.
@@ -59,9 +59,9 @@ def generate(
         embed_tokens: embeddings of generated ids.
         prompt_embeds: [B, S, d] float32.
         decoding: settings. In sampling every row draws its own random numbers from `seed`.
+        bos_token_id: what transformers 4.30 starts from beside the prompt; `hf-current` does not use it.
         eos_token_id: ends a sequence.
-        pad_token_id: what transformers would pad with; sequences carry no padding, so it changes nothing.
-        semantics: `hf-current`.
+        semantics: which transformers release's arithmetic.
         on_token: called for each token as soon as it is certain: at every step, with beam search at the end. What it
             raises ends the generation.
 
@@ -71,14 +71,13 @@ def generate(
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` (see `check_decoding`), `R2G-GENERATE-NONFINITE`.
     """
-    check_decoding(decoding, semantics)
+    check_decoding(decoding)
     if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
         raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
+    ids: dict[str, Any] = {"eos_token_id": eos_token_id, "dummy_bos": bos_token_id if semantics == "hf-4.30" else None}
     if decoding.num_beams == 1:
-        return _step_by_step(
-            decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id, on_token=on_token
-        )
-    sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id)
+        return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids, on_token=on_token)
+    sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, **ids)
     if on_token is not None:
         for row, sequence in enumerate(sequences):
             for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
@@ -86,14 +85,12 @@ def generate(
     return sequences
 
 
-def check_decoding(decoding: Decoding, semantics: str = "hf-current") -> None:
+def check_decoding(decoding: Decoding) -> None:
     """Refuse settings out of range or against each other.
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
     """
-    if semantics != "hf-current":
-        raise _wrong(f"semantics {semantics!r} is not available in this release", "--semantics hf-current")
     one = decoding
     least = {"num_beams": 1, "min_new_tokens": 0, "max_new_tokens": 1, "no_repeat_ngram_size": 0, "top_k": 0}
     for name, bound in least.items():
@@ -129,10 +126,11 @@ def _step_by_step(
     decoding: Decoding,
     *,
     eos_token_id: int,
+    dummy_bos: int | None,
     on_token: OnToken | None,
 ) -> list[Sequence]:
     """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
-    process = make_processors(decoding, eos_token_id)
+    process = make_processors(decoding, eos_token_id, dummy_bos)
     choose = _sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
     rows = [_Row(index) for index in range(len(prompt_embeds))]
     running = rows

@@ -232,7 +232,7 @@ class Pipeline:
             np.concatenate([study.prompt for study in studies]),  # [B, S, d]
             settings.decoding,
             eos_token_id=prompt.eos_token_id,
-            pad_token_id=prompt.pad_token_id,
+            bos_token_id=prompt.bos_token_id,
             semantics=settings.semantics,
             on_token=_on_token(stream, on_text) if stream and on_text else None,
         )

@@ -1,7 +1,7 @@
 """Logits processors and warpers: closures `(tokens, scores) -> scores`, composed in transformers' order.
 
-Source: transformers 4.57, `generation/logits_process.py` and `GenerationMixin._get_logits_processor`. With
-`inputs_embeds` the prompt has no ids, so `tokens` holds the generated ids only.
+Source: transformers 4.57, `generation/logits_process.py` and `GenerationMixin._get_logits_processor`; 4.30.2 has the
+same. With `inputs_embeds` the prompt has no ids: `tokens` holds the generated ones, in 4.30.2 behind one dummy BOS.
 """
 
 from __future__ import annotations
@@ -35,16 +35,31 @@ def softmax(scores: Floats) -> Floats:
     return normalised
 
 
-def make_processors(decoding: Decoding, eos_token_id: int) -> Processor:
-    """The processors of these settings: of raw logits in greedy search and sampling, of log probabilities in beams."""
+def make_processors(decoding: Decoding, eos_token_id: int, dummy_bos: int | None = None) -> Processor:
+    """The processors of these settings: of raw logits in greedy search and sampling, of log probabilities in beams.
+
+    `dummy_bos`: an id put before the generated ones (semantics `hf-4.30`): repetition penalty and n-grams see it,
+    `min_new_tokens` does not count it.
+    """
     steps: list[Processor] = []
     if decoding.repetition_penalty != 1.0:
         steps.append(repetition_penalty(decoding.repetition_penalty))
     if decoding.no_repeat_ngram_size > 0:
         steps.append(no_repeat_ngram(decoding.no_repeat_ngram_size))
     if decoding.min_new_tokens > 0:
-        steps.append(min_new_tokens(decoding.min_new_tokens, eos_token_id))
-    return chain(steps)
+        least = decoding.min_new_tokens + (0 if dummy_bos is None else 1)
+        steps.append(min_new_tokens(least, eos_token_id))
+    process = chain(steps)
+    return process if dummy_bos is None else behind(dummy_bos, process)
+
+
+def behind(token_id: int, process: Processor) -> Processor:
+    """`process` as if `token_id` stood before every row."""
+
+    def prefixed(tokens: Integers, scores: Floats) -> Floats:
+        return process(np.insert(tokens, 0, token_id, axis=1), scores)
+
+    return prefixed
 
 
 def make_warpers(decoding: Decoding) -> Processor:

@@ -23,7 +23,7 @@ def one_thread():
 
 
 def run(model, prompts, decoding, eos):
-    return generate(TorchDecoder(model), TorchEmbeddings(model), prompts, decoding, eos_token_id=eos, pad_token_id=0)
+    return generate(TorchDecoder(model), TorchEmbeddings(model), prompts, decoding, eos_token_id=eos, bos_token_id=0)
 
 
 def random_decoding(rng: np.random.Generator, most_beams: int) -> Decoding:
@@ -109,7 +109,7 @@ def test_studies_that_end_leave_the_batch():
     for seed in range(20):
         decoder = TorchDecoder(model)
         prompts = make_prompts(np.random.default_rng(seed), 4, 5)
-        found = generate(decoder, TorchEmbeddings(model), prompts, decoding, eos_token_id=3, pad_token_id=0)
+        found = generate(decoder, TorchEmbeddings(model), prompts, decoding, eos_token_id=3, bos_token_id=0)
         passes = [len(one.decode_ms) for one in found]
         if len(set(passes)) > 1:
             break
@@ -129,7 +129,7 @@ def test_logprobs_are_the_models_own_and_events_come_at_the_end():
         prompts,
         decoding,
         eos_token_id=1,
-        pad_token_id=0,
+        bos_token_id=0,
         on_token=events.append,
     )
     for row, one in enumerate(found):

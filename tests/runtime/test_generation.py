@@ -32,7 +32,7 @@ def one_thread():
 
 def run(model, prompts, decoding, eos, **options):
     return generate(
-        TorchDecoder(model), TorchEmbeddings(model), prompts, decoding, eos_token_id=eos, pad_token_id=0, **options
+        TorchDecoder(model), TorchEmbeddings(model), prompts, decoding, eos_token_id=eos, bos_token_id=0, **options
     )
 
 
@@ -77,7 +77,7 @@ def test_rows_that_end_leave_the_batch():
     model = MODELS[1]
     decoder = TorchDecoder(model)
     prompts = make_prompts(np.random.default_rng(0), 6, 4)
-    found = generate(decoder, TorchEmbeddings(model), prompts, SAMPLED, eos_token_id=3, pad_token_id=0)
+    found = generate(decoder, TorchEmbeddings(model), prompts, SAMPLED, eos_token_id=3, bos_token_id=0)
     passes = [len(one.token_ids) - 1 for one in found]
     assert len(set(passes)) > 1
     assert [len(one.decode_ms) for one in found] == passes
@@ -115,7 +115,7 @@ def test_what_on_token_raises_ends_the_generation():
 
     prompts = make_prompts(np.random.default_rng(0), 1, 3)
     with pytest.raises(KeyboardInterrupt):
-        generate(decoder, TorchEmbeddings(MODELS[3]), prompts, GREEDY, eos_token_id=1, pad_token_id=0, on_token=stop)
+        generate(decoder, TorchEmbeddings(MODELS[3]), prompts, GREEDY, eos_token_id=1, bos_token_id=0, on_token=stop)
     assert len(decoder.batch_sizes) == 3
 
 
@@ -160,7 +160,7 @@ def test_samples_follow_transformers_distribution(changes):
     counts = np.zeros(40)
     for seed in range(draws):
         seeded = dataclasses.replace(decoding, seed=seed)
-        found = generate(Prefilled(), TorchEmbeddings(model), prompt, seeded, eos_token_id=2, pad_token_id=0)
+        found = generate(Prefilled(), TorchEmbeddings(model), prompt, seeded, eos_token_id=2, bos_token_id=0)
         counts[found[0].token_ids[0]] += 1
     assert counts[wanted == 0].sum() == 0
     assert (wanted > 0).sum() > 3
@@ -216,22 +216,6 @@ def test_settings_out_of_range_are_refused(changes, named):
     assert caught.value.code == "R2G-CONFIG-VALUE"
     assert named in caught.value.message
     assert caught.value.fix
-
-
-def test_other_semantics_are_refused_before_the_model_runs():
-    decoder = TorchDecoder(MODELS[0])
-    with pytest.raises(R2GenError, match=r"semantics 'hf-4\.30'") as caught:
-        generate(
-            decoder,
-            TorchEmbeddings(MODELS[0]),
-            make_prompts(np.random.default_rng(0), 1, 3),
-            GREEDY,
-            eos_token_id=1,
-            pad_token_id=0,
-            semantics="hf-4.30",
-        )
-    assert caught.value.code == "R2G-CONFIG-VALUE"
-    assert decoder.batch_sizes == []
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 16), (1, 0, 16), (3, 16)])

@@ -116,7 +116,7 @@ def test_generation_equals_transformers(decoder, table, llm, beams):
         )
         prompts = make_prompts(rng, int(rng.integers(1, 4)), 9, 32)
         eos = int(rng.integers(120))
-        found = generate(decoder, table, prompts, decoding, eos_token_id=eos, pad_token_id=0)
+        found = generate(decoder, table, prompts, decoding, eos_token_id=eos, bos_token_id=0)
         assert [one.token_ids for one in found] == hf_generate(llm, prompts, decoding, eos)["token_ids"], decoding
 
 

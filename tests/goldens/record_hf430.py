@@ -1,0 +1,71 @@
+"""Record what transformers 4.30.2 generates: `python tests/goldens/record_hf430.py`.
+
+It makes a virtual environment of its own (a gigabyte, under the system's folder for temporary files) with the release
+R2GenGPT was published with, runs itself there, and writes `hf430.json` beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = HERE / "hf430.json"
+NEEDS = ("transformers==4.30.2", "tokenizers==0.13.3", "torch==2.13.0", "numpy<2", "accelerate<1")
+
+
+def main() -> None:
+    """Create the environment and run `record` in it."""
+    home = Path(tempfile.gettempdir()) / "r2gen-hf430"
+    python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *NEEDS], check=True)
+    subprocess.run([python, __file__, "--record"], check=True)
+
+
+def record() -> None:
+    """Run every trial under transformers 4.30.2 and write token ids, cut behind EOS, and beam scores."""
+    import torch
+    import transformers
+    from hf430 import BOS, VOCABULARIES, fill, llama_fields, trials
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    assert transformers.__version__ == "4.30.2"
+    torch.set_num_threads(1)
+    models = {}
+    for vocab in VOCABULARIES:
+        models[vocab] = LlamaForCausalLM(LlamaConfig(**llama_fields(vocab))).eval()
+        fill(models[vocab], vocab)
+    found = []
+    for trial in trials():
+        out = models[trial.vocab_size].generate(
+            inputs_embeds=torch.from_numpy(trial.prompts),
+            attention_mask=torch.ones(trial.prompts.shape[:2], dtype=torch.long),
+            generation_config=GenerationConfig(
+                **trial.settings,
+                bos_token_id=BOS,
+                eos_token_id=trial.eos_token_id,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_scores=True,
+            ),
+        )
+        rows = out.sequences.tolist()
+        assert all(row[0] == BOS for row in rows), "the dummy BOS comes first"
+        rows = [row[1:] for row in rows]
+        eos = trial.eos_token_id
+        entry = {"token_ids": [row[: row.index(eos) + 1] if eos in row else row for row in rows]}
+        if trial.settings["num_beams"] > 1:
+            entry["scores"] = [round(score, 6) for score in out.sequences_scores.tolist()]
+        found.append(entry)
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in found)
+    OUT.write_text(f'{{"transformers":"{transformers.__version__}","trials":[\n{lines}\n]}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record() if "--record" in sys.argv else main()
