@@ -201,7 +201,7 @@ def export(
         PrecisionName, typer.Option("--precision", help="Weights; so far fp32 only.")
     ] = PrecisionName.fp32,
     semantics: Annotated[
-        SemanticsName, typer.Option("--semantics", help="Decoding arithmetic; so far hf-current only.")
+        SemanticsName, typer.Option("--semantics", help="Decoding arithmetic the bundle records.")
     ] = SemanticsName.current,
     model_id: Annotated[
         str | None, typer.Option("--model-id", help="Name in every report. Default: the folder's name.")
@@ -247,13 +247,24 @@ def verify(
         int | None,
         typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
     ] = None,
+    semantics: Annotated[
+        SemanticsName | None, typer.Option("--semantics", help="Decoding to compare. Default: the bundle's.")
+    ] = None,
     form: FormatOption = Format.text,
 ) -> None:
     """Check a bundle's hashes and, given its three sources, that it says what PyTorch says."""
     from r2gen_export.commands.verify import run_verify
 
     with needs("export"):
-        run_verify(bundle, checkpoint, vision, llm, max_new_tokens=parity_tokens, form=form.value)
+        run_verify(
+            bundle,
+            checkpoint,
+            vision,
+            llm,
+            semantics=semantics.value if semantics else None,
+            max_new_tokens=parity_tokens,
+            form=form.value,
+        )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A torch LLaMA behind the decode loop's interfaces, and what transformers generates from the same prompt."""
+"""Small LLaMAs for the decode loop, and what transformers generates from the same prompt."""
 
 from __future__ import annotations
 
@@ -34,44 +34,6 @@ def make_llama(vocab_size: int, *, seed: int = 0, equal_logits_from: int | None 
         head = model.lm_head.weight.data
         head[equal_logits_from:] = head[equal_logits_from]
     return model
-
-
-class TorchEmbeddings:
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        self._table = model.get_input_embeddings().weight.detach().numpy()
-
-    def lookup(self, ids: np.ndarray) -> np.ndarray:
-        return self._table[ids]
-
-
-class TorchState:
-    def __init__(self, model: LlamaForCausalLM, prompt: np.ndarray, batch_sizes: list[int]) -> None:
-        self._model = model
-        self._cache: Any = None
-        self._batch_sizes = batch_sizes
-        self.decode(prompt)
-
-    @torch.no_grad()
-    def decode(self, embeds: np.ndarray) -> None:
-        self._batch_sizes.append(len(embeds))
-        out = self._model(inputs_embeds=torch.from_numpy(embeds), past_key_values=self._cache, use_cache=True)
-        self._cache = out.past_key_values
-        self.logits = out.logits[:, -1].numpy()
-
-    def reorder(self, rows: np.ndarray) -> None:
-        self._cache.reorder_cache(torch.from_numpy(rows))
-        self.logits = self.logits[rows]
-
-
-class TorchDecoder:
-    """`batch_sizes` records the rows of every pass, prefill first."""
-
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        self._model = model
-        self.batch_sizes: list[int] = []
-
-    def prefill(self, inputs_embeds: np.ndarray) -> TorchState:
-        return TorchState(self._model, inputs_embeds, self.batch_sizes)
 
 
 def make_prompts(rng: np.random.Generator, batch: int, length: int, width: int = WIDTH) -> np.ndarray:

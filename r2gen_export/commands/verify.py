@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from r2gen_export.bundle import Semantics
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say, write_out
 from r2gen_export.errors import R2GenError
@@ -18,6 +19,7 @@ def run_verify(
     vision: str | None,
     llm: str | None,
     *,
+    semantics: Semantics | None = None,
     max_new_tokens: int | None = None,
     form: str = "text",
 ) -> None:
@@ -27,7 +29,13 @@ def run_verify(
         R2GenError: what `verify_bundle` raises; `R2G-PARITY-FAILED` (exit status 3) when a check failed.
     """
     checks = verify_bundle(
-        bundle, checkpoint, vision, llm, max_new_tokens=max_new_tokens, stage=lambda name: say(f"{name} ...")
+        bundle,
+        checkpoint,
+        vision,
+        llm,
+        semantics=semantics,
+        max_new_tokens=max_new_tokens,
+        stage=lambda name: say(f"{name} ..."),
     )
     if form == "json":
         write_out(json.dumps([dataclasses.asdict(check) for check in checks], indent=1) + "\n")

@@ -41,7 +41,7 @@ class ExportSettings:
     out: Path
     dialect: str = "standard"
     precision: str = "fp32"
-    semantics: str = "hf-current"
+    semantics: Semantics = "hf-current"
     model_id: str | None = None
     synthetic: bool = False
     presets: Mapping[str, Decoding] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
             source = _source(settings, model.config)
             studies = parity.probe_studies(sources.image)
         with _stage(shown, "running PyTorch for the parity gate", len(decodings)) as advance:
-            wanted = parity.reference(model, studies, decodings, advance)
+            wanted = parity.reference(model, studies, decodings, settings.semantics, advance)
         with _stage(shown, "writing tokenizer and embeddings"):
             write_tokenizer(model.tokenizer, folder / layout.TOKENIZER)
             halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
@@ -108,7 +108,14 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
         gc.collect()
         with _stage(shown, "comparing ONNX with PyTorch", len(decodings)) as advance:
             checks += parity.compare(
-                folder, dims, prompt, studies=studies, decodings=decodings, wanted=wanted, advance=advance
+                folder,
+                dims,
+                prompt,
+                studies=studies,
+                decodings=decodings,
+                wanted=wanted,
+                semantics=settings.semantics,
+                advance=advance,
             )
             parity.require(checks)
         with _stage(shown, "sealing the bundle"):
@@ -116,7 +123,7 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
                 model_id=settings.model_id or Path(settings.out).resolve().name,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 source=source,
-                semantics=settings.semantics,  # type: ignore[arg-type]
+                semantics=settings.semantics,
                 dialect=chosen.dialect,  # type: ignore[arg-type]
                 dims=dims,
                 prompt=prompt,

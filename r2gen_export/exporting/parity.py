@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt
+from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, Semantics
 from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from r2gen_export.runtime.sessions import DecoderState
     from r2gen_export.training.model import R2GenGPT
 
@@ -95,20 +97,23 @@ def reference(
     model: R2GenGPT,
     studies: Sequence[Floats],
     decodings: Mapping[str, Decoding],
+    semantics: Semantics,
     advance: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Run the probe studies through PyTorch, LoRA unmerged, all studies in one batch.
+
+    Tokens come from transformers' own `generate` under `hf-current`. transformers 4.30 is not here: under `hf-4.30`
+    they come from r2gen's loop, which gives 4.30.2's tokens, on PyTorch's logits.
 
     Args:
         model: the source model, float32, eval mode, on the CPU.
         studies: pixel values [V, 3, H, W] each.
         decodings: deterministic settings by name.
+        semantics: which release's decoding.
         advance: called after each decoding.
     """
     import torch
 
-    assert model.tokenizer is not None
-    eos = int(model.tokenizer.eos_token_id)
     with torch.no_grad():
         embeds = torch.cat([model.encode_images(torch.from_numpy(study)) for study in studies])
         first = model.llama_model(inputs_embeds=model.wrap_prompt(embeds), use_cache=True, logits_to_keep=1)
@@ -118,8 +123,7 @@ def reference(
         )
         token_ids = {}
         for name, decoding in decodings.items():
-            rows = model.generate_from(embeds, decoding).tolist()
-            token_ids[name] = [_until_eos(row, eos) for row in rows]
+            token_ids[name] = _torch_tokens(model, embeds, decoding, semantics)
             advance()
     return Reference(
         embeds.numpy(), first.logits[:, -1].numpy(), chosen.numpy(), following.logits[:, -1].numpy(), token_ids
@@ -134,6 +138,7 @@ def compare(
     studies: Sequence[Floats],
     decodings: Mapping[str, Decoding],
     wanted: Reference,
+    semantics: Semantics,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
@@ -145,6 +150,7 @@ def compare(
         studies: the studies `wanted` was computed on.
         decodings: the decodings `wanted` was computed with.
         wanted: PyTorch's results.
+        semantics: the one `wanted` was computed under.
         advance: called after each decoding.
 
     Returns:
@@ -191,6 +197,7 @@ def compare(
                 prompts,
                 decoding,
                 eos_token_id=prompt.eos_token_id,
+                semantics=semantics,
                 bos_token_id=prompt.bos_token_id,
             )
         )
@@ -209,6 +216,29 @@ def require(checks: Sequence[ParityCheck]) -> None:
         )
         message = f"{len(failed)} of {len(checks)} checks against PyTorch failed: {listed}"
         raise R2GenError("R2G-PARITY-FAILED", message, "report it with the output of `r2gen doctor`; nothing was kept")
+
+
+def _torch_tokens(model: R2GenGPT, embeds: Tensor, decoding: Decoding, semantics: Semantics) -> list[tuple[int, ...]]:
+    from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
+    from r2gen_export.runtime.generation import generate
+
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    eos = int(tokenizer.eos_token_id)
+    if semantics == "hf-current":
+        return [_until_eos(row, eos) for row in model.generate_from(embeds, decoding).tolist()]
+    prompts = model.wrap_prompt(embeds).numpy()
+    llm = model.llama_model
+    found = generate(
+        TorchDecoder(llm),
+        TorchEmbeddings(llm),
+        prompts,
+        decoding,
+        bos_token_id=int(tokenizer.bos_token_id),
+        eos_token_id=eos,
+        semantics=semantics,
+    )
+    return [one.token_ids for one in found]
 
 
 def _until_eos(ids: Sequence[int], eos: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from r2gen_export.bundle import Manifest, ParityCheck, open_bundle, sha256_file
+from r2gen_export.bundle import Manifest, ParityCheck, Semantics, open_bundle, sha256_file
 from r2gen_export.errors import R2GenError
 
 
@@ -16,6 +16,7 @@ def verify_bundle(
     vision: str | Path | None = None,
     llm: str | Path | None = None,
     *,
+    semantics: Semantics | None = None,
     max_new_tokens: int | None = None,
     stage: Callable[[str], None] = lambda name: None,
 ) -> list[ParityCheck]:
@@ -26,6 +27,7 @@ def verify_bundle(
         checkpoint: what it was exported from; with `vision` and `llm`, or none of the three.
         vision: vision encoder, local folder or hub id.
         llm: LLM, local folder or hub id.
+        semantics: which release's decoding to compare; the bundle's when None.
         max_new_tokens: stop the compared reports here; None: at their own limit.
         stage: called with the name of each part of the work.
 
@@ -46,7 +48,10 @@ def verify_bundle(
         given = {"--checkpoint": checkpoint, "--vision": vision, "--llm": llm}
         missing = ", ".join(name for name, value in given.items() if value is None)
         raise R2GenError("R2G-CONFIG-VALUE", f"parity needs all three sources, {missing} missing", f"add {missing}")
-    return checks + _against_sources(bundle, manifest, checkpoint, (vision, llm), limit=max_new_tokens, stage=stage)
+    chosen = semantics or manifest.semantics
+    return checks + _against_sources(
+        bundle, manifest, checkpoint, (vision, llm), semantics=chosen, limit=max_new_tokens, stage=stage
+    )
 
 
 def _against_sources(
@@ -55,6 +60,7 @@ def _against_sources(
     checkpoint: Path,
     models: tuple[str | Path, str | Path],
     *,
+    semantics: Semantics,
     limit: int | None,
     stage: Callable[[str], None],
 ) -> list[ParityCheck]:
@@ -81,9 +87,17 @@ def _against_sources(
     decodings = parity.gate_decodings(manifest.presets, limit)
     studies = parity.probe_studies(manifest.image)
     stage("running PyTorch")
-    wanted = parity.reference(sources.model, studies, decodings)
+    wanted = parity.reference(sources.model, studies, decodings, semantics)
     stage("running the bundle")
     return [
         *checks,
-        *parity.compare(bundle, manifest.dims, manifest.prompt, studies=studies, decodings=decodings, wanted=wanted),
+        *parity.compare(
+            bundle,
+            manifest.dims,
+            manifest.prompt,
+            studies=studies,
+            decodings=decodings,
+            wanted=wanted,
+            semantics=semantics,
+        ),
     ]

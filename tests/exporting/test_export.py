@@ -13,6 +13,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.exporting import vision
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
+from r2gen_export.runtime.pipeline import Pipeline
 from tests.conftest import TinySources, make_sources
 
 
@@ -31,6 +32,24 @@ def test_every_kind_passes_the_gate(tmp_path: Path, config: dict[str, object]) -
     manifest = open_bundle(tmp_path / "bundle")
     assert len(manifest.parity) >= 8
     assert all(check.passed for check in manifest.parity)
+
+
+def test_either_semantics_is_exported_recorded_and_verified(tiny_sources: TinySources, tmp_path: Path) -> None:
+    export(tiny_sources, tmp_path / "bundle", semantics="hf-4.30")
+    assert open_bundle(tmp_path / "bundle").semantics == "hf-4.30"
+    found = {}
+    phantom = Path(__file__).parents[1] / "data/phantom.png"
+    pipeline = Pipeline.from_bundle(tmp_path / "bundle", device="cpu")
+    for semantics in (None, "hf-4.30", "hf-current"):
+        checks = verify_bundle(
+            tmp_path / "bundle", tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm,
+            semantics=semantics, max_new_tokens=30,
+        )  # fmt: skip
+        assert all(check.passed for check in checks)
+        found[semantics] = pipeline.generate(phantom, preset="paper", semantics=semantics)
+        assert found[semantics].semantics == (semantics or "hf-4.30")
+    assert found[None].token_ids == found["hf-4.30"].token_ids
+    assert found[None].score != found["hf-current"].score
 
 
 def test_shallow_bundle_verifies_and_names_no_folder(tiny_bundle: Path, tiny_sources: TinySources) -> None:

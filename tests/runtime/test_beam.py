@@ -8,10 +8,11 @@ import torch
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime import topk as topk_module
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.topk import topk
-from tests.torch_decoder import TorchDecoder, TorchEmbeddings, hf_generate, make_llama, make_prompts
+from tests.torch_decoder import hf_generate, make_llama, make_prompts
 
 SMALL = [make_llama(vocab, seed=vocab) for vocab in (7, 12, 40, 200)]
 TIED = [make_llama(9, equal_logits_from=0), make_llama(150, equal_logits_from=50)]

@@ -10,15 +10,9 @@ import torch
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime.generation import TokenEvent, check_decoding, generate
-from tests.torch_decoder import (
-    TorchDecoder,
-    TorchEmbeddings,
-    hf_config,
-    hf_generate,
-    make_llama,
-    make_prompts,
-)
+from tests.torch_decoder import hf_config, hf_generate, make_llama, make_prompts
 
 GREEDY = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=20, repetition_penalty=1.0, length_penalty=1.0)
 SAMPLED = dataclasses.replace(GREEDY, do_sample=True, seed=0)

@@ -11,9 +11,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from r2gen_export.bundle import Decoding
+from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime.generation import Sequence, generate
 from tests.goldens.hf430 import BOS, VOCABULARIES, Trial, fill, llama_fields, trials
-from tests.torch_decoder import TorchDecoder, TorchEmbeddings
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens/hf430.json").read_text())
 

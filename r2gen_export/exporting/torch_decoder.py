@@ -1,0 +1,65 @@
+"""A PyTorch LLaMA behind the decode loop's interfaces: the loop's semantics on PyTorch's numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+class TorchEmbeddings:
+    """`runtime.sessions.Embeddings` of a model's input embeddings."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        weight: Any = model.get_input_embeddings().weight
+        self._table: Floats = weight.detach().float().numpy()
+
+    def lookup(self, ids: Integers) -> Floats:
+        """ids [B, n] int64 -> [B, n, d] float32."""
+        return self._table[ids]
+
+
+class TorchDecoder:
+    """`runtime.sessions.Decoder` of a causal LM in float32 on the CPU. `batch_sizes`: rows of every pass so far."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self.batch_sizes: list[int] = []
+
+    def prefill(self, inputs_embeds: Floats) -> TorchState:
+        """inputs_embeds [B, S, d] float32 -> the state behind the last position."""
+        return TorchState(self._model, inputs_embeds, self.batch_sizes)
+
+
+class TorchState:
+    """`runtime.sessions.DecoderState`: `logits` [B, vocab] float32 of the last position, and the KV cache behind."""
+
+    logits: Floats
+
+    def __init__(self, model: PreTrainedModel, prompt: Floats, batch_sizes: list[int]) -> None:
+        self._model = model
+        self._cache: Any = None
+        self._batch_sizes = batch_sizes
+        self.decode(prompt)
+
+    @torch.no_grad()
+    def decode(self, embeds: Floats) -> None:
+        """One pass over embeds [B, n, d]."""
+        self._batch_sizes.append(len(embeds))
+        # All positions go through the head: for a single row torch takes another kernel, and equal logits come out unequal.
+        out = self._model(inputs_embeds=torch.from_numpy(embeds), past_key_values=self._cache, use_cache=True)
+        self._cache = out.past_key_values
+        self.logits = out.logits[:, -1].numpy()
+
+    def reorder(self, rows: Integers) -> None:
+        """Row i goes on from what row `rows[i]` was."""
+        self._cache.reorder_cache(torch.from_numpy(rows))
+        self.logits = self.logits[rows]
