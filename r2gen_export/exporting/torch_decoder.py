@@ -54,7 +54,7 @@ class TorchState:
     def decode(self, embeds: Floats) -> None:
         """One pass over embeds [B, n, d]."""
         self._batch_sizes.append(len(embeds))
-        # All positions go through the head: for a single row torch takes another kernel, and equal logits come out unequal.
+        # All positions go through the head: for one row torch takes another kernel, and equal logits come out unequal.
         out = self._model(inputs_embeds=torch.from_numpy(embeds), past_key_values=self._cache, use_cache=True)
         self._cache = out.past_key_values
         self.logits = out.logits[:, -1].numpy()
