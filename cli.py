@@ -10,6 +10,32 @@ import typer
 
 from r2gen_export import __version__
 from r2gen_export.commands.console import guarded, needs, say
+from r2gen_export.commands.options import (
+    PRESET,
+    SAID,
+    Alignment,
+    AlignmentOption,
+    BundleOption,
+    CheckpointHelp,
+    DatasetName,
+    Device,
+    DeviceOption,
+    Dialect,
+    EarlyStopping,
+    Format,
+    FormatOption,
+    GlobalOption,
+    LlmAlphaOption,
+    LlmHelp,
+    PrecisionName,
+    PromptOption,
+    Select,
+    SemanticsName,
+    TrainPrecision,
+    UnexpectedOption,
+    VisAlphaOption,
+    VisionHelp,
+)
 
 app = typer.Typer(
     name="r2gen",
@@ -19,37 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Format(StrEnum):
-    """How a result is written."""
-
-    text = "text"
-    json = "json"
-
-
-class Device(StrEnum):
-    """What runs the graphs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-
-
-class SemanticsName(StrEnum):
-    """Which transformers release's decoding arithmetic is followed."""
-
-    current = "hf-current"
-    old = "hf-4.30"
-
-
-class EarlyStopping(StrEnum):
-    """When beam search stops: at num_beams finished reports, by its heuristic, or when no better one is possible."""
-
-    true = "true"
-    false = "false"
-    never = "never"
 
 
 def _version(wanted: bool) -> None:
@@ -65,15 +60,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-BundleOption = Annotated[
-    Path | None,
-    typer.Option("--bundle", metavar="DIR", help="Bundle folder. Default: $R2GEN_BUNDLE, else the embedded demo."),
-]
-DeviceOption = Annotated[Device, typer.Option("--device", help="What runs the graphs; auto takes the fastest usable.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="json: one object per study and line.")]
-PRESET = "Default: the preset's."
 
 
 @app.command()
@@ -164,33 +150,11 @@ def doctor(bundle: BundleOption = None, device: DeviceOption = Device.auto, form
     run_doctor(bundle, device.value, form.value)
 
 
-class Dialect(StrEnum):
-    """Which operators the decoder graph is made of."""
-
-    standard = "standard"
-    ort = "ort"
-    trt = "trt"
-
-
-class PrecisionName(StrEnum):
-    """How the weights are stored."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-    int4 = "int4"
-
-
-CheckpointHelp = "Checkpoint folder that r2gen train wrote."
-VisionHelp = "Vision encoder (Swin): local folder or hub id."
-LlmHelp = "LLM (LLaMA): local folder or hub id."
-
-
 @app.command()
 @guarded
 def export(
     *,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="DIR", help=CheckpointHelp)],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)],
     vision: Annotated[str, typer.Option("--vision", metavar="MODEL", help=VisionHelp)],
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")],
@@ -206,6 +170,17 @@ def export(
     model_id: Annotated[
         str | None, typer.Option("--model-id", help="Name in every report. Default: the folder's name.")
     ] = None,
+    alignment: AlignmentOption = None,
+    global_only: GlobalOption = None,
+    vis_alpha: VisAlphaOption = None,
+    llm_alpha: LlmAlphaOption = None,
+    prompt: PromptOption = None,
+    allow_unexpected: UnexpectedOption = None,
+    num_beams: Annotated[int | None, typer.Option("--num-beams", min=1, help="Of preset paper. " + SAID)] = None,
+    min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", min=0, help="The same.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="The same.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", help="The same.")] = None,
+    length_penalty: Annotated[float | None, typer.Option("--length-penalty", help="The same.")] = None,
     default_preset: Annotated[
         str, typer.Option("--default-preset", metavar="paper|fast", help="What infer takes when not told.")
     ] = "paper",
@@ -229,10 +204,35 @@ def export(
                 precision=precision.value,
                 semantics=semantics.value,
                 model_id=model_id,
+                overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
+                decoding={
+                    "num_beams": num_beams,
+                    "min_new_tokens": min_new_tokens,
+                    "max_new_tokens": max_new_tokens,
+                    "repetition_penalty": repetition_penalty,
+                    "length_penalty": length_penalty,
+                },
+                allow_unexpected=tuple(allow_unexpected or ()),
                 default_preset=default_preset,
                 parity_max_new_tokens=parity_tokens,
             )
         )
+
+
+def _overrides(
+    alignment: Alignment | None,
+    global_only: bool | None,
+    vis_alpha: int | None,
+    llm_alpha: int | None,
+    prompt: str | None,
+) -> dict[str, Any]:
+    return {
+        "alignment": alignment.value if alignment else None,
+        "global_only": global_only,
+        "vis_alpha": vis_alpha,
+        "llm_alpha": llm_alpha,
+        "prompt": prompt,
+    }
 
 
 @app.command()
@@ -240,13 +240,19 @@ def export(
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
     *,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", metavar="DIR", help=CheckpointHelp)] = None,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)] = None,
     vision: Annotated[str | None, typer.Option("--vision", metavar="MODEL", help=VisionHelp)] = None,
     llm: Annotated[str | None, typer.Option("--llm", metavar="MODEL", help=LlmHelp)] = None,
     parity_tokens: Annotated[
         int | None,
         typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
     ] = None,
+    alignment: AlignmentOption = None,
+    global_only: GlobalOption = None,
+    vis_alpha: VisAlphaOption = None,
+    llm_alpha: LlmAlphaOption = None,
+    prompt: PromptOption = None,
+    allow_unexpected: UnexpectedOption = None,
     semantics: Annotated[
         SemanticsName | None, typer.Option("--semantics", help="Decoding to compare. Default: the bundle's.")
     ] = None,
@@ -261,10 +267,24 @@ def verify(
             checkpoint,
             vision,
             llm,
+            overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
+            allow_unexpected=tuple(allow_unexpected or ()),
             semantics=semantics.value if semantics else None,
             max_new_tokens=parity_tokens,
             form=form.value,
         )
+
+
+@app.command()
+@guarded
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help=CheckpointHelp)], form: FormatOption = Format.text
+) -> None:
+    """Show what is in a checkpoint: kind, settings, tensors. Loads no model and runs nothing of the file."""
+    from r2gen_export.commands.inspect import run_inspect
+
+    with needs("export"):
+        run_inspect(path, form.value)
 
 
 @app.command()
@@ -281,36 +301,6 @@ def phantom(
 
     write_phantoms(out, studies, seed, val_fraction=val_fraction, test_fraction=test_fraction)
     say(f"{studies} studies in {out}")
-
-
-class Alignment(StrEnum):
-    """What is trained beside the projector: nothing, LoRA on the vision encoder, or all of it."""
-
-    shallow = "shallow"
-    delta = "delta"
-    deep = "deep"
-
-
-class DatasetName(StrEnum):
-    """Whose reports are cleaned up how."""
-
-    mimic = "mimic_cxr"
-    iu = "iu_xray"
-    none = "none"
-
-
-class TrainPrecision(StrEnum):
-    """Of the LLM and of the arithmetic."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Select(StrEnum):
-    """What chooses the best checkpoint."""
-
-    loss = "loss"
-    rouge_l = "rouge_l"
 
 
 @app.command()

@@ -19,6 +19,7 @@ CODES: Final[dict[str, str]] = {
     "R2G-CHECKPOINT-MISSING": "the checkpoint is not there or lacks one of its files",
     "R2G-CHECKPOINT-FORMAT": "the checkpoint is not one r2gen reads",
     "R2G-CHECKPOINT-KEYS": "tensors of the checkpoint are missing, unexpected or mis-shaped",
+    "R2G-CHECKPOINT-UNSAFE": "the checkpoint asks for objects that could run code when they are loaded",
     "R2G-CONFIG-VALUE": "a setting has a value outside its range, or two settings exclude each other",
     "R2G-DATA-ANNOTATION": "annotation.json is not readable or not of the R2Gen form",
     "R2G-DATA-EMPTY": "there is no study to work on",

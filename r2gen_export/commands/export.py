@@ -13,7 +13,7 @@ def run_export(settings: ExportSettings) -> None:
     Raises:
         R2GenError: what `export_bundle` raises.
     """
-    manifest = export_bundle(settings)
+    manifest = export_bundle(settings, say=say)
     print_checks(manifest.parity, to_stderr=True)
     megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
     say(f"{settings.out}: {len(manifest.files)} files, {megabytes:.1f} MB, alignment {manifest.source.alignment}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from r2gen_export.bundle import Semantics
 from r2gen_export.commands.checks import print_checks
@@ -19,6 +21,8 @@ def run_verify(
     vision: str | None,
     llm: str | None,
     *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_unexpected: Sequence[str] = (),
     semantics: Semantics | None = None,
     max_new_tokens: int | None = None,
     form: str = "text",
@@ -33,6 +37,8 @@ def run_verify(
         checkpoint,
         vision,
         llm,
+        overrides=overrides,
+        allow_unexpected=allow_unexpected,
         semantics=semantics,
         max_new_tokens=max_new_tokens,
         stage=lambda name: say(f"{name} ..."),

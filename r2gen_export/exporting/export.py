@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,7 +21,8 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.presets import FAST, PAPER
 
 if TYPE_CHECKING:
-    from r2gen_export.training.model import ModelConfig, R2GenGPT
+    from r2gen_export.exporting.sources import Sources
+    from r2gen_export.training.model import R2GenGPT
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
 
@@ -31,7 +32,9 @@ class ExportSettings:
     """What to export, from where, to where.
 
     `vision` and `llm` are local folders or hub ids. `presets` replaces or adds to `paper` and `fast`. `model_id`
-    defaults to the output folder's name. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
+    defaults to the output folder's name. `overrides` are fields of `ModelConfig` that hold whatever the checkpoint
+    says, `decoding` fields of `Decoding` that hold in `paper`; None counts as not given. `allow_unexpected` names
+    tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
     a CPU takes most of the time; None compares whole reports.
     """
 
@@ -45,24 +48,21 @@ class ExportSettings:
     model_id: str | None = None
     synthetic: bool = False
     presets: Mapping[str, Decoding] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    allow_unexpected: tuple[str, ...] = ()
     default_preset: str = "paper"
     parity_max_new_tokens: int | None = None
 
 
-@dataclass(frozen=True)
-class Sources:
-    """A source model put together, ready to run and to export."""
-
-    model: R2GenGPT
-    image: ImageSpec
-    train: Mapping[str, object]
-
-
-def export_bundle(settings: ExportSettings, *, progress: Progress | None = None) -> Manifest:
+def export_bundle(
+    settings: ExportSettings, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
+) -> Manifest:
     """Write a bundle, whole or not at all.
 
     Args:
         settings: sources and target.
+        say: told what the checkpoint is.
         progress: a running display to add the stages to; one of its own on stderr when None.
 
     Returns:
@@ -74,6 +74,7 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
     """
     from r2gen_export.exporting import parity
     from r2gen_export.exporting.decoder import variant
+    from r2gen_export.exporting.sources import load_sources
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
 
@@ -81,14 +82,21 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
     _check_settings(settings)
     with atomic_dir(settings.out) as folder, _display(progress) as shown:
         with _stage(shown, "loading sources"):
-            sources = load_sources(settings.checkpoint, settings.vision, settings.llm)
+            sources = load_sources(
+                settings.checkpoint,
+                settings.vision,
+                settings.llm,
+                overrides=settings.overrides,
+                allow_unexpected=settings.allow_unexpected,
+                say=say,
+            )
             model = sources.model
             assert model.tokenizer is not None
             prompt = bundle_prompt(model)
             dims = bundle_dims(model, sources.image)
-            presets = bundle_presets(settings, sources.train, dims, prompt)
+            presets = bundle_presets(settings, sources, dims, prompt)
             decodings = parity.gate_decodings(presets, settings.parity_max_new_tokens)
-            source = _source(settings, model.config)
+            source = _source(settings, sources)
             studies = parity.probe_studies(sources.image)
         with _stage(shown, "running PyTorch for the parity gate", len(decodings)) as advance:
             wanted = parity.reference(model, studies, decodings, settings.semantics, advance)
@@ -137,30 +145,6 @@ def export_bundle(settings: ExportSettings, *, progress: Progress | None = None)
                 synthetic=settings.synthetic,
             )
             return seal(folder, manifest)
-
-
-def load_sources(checkpoint: Path, vision: str | Path, llm: str | Path) -> Sources:
-    """The source model with the checkpoint's tensors in it, float32, eval mode, on the CPU.
-
-    What can be refused without the weights (checkpoint format, kinds of model) is refused before they are read.
-
-    Raises:
-        R2GenError: `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.
-    """
-    import torch
-
-    from r2gen_export.training.checkpoint import load_checkpoint, read_config, train_facts
-    from r2gen_export.training.data import image_spec
-    from r2gen_export.training.model import R2GenGPT
-    from r2gen_export.training.sources import source_config
-
-    config, train = read_config(checkpoint), train_facts(checkpoint)
-    source_config(llm, "LLM", "llama")
-    source_config(vision, "vision encoder", "swin")
-    image = image_spec(vision)
-    model = R2GenGPT.from_sources(vision, llm, config, torch.float32)
-    load_checkpoint(model, checkpoint)
-    return Sources(model.eval(), image, train)
 
 
 def merge_lora(model: R2GenGPT) -> None:
@@ -221,15 +205,14 @@ def bundle_dims(model: R2GenGPT, image: ImageSpec) -> Dims:
     )
 
 
-def bundle_presets(
-    settings: ExportSettings, train: Mapping[str, object], dims: Dims, prompt: Prompt
-) -> dict[str, Decoding]:
-    """`paper` for the data set the checkpoint was trained on (MIMIC-CXR's when unknown), `fast`, and the caller's.
+def bundle_presets(settings: ExportSettings, sources: Sources, dims: Dims, prompt: Prompt) -> dict[str, Decoding]:
+    """`paper` as the checkpoint says, or its data set's (MIMIC-CXR's when unknown), `fast`, and the caller's.
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` when prompt and report together exceed the LLM's positions.
     """
-    paper = PAPER.get(str(train.get("dataset")), PAPER["mimic_cxr"])
+    paper = sources.decoding or PAPER.get(str(sources.dataset), PAPER["mimic_cxr"])
+    paper = replace(paper, **{name: value for name, value in settings.decoding.items() if value is not None})
     presets = {"paper": paper, "fast": FAST, **settings.presets}
     length = 1 + len(prompt.before_ids) + dims.image_tokens + len(prompt.after_ids)
     for name, preset in presets.items():
@@ -266,12 +249,11 @@ def _check_settings(settings: ExportSettings) -> None:
         raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")
 
 
-def _source(settings: ExportSettings, config: ModelConfig) -> Source:
-    from r2gen_export.training.checkpoint import ADAPTER
-
+def _source(settings: ExportSettings, sources: Sources) -> Source:
+    config = sources.model.config
     return Source(
         checkpoint=Path(settings.checkpoint).resolve().name,
-        checkpoint_sha256=sha256_file(Path(settings.checkpoint) / ADAPTER),
+        checkpoint_sha256=sha256_file(sources.file),
         vision=config.vision,
         llm=config.llm,
         alignment=config.alignment,

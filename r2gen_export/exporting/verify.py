@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from r2gen_export.bundle import Manifest, ParityCheck, Semantics, open_bundle, sha256_file
 from r2gen_export.errors import R2GenError
@@ -16,6 +17,8 @@ def verify_bundle(
     vision: str | Path | None = None,
     llm: str | Path | None = None,
     *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_unexpected: Sequence[str] = (),
     semantics: Semantics | None = None,
     max_new_tokens: int | None = None,
     stage: Callable[[str], None] = lambda name: None,
@@ -27,6 +30,8 @@ def verify_bundle(
         checkpoint: what it was exported from; with `vision` and `llm`, or none of the three.
         vision: vision encoder, local folder or hub id.
         llm: LLM, local folder or hub id.
+        overrides: what the export was told of the model, as `ExportSettings.overrides`.
+        allow_unexpected: as in the export.
         semantics: which release's decoding to compare; the bundle's when None.
         max_new_tokens: stop the compared reports here; None: at their own limit.
         stage: called with the name of each part of the work.
@@ -50,7 +55,15 @@ def verify_bundle(
         raise R2GenError("R2G-CONFIG-VALUE", f"parity needs all three sources, {missing} missing", f"add {missing}")
     chosen = semantics or manifest.semantics
     return checks + _against_sources(
-        bundle, manifest, checkpoint, (vision, llm), semantics=chosen, limit=max_new_tokens, stage=stage
+        bundle,
+        manifest,
+        checkpoint,
+        (vision, llm),
+        overrides=overrides,
+        allow_unexpected=allow_unexpected,
+        semantics=chosen,
+        limit=max_new_tokens,
+        stage=stage,
     )
 
 
@@ -60,17 +73,19 @@ def _against_sources(
     checkpoint: Path,
     models: tuple[str | Path, str | Path],
     *,
+    overrides: Mapping[str, Any] | None,
+    allow_unexpected: Sequence[str],
     semantics: Semantics,
     limit: int | None,
     stage: Callable[[str], None],
 ) -> list[ParityCheck]:
     from r2gen_export.exporting import parity
-    from r2gen_export.exporting.export import bundle_dims, bundle_prompt, load_sources
-    from r2gen_export.training.checkpoint import ADAPTER
+    from r2gen_export.exporting.export import bundle_dims, bundle_prompt
+    from r2gen_export.exporting.sources import load_sources
 
     stage("loading sources")
-    sources = load_sources(checkpoint, *models)
-    found = sha256_file(checkpoint / ADAPTER)
+    sources = load_sources(checkpoint, *models, overrides=overrides, allow_unexpected=allow_unexpected)
+    found = sha256_file(sources.file)
     same = found == manifest.source.checkpoint_sha256
     detail = f"{found[:12]}..." + ("" if same else f", exported from {manifest.source.checkpoint_sha256[:12]}...")
     checks = [ParityCheck("checkpoint SHA-256", same, float(not same), 0.0, detail)]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.model import ModelConfig, R2GenGPT
+from r2gen_export.training.published import Trained, is_derived
 from r2gen_export.training.sources import check_finite, weights_sha256
 
 FORMAT: Final = "r2gen-checkpoint"
@@ -63,6 +66,11 @@ def save_checkpoint(
     with atomic_dir(folder, overwrite=overwrite) as scratch:
         (scratch / ADAPTER).write_bytes(save(tensors))  # a full disk is an OSError here, not one of safetensors' own
         (scratch / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def is_own(path: Path) -> bool:
+    """Whether `path` is a folder of the kind `save_checkpoint` writes, complete or not."""
+    return path.is_dir() and any((path / name).exists() for name in (ADAPTER, CONFIG))
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -129,9 +137,59 @@ def load_checkpoint(model: R2GenGPT, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         message = f"{Path(folder) / ADAPTER} is damaged: {error}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "copy the checkpoint again") from error
+    check_keys(model, found, folder)
+    check_finite(found.items(), f"the checkpoint {folder}")
+    _check_sources(record.get("sources"), model, folder)
+    put_tensors(model, found)
+
+
+def load_published(model: R2GenGPT, trained: Trained, allow_unexpected: Sequence[str] = ()) -> None:
+    """Put the tensors of a published or Lightning file into `model`, all or none.
+
+    Copies of frozen source weights, which Lightning stores too, must equal the sources' in the precision they are
+    stored in.
+
+    Args:
+        model: built with `trained.config`.
+        trained: from `published.understand`.
+        allow_unexpected: names, or patterns with `*`, of tensors to leave aside.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-KEYS`, `R2G-MODEL-NONFINITE`, `R2G-CHECKPOINT-FORMAT` for other source weights.
+    """
+    path = trained.file.path
+    kept = {name: value for name, value in trained.tensors.items() if not _matches(name, allow_unexpected)}
+    wanted = dict(model.state_dict(keep_vars=True))
+    # The published module has the embedding table under a second name.
+    wanted["embed_tokens.weight"] = model.embed_tokens.weight
+    # Older releases of peft stored an adapted layer's own weight without `base_layer`.
+    wanted |= {name.replace(".base_layer.", "."): value for name, value in wanted.items() if ".base_layer." in name}
+    stray, other = [], []
+    for name, value in trained.frozen.items():
+        if is_derived(name) or _matches(name, allow_unexpected):
+            continue
+        if name not in wanted:
+            stray.append(name)
+        elif wanted[name].shape != value.shape or not torch.equal(wanted[name].detach().to(value.dtype), value):
+            other.append(name)
+    check_keys(model, kept, path, stray)
+    if other:
+        listed = ", ".join(sorted(other)[:5])
+        message = f"{path.name} was trained on other source weights; {len(other)} tensors differ: {listed}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name the --vision and --llm it was trained on")
+    check_finite(kept.items(), f"the checkpoint {path.name}")
+    put_tensors(model, kept)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_keys(model: R2GenGPT, found: Mapping[str, Tensor], path: Path, stray: Sequence[str] = ()) -> None:
+    """Raise `R2G-CHECKPOINT-KEYS` with every missing, unexpected (`stray` ones too) and mis-shaped tensor by name."""
     wanted = dict(model.trainable())
     missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
+    unexpected = sorted({*(found.keys() - wanted.keys()), *stray})
     shaped = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in sorted(wanted.keys() & found.keys())
@@ -140,12 +198,14 @@ def load_checkpoint(model: R2GenGPT, folder: Path) -> None:
     groups = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped))
     if missing or unexpected or shaped:
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in groups if names)
-        fix = "use the sources and the alignment the checkpoint was trained with (its config.json names them)"
-        raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of {folder} do not fit the model; {listed}", fix)
-    check_finite(found.items(), f"the checkpoint {folder}")
-    _check_sources(record.get("sources"), model, folder)
+        fix = "use the sources and the alignment the checkpoint was trained with (`r2gen inspect` shows them)"
+        raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of {path} do not fit the model; {listed}", fix)
+
+
+def put_tensors(model: R2GenGPT, found: Mapping[str, Tensor]) -> None:
+    """Copy checked tensors into the model."""
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in model.trainable():
             parameter.copy_(found[name])
 
 

@@ -1,0 +1,77 @@
+"""A checkpoint of any kind, its vision encoder and its LLM, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r2gen_export.bundle import Decoding, ImageSpec
+from r2gen_export.training import checkpoint as own
+from r2gen_export.training import published
+from r2gen_export.training.data import image_spec
+from r2gen_export.training.model import R2GenGPT
+from r2gen_export.training.sources import source_config
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A source model put together, ready to run and to export.
+
+    `file` holds the checkpoint's tensors, `dataset` is what they were trained on, `decoding` the settings they were
+    scored with, both None where the checkpoint does not say.
+    """
+
+    model: R2GenGPT
+    image: ImageSpec
+    file: Path
+    dataset: str | None = None
+    decoding: Decoding | None = None
+
+
+def load_sources(
+    checkpoint: Path,
+    vision: str | Path,
+    llm: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_unexpected: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Sources:
+    """The source model with the checkpoint's tensors in it, float32, eval mode, on the CPU.
+
+    What can be refused without the weights (checkpoint format, kinds of model) is refused before they are read.
+
+    Args:
+        checkpoint: folder of r2gen, `.pth` of the published code, Lightning's `.ckpt`, or a folder with one of those.
+        vision: vision encoder, local folder or hub id.
+        llm: LLM, local folder or hub id.
+        overrides: as in `ExportSettings`.
+        allow_unexpected: as in `ExportSettings`.
+        say: told what the checkpoint is, before weights are read.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.
+    """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    trained = None
+    if own.is_own(checkpoint):
+        config = dataclasses.replace(own.read_config(checkpoint), **given)
+        dataset = own.train_facts(checkpoint).get("dataset")
+    else:
+        trained = published.understand(published.read_file(published.find_file(checkpoint)), given)
+        config, dataset = trained.config, trained.dataset
+        say(published.describe(trained))
+    source_config(llm, "LLM", "llama")
+    source_config(vision, "vision encoder", "swin")
+    image = image_spec(vision)
+    model = R2GenGPT.from_sources(vision, llm, config, torch.float32)
+    if trained is None:
+        own.load_checkpoint(model, checkpoint)
+        return Sources(model.eval(), image, checkpoint / own.ADAPTER, dataset)
+    own.load_published(model, trained, allow_unexpected)
+    return Sources(model.eval(), image, trained.file.path, dataset, trained.decoding)

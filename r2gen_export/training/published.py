@@ -1,0 +1,327 @@
+"""Checkpoints of the published R2GenGPT code (`.pth`) and of Lightning (`.ckpt`), read without running anything.
+
+`.pth`: `{"model": trained tensors, "config": hyper-parameters, "epoch", "step"}` (published `save_checkpoint`).
+`.ckpt`: Lightning's `{"state_dict": all tensors, "hyper_parameters", "epoch", "global_step"}`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from r2gen_export.bundle import Decoding
+from r2gen_export.errors import R2GenError
+from r2gen_export.training.model import PROJECTOR, ModelConfig
+from r2gen_export.training.sources import source_name
+
+Kind = Literal["published", "lightning", "tensors"]
+
+SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".safetensors")
+
+PLAIN: Final = (
+    *((dict, f"{module}.AttributeDict") for module in (
+        "lightning.fabric.utilities.data",
+        "lightning.pytorch.utilities.parsing",
+        "lightning_fabric.utilities.data",
+        "pytorch_lightning.utilities.parsing",
+    )),
+    (SimpleNamespace, "argparse.Namespace"),
+)  # fmt: skip
+"""All that is allowed beside tensors and Python's plain types: names of holders of settings, read as plain holders."""
+
+LORA: Final = re.compile(r"^(visual_encoder|llama_model)\..*\.lora_A\.default\.weight$")
+
+CONFIG_NAMES: Final = {
+    "vision": "vision_model",
+    "llm": "llama_model",
+    "global_only": "global_only",
+    "vis_alpha": "vis_alpha",
+    "llm_alpha": "llm_alpha",
+    "lora_dropout": "lora_dropout",
+    "end_sym": "end_sym",
+    "max_length": "max_length",
+}
+"""Fields of `ModelConfig` and what the published settings call them."""
+
+DECODING_NAMES: Final = {
+    "num_beams": "beam_size",
+    "min_new_tokens": "min_new_tokens",
+    "max_new_tokens": "max_new_tokens",
+    "repetition_penalty": "repetition_penalty",
+    "length_penalty": "length_penalty",
+}
+"""What the published `validation_step` passes to `generate`, sampling apart, and its names. No other setting counts."""
+
+FLAGS: Final = {"global_only": "--global-only", "vis_alpha": "--delta-alpha", "llm_alpha": "--llm-alpha"}
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What is in a file, before anything is made of it.
+
+    Attributes:
+        path: the file.
+        kind: who wrote it; `tensors`: nothing but tensors.
+        tensors: all of them by name, as stored.
+        settings: hyper-parameters, plain values only.
+        facts: epoch and step.
+    """
+
+    path: Path
+    kind: Kind
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A published checkpoint, understood: `tensors` were trained, `frozen` are copies of the sources' weights."""
+
+    file: CheckpointFile
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    frozen: dict[str, Tensor]
+    decoding: Decoding | None
+    dataset: str | None
+
+
+def find_file(path: Path) -> Path:
+    """`path`, or the one checkpoint in it or in its `checkpoints` folder.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-MISSING`; `R2G-CHECKPOINT-FORMAT` when a folder holds several.
+    """
+    if path.is_file():
+        return path
+    folders = (path, path / "checkpoints")
+    found = [one for folder in folders if folder.is_dir() for one in sorted(folder.iterdir()) if _is_checkpoint(one)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(one.name for one in found)
+        message = f"{path} holds {len(found)} checkpoints: {names}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name one of them")
+    message = f"no checkpoint in {path}" if path.is_dir() else f"the checkpoint {path} is not there"
+    fix = f"name a file ({', '.join(SUFFIXES)}), or a folder that r2gen train wrote (OUT/best)"
+    raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def read_file(path: Path) -> CheckpointFile:
+    """Read a `.pth`, `.ckpt` or `.safetensors` file. Nothing in it is executed; big files are mapped, not read.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-UNSAFE` when it asks for anything but tensors and plain data;
+            `R2G-CHECKPOINT-FORMAT` when it is damaged or of another kind.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return CheckpointFile(path, "tensors", load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+    content = _unpickle(path)
+    if not isinstance(content, dict):
+        raise _other(path, f"it holds {type(content).__name__}, not a dictionary")
+    if isinstance(content.get("state_dict"), Mapping):
+        kind: Kind = "lightning"
+        tensors, settings = content["state_dict"], content.get("hyper_parameters")
+        facts = {"epoch": content.get("epoch"), "step": content.get("global_step")}
+    elif isinstance(content.get("model"), Mapping):
+        kind = "published"
+        tensors, settings = content["model"], content.get("config")
+        facts = {"epoch": content.get("epoch"), "step": content.get("step")}
+    else:
+        kind, tensors, settings, facts = "tensors", content, {}, {}
+    strange = [
+        str(name) for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if strange or not tensors:
+        found = f"{', '.join(strange[:5])} are no tensors" if strange else "there are no tensors in it"
+        raise _other(path, found)
+    if any(name.startswith("model.llama_proj.") for name in tensors):
+        message = f"{path.name} is the state `r2gen train` resumes from"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name the folder best or last beside it")
+    return CheckpointFile(
+        path, kind, dict(tensors), _plain(settings), {k: v for k, v in facts.items() if v is not None}
+    )
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(list(PLAIN)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if named := re.search(r"GLOBAL (\S+)|unsupported GLOBAL (\S+)|unrecognized function (\S+)", str(error)):
+            name = next(group for group in named.groups() if group)
+            message = f"{path.name} asks for {name!r}, which could run code; only tensors and plain settings are read"
+            fix = "do not load it elsewhere either, unless you trust who made it"
+            raise R2GenError("R2G-CHECKPOINT-UNSAFE", message, fix) from error
+        raise _unreadable(path, error) from error
+    except Exception as error:  # torch.load raises a dozen kinds on damaged files
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> R2GenError:
+    reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:160]
+    return R2GenError("R2G-CHECKPOINT-FORMAT", f"{path.name} cannot be read: {reason}", "copy the checkpoint again")
+
+
+def _other(path: Path, found: str) -> R2GenError:
+    message = f"{path.name} is no checkpoint of R2GenGPT: {found}"
+    fix = "expected {'model', 'config', ...} (published code) or {'state_dict', 'hyper_parameters', ...} (Lightning)"
+    return R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """Settings whose values are plain, out of a dictionary or a namespace, also when it is wrapped in `args`."""
+    if isinstance(settings, SimpleNamespace):
+        settings = vars(settings)
+    if not isinstance(settings, Mapping):
+        return {}
+    if isinstance(settings.get("args"), (Mapping, SimpleNamespace)):
+        return _plain(settings["args"])
+    kept = (bool, int, float, str, list, type(None))
+    return {str(name): value for name, value in settings.items() if isinstance(value, kept)}
+
+
+def understand(file: CheckpointFile, overrides: Mapping[str, Any]) -> Trained:
+    """Which model a file belongs to: from its tensors' names first, then its settings, then `overrides`.
+
+    Args:
+        file: from `read_file`.
+        overrides: fields of `ModelConfig` that are to hold whatever the file says; None counts as not given.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-FORMAT` when names and settings contradict each other; `R2G-CONFIG-VALUE` when a
+            setting that changes the words is neither in the file nor given.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    values: dict[str, Any] = {}
+    for name, theirs in CONFIG_NAMES.items():
+        if theirs in file.settings:
+            values[name] = _typed(file, theirs, file.settings[theirs], type(getattr(ModelConfig(), name)))
+    for name in ("vision", "llm"):
+        if name in values:
+            values[name] = source_name(values[name].replace("\\", "/"))
+    ranks = _ranks(file)
+    if "visual_encoder" in ranks:
+        values["vis_r"] = ranks["visual_encoder"]
+    if "llama_model" in ranks:
+        values["llm_r"] = ranks["llama_model"]
+    values["llm_lora"] = "llama_model" in ranks
+    values["alignment"] = _alignment(file, ranks, given.get("alignment"))
+    values |= given
+    needed = ["global_only"]
+    needed += ["vis_alpha"] if values["alignment"] == "delta" else []
+    needed += ["llm_alpha"] if values["llm_lora"] else []
+    if lacking := [name for name in needed if name not in values]:
+        message = f"{file.path.name} does not say {', '.join(lacking)}, which changes the reports"
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"give {', '.join(FLAGS[name] for name in lacking)}")
+    config = ModelConfig(**values)
+    trained = {name for name in file.tensors if _is_trained(name, config)}
+    if file.kind != "lightning":
+        trained = set(file.tensors)  # the published code stores what was trained and nothing else
+    return Trained(
+        file=file,
+        config=config,
+        tensors={name: file.tensors[name] for name in trained},
+        frozen={name: value for name, value in file.tensors.items() if name not in trained},
+        decoding=_decoding(file),
+        dataset=str(file.settings["dataset"]) if "dataset" in file.settings else None,
+    )
+
+
+def _ranks(file: CheckpointFile) -> dict[str, int]:
+    """Rank of the LoRA of each part that has one."""
+    found: dict[str, int] = {}
+    for name, value in file.tensors.items():
+        if match := LORA.match(name):
+            found.setdefault(match[1], len(value))
+    return found
+
+
+def _alignment(file: CheckpointFile, ranks: Mapping[str, int], given: str | None) -> str:
+    """delta by its LoRA; deep by trained encoder weights, which in a Lightning file only the settings tell apart."""
+    said = None
+    if {"freeze_vm", "vis_use_lora"} <= file.settings.keys():
+        lora, frozen = (_typed(file, name, file.settings[name], bool) for name in ("vis_use_lora", "freeze_vm"))
+        said = "delta" if lora else "shallow" if frozen else "deep"
+    encoder = any(name.startswith("visual_encoder.") for name in file.tensors)
+    if "visual_encoder" in ranks:
+        seen = "delta"
+    elif file.kind != "lightning":
+        seen = "deep" if encoder else "shallow"
+    else:
+        seen = given or (said if said in ("shallow", "deep") else None) or ""
+    if not seen:
+        message = f"{file.path.name} does not say whether its encoder was trained"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "give --alignment shallow or deep")
+    for other, where in ((said, "its settings say"), (given, "--alignment says")):
+        if other is not None and other != seen:
+            message = f"{file.path.name} holds tensors of a {seen} alignment, but {where} {other}"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "check where the file comes from")
+    return seen
+
+
+def _is_trained(name: str, config: ModelConfig) -> bool:
+    if ".lora_" in name or name.startswith(PROJECTOR):
+        return True
+    return config.alignment == "deep" and name.startswith("visual_encoder.") and not is_derived(name)
+
+
+def is_derived(name: str) -> bool:
+    """Buffers that older releases stored and every release computes."""
+    return name.endswith((".rotary_emb.inv_freq", ".relative_position_index", ".position_ids"))
+
+
+def _decoding(file: CheckpointFile) -> Decoding | None:
+    values = {
+        name: _typed(file, theirs, file.settings[theirs], type(getattr(Decoding(), name)))
+        for name, theirs in DECODING_NAMES.items()
+        if theirs in file.settings
+    }
+    return Decoding(**values) if len(values) == len(DECODING_NAMES) else None
+
+
+def _typed(file: CheckpointFile, name: str, value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        message = f"{file.path.name}: its setting {name} is {value!r}, expected {kind.__name__}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "check where the file comes from")
+    return value
+
+
+def describe(trained: Trained) -> str:
+    """What a file says of its model, in one line."""
+    config, facts = trained.config, trained.file.facts
+    where = ", ".join(f"{name} {value}" for name, value in facts.items())
+    parts = [f"{trained.file.kind} checkpoint {trained.file.path.name}" + (f" ({where})" if where else "")]
+    lora = f", LoRA r {config.vis_r} alpha {config.vis_alpha}" if config.alignment == "delta" else ""
+    parts.append(config.alignment + lora)
+    if config.global_only:
+        parts.append("pooled image token only")
+    if config.llm_lora:
+        parts.append(f"LLM LoRA r {config.llm_r} alpha {config.llm_alpha}")
+    parts.append(f"prompt {config.prompt!r}")
+    if (one := trained.decoding) is not None:
+        parts.append(
+            f"decoding: {one.num_beams} beams, {one.min_new_tokens} to {one.max_new_tokens} tokens, "
+            f"repetition penalty {one.repetition_penalty}, length penalty {one.length_penalty}"
+        )
+    return "; ".join(parts)
