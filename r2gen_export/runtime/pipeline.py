@@ -225,7 +225,7 @@ class Pipeline:
         on_text: Callable[[str], None] | None = None,
     ) -> list[Report]:
         prompt = self.manifest.prompt
-        stream = self._detokenizer.stream() if on_text else None
+        stream = self._detokenizer.stream(settings.semantics) if on_text else None
         sequences = generate(
             self._decoder,
             self._embed_tokens,
@@ -248,7 +248,7 @@ class Pipeline:
         self, study: _Encoded, sequence: TokenSequence, settings: Settings, started: float, batch_size: int
     ) -> Report:
         start = perf_counter()
-        text = self._detokenizer.text(sequence.token_ids)
+        text = self._detokenizer.text(sequence.token_ids, settings.semantics)
         done = perf_counter()
         if not text:
             raise R2GenError(

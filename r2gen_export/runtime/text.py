@@ -1,7 +1,8 @@
 """Token ids to report text, at once or piece by piece.
 
 Follows the published code, `models/R2GenGPT.py::decode`: a leading `<unk>` (id 0) and then a leading `<s>` (id 1) are
-dropped, the rest is decoded with special tokens kept, cut at the first `</s>`, stripped, and cleared of `<unk>`.
+dropped, the rest is decoded with special tokens kept, cut at the first `</s>`, stripped, and cleared of `<unk>`. What
+transformers 4.30 generates begins with its dummy `<s>`, so under `hf-4.30` that is what is dropped, and nothing more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from r2gen_export.bundle import Semantics
 from r2gen_export.errors import R2GenError
 
 END: Final = "</s>"
@@ -69,16 +71,18 @@ class Detokenizer:
         self.grows = decoder is not None and _stable(json.loads(decoder.__getstate__()))
         """Whether text can be given out before the last token; other decoders give it out at the end."""
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """The report of generated ids (no padding; a closing EOS is welcome)."""
-        return clean_text(self._decode(self._body(token_ids)))
+    def text(self, token_ids: Sequence[int], semantics: Semantics = "hf-current") -> str:
+        """The report of generated ids (no padding, no dummy BOS; a closing EOS is welcome)."""
+        return clean_text(self._decode(self._body(token_ids, semantics)))
 
-    def stream(self) -> TextStream:
+    def stream(self, semantics: Semantics = "hf-current") -> TextStream:
         """A fresh incremental decoder for one sequence."""
-        return TextStream(self)
+        return TextStream(self, semantics)
 
-    def _body(self, token_ids: Sequence[int]) -> list[int]:
+    def _body(self, token_ids: Sequence[int], semantics: Semantics) -> list[int]:
         ids = [int(token) for token in token_ids]
+        if semantics == "hf-4.30":
+            return ids
         for dropped in (self._unk_token_id, self._bos_token_id):
             if ids and ids[0] == dropped:
                 del ids[0]
@@ -87,9 +91,9 @@ class Detokenizer:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def _settled_raw(self, token_ids: Sequence[int]) -> str:
+    def _settled_raw(self, token_ids: Sequence[int], semantics: Semantics) -> str:
         """Decoded text of the tokens that later tokens cannot change."""
-        ids = self._body(token_ids)
+        ids = self._body(token_ids, semantics)
         # `ByteFallback` turns a whole run of bytes into U+FFFD when any of it is invalid: a run waits for its end.
         while ids and self._may_continue_bytes(ids[-1]):
             del ids[-1]
@@ -107,8 +111,8 @@ class TextStream:
     No piece ends inside a UTF-8 character, and nothing given out is taken back.
     """
 
-    def __init__(self, detokenizer: Detokenizer) -> None:
-        self._detokenizer = detokenizer
+    def __init__(self, detokenizer: Detokenizer, semantics: Semantics) -> None:
+        self._detokenizer, self._semantics = detokenizer, semantics
         self._ids: list[int] = []
         self._given = ""
 
@@ -117,11 +121,11 @@ class TextStream:
         self._ids.append(token_id)
         if not self._detokenizer.grows:
             return ""
-        return self._advance(settled(self._detokenizer._settled_raw(self._ids)))
+        return self._advance(settled(self._detokenizer._settled_raw(self._ids, self._semantics)))
 
     def finish(self) -> str:
         """The rest of the text, once the last token has been pushed."""
-        return self._advance(self._detokenizer.text(self._ids))
+        return self._advance(self._detokenizer.text(self._ids, self._semantics))
 
     def _advance(self, text: str) -> str:
         piece = text[len(self._given) :]

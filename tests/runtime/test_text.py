@@ -146,3 +146,15 @@ def test_a_file_that_is_no_tokenizer(tmp_path):
     with pytest.raises(R2GenError, match=r"tokenizer\.json is not a tokenizer") as caught:
         Detokenizer(tmp_path / "tokenizer.json", unk_token_id=0, bos_token_id=1)
     assert caught.value.code == "R2G-BUNDLE-MANIFEST"
+
+
+def test_old_semantics_drop_the_dummy_only(tokenizer):
+    """4.30's output begins with `<s>`: the published `decode` drops that and leaves generated `<unk>` and `<s>`."""
+    made, detokenizer = tokenizer
+    rng = random.Random(5)
+    for _ in range(200):
+        ids = [rng.choice([0, 1, 5]), *_random_ids(rng, made.get_vocab_size())]
+        wanted = published_decode(made, [1, *ids])
+        assert detokenizer.text(ids, "hf-4.30") == wanted
+        stream = detokenizer.stream("hf-4.30")
+        assert "".join([*map(stream.push, ids), stream.finish()]) == wanted
