@@ -247,6 +247,10 @@ def verify(
         int | None,
         typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="PATH", help="Compare on these studies (folder, list, annotation.json)."),
+    ] = None,
     alignment: AlignmentOption = None,
     global_only: GlobalOption = None,
     vis_alpha: VisAlphaOption = None,
@@ -267,6 +271,7 @@ def verify(
             checkpoint,
             vision,
             llm,
+            images=images,
             overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
             allow_unexpected=tuple(allow_unexpected or ()),
             semantics=semantics.value if semantics else None,

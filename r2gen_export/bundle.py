@@ -124,7 +124,8 @@ class Source:
 class ParityCheck:
     """One comparison of the exported graphs with PyTorch.
 
-    `observed` is the smallest tolerance that would pass (max abs difference), or 0/1 mismatching sequences for tokens.
+    `observed` is the smallest tolerance that would pass (max abs difference), for tokens the number of studies that
+    differ. `stage`: where in the flow (encode, prefill, decode, tokens). `metrics`: further figures by name.
     """
 
     name: str
@@ -132,6 +133,8 @@ class ParityCheck:
     observed: float
     tolerance: float
     detail: str = ""
+    stage: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r2gen_export.bundle import Semantics
+from r2gen_export.bundle import ParityCheck, Semantics
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say, write_out
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.measures import first_divergence
 from r2gen_export.exporting.verify import verify_bundle
 
 
@@ -21,6 +23,7 @@ def run_verify(
     vision: str | None,
     llm: str | None,
     *,
+    images: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_unexpected: Sequence[str] = (),
     semantics: Semantics | None = None,
@@ -37,6 +40,7 @@ def run_verify(
         checkpoint,
         vision,
         llm,
+        images=images,
         overrides=overrides,
         allow_unexpected=allow_unexpected,
         semantics=semantics,
@@ -44,10 +48,16 @@ def run_verify(
         stage=lambda name: say(f"{name} ..."),
     )
     if form == "json":
-        write_out(json.dumps([dataclasses.asdict(check) for check in checks], indent=1) + "\n")
+        write_out(json.dumps([_fields(check) for check in checks], indent=1) + "\n")
     else:
         print_checks(checks)
     failed = [check.name for check in checks if not check.passed]
     if failed:
-        message = f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        message = f"{len(failed)} of {len(checks)} checks failed, first in {first_divergence(checks)}"
         raise R2GenError("R2G-PARITY-FAILED", message, "name the sources it was exported from, or export it again")
+
+
+def _fields(check: ParityCheck) -> dict[str, Any]:
+    """JSON has no infinity: the difference of what is not finite is null."""
+    fields = dataclasses.asdict(check)
+    return fields if math.isfinite(check.observed) else {**fields, "observed": None}

@@ -18,20 +18,24 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, Semantics
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.measures import (
+    IMAGE_EMBEDS_TOLERANCE,
+    first_divergence,
+    logits_check,
+    tensor_check,
+    token_check,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r2gen_export.runtime.sessions import DecoderState
+    from r2gen_export.runtime.sessions import DecoderState, EmbeddingTable
     from r2gen_export.training.model import R2GenGPT
 
 Floats = NDArray[np.float32]
 
-IMAGE_EMBEDS_TOLERANCE: Final = 1e-4
-"""Max abs difference per unit of the largest value. Swin-base in ONNX Runtime fp32 differs by 5e-6."""
-
-LOGITS_TOLERANCE: Final = 5e-4
-"""Max abs difference per unit of the largest logit; the logits see every layer's rounding."""
+STEPS: Final = 12
+"""Steps whose logits are compared, after the first."""
 
 VIEWS: Final = (1, 2, 3, 1)
 """Views of the probe studies."""
@@ -43,14 +47,13 @@ SEED: Final = 20_230_918
 class Reference:
     """What PyTorch computes for the probe studies.
 
-    `image_embeds` [N, T, d]; `logits` [N, vocab] at the last prompt position; `next_logits` [N, vocab] one step later,
-    through the KV cache, after `next_ids` [N]; `token_ids` per decoding, cut behind the first EOS.
+    `image_embeds` [N, T, d]; `step_ids` [N, STEPS], the likeliest token of each step; `logits` [N, STEPS + 1, vocab] at
+    the last prompt position and behind each of them, through the KV cache; `token_ids` per decoding, cut behind EOS.
     """
 
     image_embeds: Floats
+    step_ids: NDArray[np.int64]
     logits: Floats
-    next_ids: NDArray[np.int64]
-    next_logits: Floats
     token_ids: dict[str, list[tuple[int, ...]]]
 
 
@@ -116,18 +119,12 @@ def reference(
 
     with torch.no_grad():
         embeds = torch.cat([model.encode_images(torch.from_numpy(study)) for study in studies])
-        first = model.llama_model(inputs_embeds=model.wrap_prompt(embeds), use_cache=True, logits_to_keep=1)
-        chosen = first.logits[:, -1].argmax(-1)
-        following = model.llama_model(
-            inputs_embeds=model.embed_tokens(chosen[:, None]), past_key_values=first.past_key_values, use_cache=True
-        )
+        step_ids, logits = _torch_steps(model, embeds)
         token_ids = {}
         for name, decoding in decodings.items():
             token_ids[name] = _torch_tokens(model, embeds, decoding, semantics)
             advance()
-    return Reference(
-        embeds.numpy(), first.logits[:, -1].numpy(), chosen.numpy(), following.logits[:, -1].numpy(), token_ids
-    )
+    return Reference(embeds.numpy(), step_ids, logits, token_ids)
 
 
 def compare(
@@ -171,10 +168,10 @@ def compare(
     embeds = [_unless_nonfinite(partial(vision.encode, study)) for study in studies]
     for views in sorted({len(study) for study in studies}):
         rows = [row for row, study in enumerate(studies) if len(study) == views]
-        worst = max(_difference(embeds[row], wanted.image_embeds[row : row + 1]) for row in rows)
-        limit = IMAGE_EMBEDS_TOLERANCE * max(1.0, float(np.abs(wanted.image_embeds).max()))
+        mine = [embeds[row] for row in rows]
+        found = None if any(one is None for one in mine) else np.concatenate(mine)
         name = f"image_embeds, {views} view{'s' if views > 1 else ''}"
-        checks.append(ParityCheck(name, worst <= limit, worst, limit, "max abs difference"))
+        checks.append(tensor_check(name, "encode", found, wanted.image_embeds[rows], IMAGE_EMBEDS_TOLERANCE))
 
     # NaN image tokens would only repeat the finding above.
     usable = [mine if mine is not None else wanted.image_embeds[row : row + 1] for row, mine in enumerate(embeds)]
@@ -182,11 +179,13 @@ def compare(
     tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))
     prompts = np.concatenate([np.concatenate([head, mine, tail], axis=1) for mine in usable])  # [N, S, d]
 
-    first, second = _unless_nonfinite(
-        lambda: _two_steps(decoder.prefill(prompts), table.lookup(wanted.next_ids[:, None]))
-    ) or (None, None)
-    checks.append(_logits_check("logits, first step", first, wanted.logits))
-    checks.append(_logits_check("logits, second step", second, wanted.next_logits))
+    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts), table, wanted.step_ids))
+    for name, stage, part in (
+        ("logits, first step", "prefill", slice(0, 1)),
+        (f"logits, next {STEPS} steps", "decode", slice(1, None)),
+    ):
+        given = None if logits is None else logits[:, part]
+        checks.append(logits_check(name, stage, given, wanted.logits[:, part]))
 
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
@@ -201,8 +200,8 @@ def compare(
                 bos_token_id=prompt.bos_token_id,
             )
         )
-        found = [tuple(sequence.token_ids) for sequence in sequences] if sequences is not None else None
-        checks.append(_token_check(name, decoding, found, wanted.token_ids[name]))
+        ids = [sequence.token_ids for sequence in sequences] if sequences is not None else None
+        checks.append(token_check(name, decoding, ids, wanted.token_ids[name]))
         advance()
     return tuple(checks)
 
@@ -214,8 +213,34 @@ def require(checks: Sequence[ParityCheck]) -> None:
         listed = "; ".join(
             f"{check.name}: {check.observed:.3g}, allowed {check.tolerance:.3g} ({check.detail})" for check in failed
         )
-        message = f"{len(failed)} of {len(checks)} checks against PyTorch failed: {listed}"
+        first = first_divergence(checks)
+        message = f"{len(failed)} of {len(checks)} checks against PyTorch failed, first in {first}; {listed}"
         raise R2GenError("R2G-PARITY-FAILED", message, "report it with the output of `r2gen doctor`; nothing was kept")
+
+
+def _torch_steps(model: R2GenGPT, embeds: Tensor) -> tuple[NDArray[np.int64], Floats]:
+    """The likeliest token of each step [N, STEPS], and the logits [N, STEPS + 1, vocab] they come from."""
+    import torch
+
+    output = model.llama_model(inputs_embeds=model.wrap_prompt(embeds), use_cache=True, logits_to_keep=1)
+    ids: list[Tensor] = []
+    logits = [output.logits[:, -1]]
+    for _ in range(STEPS):
+        ids.append(logits[-1].argmax(-1))
+        output = model.llama_model(
+            inputs_embeds=model.embed_tokens(ids[-1][:, None]), past_key_values=output.past_key_values, use_cache=True
+        )
+        logits.append(output.logits[:, -1])
+    return torch.stack(ids, dim=1).numpy(), torch.stack(logits, dim=1).numpy()
+
+
+def _steps(state: DecoderState, table: EmbeddingTable, ids: NDArray[np.int64]) -> Floats:
+    """Logits [N, STEPS + 1, vocab] of the last prompt position and behind each of ids [N, STEPS]."""
+    logits = [state.logits.copy()]
+    for step in range(ids.shape[1]):
+        state.decode(table.lookup(ids[:, step, None]))
+        logits.append(state.logits.copy())
+    return np.stack(logits, axis=1)
 
 
 def _torch_tokens(model: R2GenGPT, embeds: Tensor, decoding: Decoding, semantics: Semantics) -> list[tuple[int, ...]]:
@@ -254,40 +279,3 @@ def _unless_nonfinite(run: Callable[[], Any]) -> Any:
         if error.code != "R2G-GENERATE-NONFINITE":
             raise
         return None
-
-
-def _two_steps(state: DecoderState, embeds: Floats) -> tuple[Floats, Floats]:
-    """Logits [N, vocab] of the last prompt position, and of `embeds` [N, 1, d] put behind it through the cache."""
-    first = state.logits.copy()
-    state.decode(embeds)
-    return first, state.logits
-
-
-def _difference(found: Floats | None, wanted: Floats) -> float:
-    """Max abs difference; infinity when shapes differ or a value is not finite."""
-    if found is None or found.shape != wanted.shape or not np.isfinite(found).all():
-        return float("inf")
-    return float(np.abs(found - wanted).max())
-
-
-def _logits_check(name: str, found: Floats | None, wanted: Floats) -> ParityCheck:
-    worst = _difference(found, wanted)
-    scale = float(np.abs(wanted).max())
-    limit = LOGITS_TOLERANCE * max(1.0, scale)
-    return ParityCheck(name, worst <= limit, worst, limit, f"max abs difference, largest logit {scale:.3g}")
-
-
-def _token_check(
-    name: str, decoding: Decoding, found: list[tuple[int, ...]] | None, wanted: list[tuple[int, ...]]
-) -> ParityCheck:
-    way = "greedy" if decoding.num_beams == 1 else f"beam {decoding.num_beams}"
-    title = f"tokens, {name}"
-    detail = f"{way}, {len(wanted)} studies, {sum(map(len, wanted))} tokens"
-    if found is None:
-        return ParityCheck(title, False, float(len(wanted)), 0.0, f"{detail}, NaN or infinity in the logits")
-    wrong = [row for row, ids in enumerate(wanted) if found[row] != ids]
-    if wrong:
-        one, two = found[wrong[0]], wanted[wrong[0]]
-        step = next((at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), None)
-        detail += f", study {wrong[0] + 1} differs from token {min(len(one), len(two)) if step is None else step} on"
-    return ParityCheck(title, not wrong, float(len(wrong)), 0.0, detail)

@@ -7,8 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r2gen_export.bundle import Manifest, ParityCheck, Semantics, open_bundle, sha256_file
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, Semantics, open_bundle, sha256_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.studies import collect_studies
 
 
 def verify_bundle(
@@ -17,6 +22,7 @@ def verify_bundle(
     vision: str | Path | None = None,
     llm: str | Path | None = None,
     *,
+    images: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_unexpected: Sequence[str] = (),
     semantics: Semantics | None = None,
@@ -30,6 +36,7 @@ def verify_bundle(
         checkpoint: what it was exported from; with `vision` and `llm`, or none of the three.
         vision: vision encoder, local folder or hub id.
         llm: LLM, local folder or hub id.
+        images: folder, list or annotation of studies to compare on, as `infer` takes them; random shadings when None.
         overrides: what the export was told of the model, as `ExportSettings.overrides`.
         allow_unexpected: as in the export.
         semantics: which release's decoding to compare; the bundle's when None.
@@ -59,6 +66,7 @@ def verify_bundle(
         manifest,
         checkpoint,
         (vision, llm),
+        images=images,
         overrides=overrides,
         allow_unexpected=allow_unexpected,
         semantics=chosen,
@@ -73,6 +81,7 @@ def _against_sources(
     checkpoint: Path,
     models: tuple[str | Path, str | Path],
     *,
+    images: Path | None,
     overrides: Mapping[str, Any] | None,
     allow_unexpected: Sequence[str],
     semantics: Semantics,
@@ -100,7 +109,7 @@ def _against_sources(
     if not all(check.passed for check in checks[1:]):
         return checks  # the graphs cannot even be run side by side
     decodings = parity.gate_decodings(manifest.presets, limit)
-    studies = parity.probe_studies(manifest.image)
+    studies = parity.probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
     stage("running PyTorch")
     wanted = parity.reference(sources.model, studies, decodings, semantics)
     stage("running the bundle")
@@ -115,4 +124,15 @@ def _against_sources(
             wanted=wanted,
             semantics=semantics,
         ),
+    ]
+
+
+def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:
+    """Pixel values [V, 3, H, W] of the studies in a folder, a list or an annotation.
+
+    Raises:
+        R2GenError: `R2G-IMAGE-*`, `R2G-DATA-*`.
+    """
+    return [
+        preprocess([load_image(view) for view in study.images], spec) for study in collect_studies([images]).studies
     ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from r2gen_export.bundle import open_bundle
+from r2gen_export.bundle import open_bundle, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting import vision
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.pipeline import Pipeline
 from tests.conftest import TinySources, make_sources
+from tests.test_cli import run_cli
 
 
 def export(sources: TinySources, out: Path, **more: object) -> None:
@@ -89,7 +92,33 @@ def test_sabotage_between_export_and_gate(
     with pytest.raises(R2GenError) as caught:
         export(tiny_sources, tmp_path / "bundle")
     assert (caught.value.code, caught.value.exit_status) == ("R2G-PARITY-FAILED", 3)
+    assert "first in encode: image_embeds, 1 view" in caught.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_command_says_where_two_runs_part(tiny_bundle: Path, tiny_sources: TinySources, tmp_path: Path) -> None:
+    """The bundle's embedding table is changed: the vision encoder still agrees, the prefill does not."""
+    changed = Path(shutil.copytree(tiny_bundle, tmp_path / "changed"))
+    table = np.load(changed / "embed_tokens.npy")
+    np.save(changed / "embed_tokens.npy", table * np.float32(1.02))
+    seal(changed, open_bundle(tiny_bundle))
+    data = Path(__file__).parents[1] / "data"
+    command = ("--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision, "--llm", tiny_sources.llm,
+               "--images", data, "--parity-tokens", 6, "--format", "json")  # fmt: skip
+    good = run_cli("verify", tiny_bundle, *command)
+    assert good.returncode == 0, good.stderr
+    checks = {check["name"]: check for check in json.loads(good.stdout)}
+    assert checks["image_embeds, 1 view"]["metrics"]["cosine"] > 0.9999
+    assert checks["logits, next 12 steps"]["metrics"]["top1"] == 1.0
+    assert 0 <= checks["logits, first step"]["metrics"]["kl_max"] < 1e-6
+    assert "3 studies" in checks["tokens, paper"]["detail"]
+    bad = run_cli("verify", changed, *command)
+    assert bad.returncode == 3
+    assert "first in prefill: logits, first step" in bad.stderr
+    verdicts = {check["name"]: check["passed"] for check in json.loads(bad.stdout)}
+    assert verdicts["image_embeds, 1 view"]
+    assert not verdicts["logits, first step"]
+    assert run_cli("verify", tiny_bundle, *command[:6], "--images", tmp_path / "none").returncode == 2
 
 
 def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> None:
