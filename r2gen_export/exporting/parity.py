@@ -25,6 +25,7 @@ from r2gen_export.exporting.measures import (
     tensor_check,
     token_check,
 )
+from r2gen_export.exporting.nonfinite import first_nonfinite, prefill_feeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,11 @@ def compare(
         mine = [embeds[row] for row in rows]
         found = None if any(one is None for one in mine) else np.concatenate(mine)
         name = f"image_embeds, {views} view{'s' if views > 1 else ''}"
-        checks.append(tensor_check(name, "encode", found, wanted.image_embeds[rows], IMAGE_EMBEDS_TOLERANCE))
+        check = tensor_check(name, "encode", found, wanted.image_embeds[rows], IMAGE_EMBEDS_TOLERANCE)
+        if found is None:
+            culprit = next(studies[row] for row in rows if embeds[row] is None)
+            check = _naming_the_node(check, folder / layout.VISION, {"pixel_values": culprit})
+        checks.append(check)
 
     # NaN image tokens would only repeat the finding above.
     usable = [mine if mine is not None else wanted.image_embeds[row : row + 1] for row, mine in enumerate(embeds)]
@@ -185,7 +190,11 @@ def compare(
         (f"logits, next {STEPS} steps", "decode", slice(1, None)),
     ):
         given = None if logits is None else logits[:, part]
-        checks.append(logits_check(name, stage, given, wanted.logits[:, part]))
+        check = logits_check(name, stage, given, wanted.logits[:, part])
+        if given is None:
+            graph = folder / layout.DECODER
+            check = _naming_the_node(check, graph, prefill_feeds(graph, dims, prompts))
+        checks.append(check)
 
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
@@ -204,6 +213,13 @@ def compare(
         checks.append(token_check(name, decoding, ids, wanted.token_ids[name]))
         advance()
     return tuple(checks)
+
+
+def _naming_the_node(check: ParityCheck, graph: Path, feeds: Mapping[str, NDArray[Any]]) -> ParityCheck:
+    """The check of a stage that gave NaN or infinity, with the node it began in."""
+    found = first_nonfinite(graph, feeds)
+    detail = f"NaN or infinity, first in node {found}" if found else "NaN or infinity"
+    return dataclasses.replace(check, detail=detail)
 
 
 def require(checks: Sequence[ParityCheck]) -> None:
