@@ -39,7 +39,7 @@ def first_nonfinite(path: Path, feeds: Mapping[str, NDArray[Any]]) -> str | None
     if data > LARGEST:
         return None
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     nodes = [(node, name) for node in model.graph.node for name in node.output if types.get(name) in FLOATS]
     known = {value.name for value in model.graph.output}
     kept = list(model.graph.output)
