@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from tokenizers import AddedToken
 
 from r2gen_export.bundle import ParityCheck
 from r2gen_export.errors import R2GenError
@@ -42,6 +43,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         except (ValueError, ImportError, RuntimeError) as error:
             message = f"the LLM's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form: {error}"
             raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "put a tokenizer.json into the LLM's folder") from error
+        # The conversion forgets `<unk>` where it pads too; without it "<unk>" in a text is spelt, in ids is a word.
+        tokens = (tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token)
+        backend.add_special_tokens([AddedToken(str(one), normalized=False, special=True) for one in tokens if one])
     # Padding or truncation left on by a training run would cut prompts and reports.
     backend.no_padding()
     backend.no_truncation()

@@ -3,6 +3,7 @@
 Follows the published code, `models/R2GenGPT.py::decode`: a leading `<unk>` (id 0) and then a leading `<s>` (id 1) are
 dropped, the rest is decoded with special tokens kept, cut at the first `</s>`, stripped, and cleared of `<unk>`. What
 transformers 4.30 generates begins with its dummy `<s>`, so under `hf-4.30` that is what is dropped, and nothing more.
+LLaMA's own tokenizers are decoded as the slow tokenizer does it (`sentencepiece_text.py`), others by `tokenizers`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 
 from r2gen_export.bundle import Semantics
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.sentencepiece_text import tokens_to_text
 
 END: Final = "</s>"
 UNKNOWN: Final = "<unk>"
@@ -68,12 +70,19 @@ class Detokenizer:
         self._unk_token_id = unk_token_id
         self._bos_token_id = bos_token_id
         decoder = self._tokenizer.decoder
-        self.grows = decoder is not None and _stable(json.loads(decoder.__getstate__()))
+        steps = json.loads(decoder.__getstate__()) if decoder is not None else None
+        self.sentencepiece = steps is not None and _is_sentencepiece(steps)
+        """Whether it is a LLaMA tokenizer, decoded as its slow form does."""
+        self._special = frozenset(
+            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
+        )
+        self._pieces = frozenset(self._tokenizer.get_vocab()) if self.sentencepiece else frozenset()
+        self.grows = steps is not None and _stable(steps)
         """Whether text can be given out before the last token; other decoders give it out at the end."""
 
     def text(self, token_ids: Sequence[int], semantics: Semantics = "hf-current") -> str:
         """The report of generated ids (no padding, no dummy BOS; a closing EOS is welcome)."""
-        return clean_text(self._decode(self._body(token_ids, semantics)))
+        return clean_text(self._decode(self._body(token_ids, semantics), semantics))
 
     def stream(self, semantics: Semantics = "hf-current") -> TextStream:
         """A fresh incremental decoder for one sequence."""
@@ -88,17 +97,24 @@ class Detokenizer:
                 del ids[0]
         return ids
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+    def _decode(self, ids: Sequence[int], semantics: Semantics) -> str:
+        if not self.sentencepiece:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        tokens = [token for token in map(self._tokenizer.id_to_token, ids) if token is not None]
+        return tokens_to_text(tokens, self._special, self._pieces, semantics)
 
     def _settled_raw(self, token_ids: Sequence[int], semantics: Semantics) -> str:
         """Decoded text of the tokens that later tokens cannot change."""
         ids = self._body(token_ids, semantics)
+        if self.sentencepiece:
+            # A special token puts a blank before the run it ends: after the first one, a run waits for its end.
+            special = [at for at, token in enumerate(ids) if self._tokenizer.id_to_token(token) in self._special]
+            del ids[special[-1] + 1 if special else len(ids) :]
         # `ByteFallback` turns a whole run of bytes into U+FFFD when any of it is invalid: a run waits for its end.
         while ids and self._may_continue_bytes(ids[-1]):
             del ids[-1]
         # `ByteLevel` shows a character whose bytes are not complete as U+FFFD.
-        return self._decode(ids).rstrip(REPLACEMENT)
+        return self._decode(ids, semantics).rstrip(REPLACEMENT)
 
     def _may_continue_bytes(self, token_id: int) -> bool:
         token = self._tokenizer.id_to_token(token_id)
@@ -131,6 +147,11 @@ class TextStream:
         piece = text[len(self._given) :]
         self._given += piece
         return piece
+
+
+def _is_sentencepiece(decoder: dict[str, Any]) -> bool:
+    """Whether a decoder is the one that LLaMA's sentencepiece model is converted to."""
+    return [step["type"] for step in decoder.get("decoders", ())] == ["Replace", "ByteFallback", "Fuse", "Strip"]
 
 
 def _stable(decoder: dict[str, Any]) -> bool:

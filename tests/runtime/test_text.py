@@ -74,7 +74,10 @@ def _random_ids(rng: random.Random, vocab: int) -> list[int]:
 
 
 def test_text_is_the_published_one(tokenizer):
+    """LLaMA's own tokenizers are compared with the slow one in `tests/exporting/test_tokenizer.py`."""
     hf, detokenizer = tokenizer
+    if detokenizer.sentencepiece:
+        return
     rng = random.Random(0)
     for _ in range(500):
         ids = _random_ids(rng, hf.get_vocab_size())
@@ -151,6 +154,8 @@ def test_a_file_that_is_no_tokenizer(tmp_path):
 def test_old_semantics_drop_the_dummy_only(tokenizer):
     """4.30's output begins with `<s>`: the published `decode` drops that and leaves generated `<unk>` and `<s>`."""
     made, detokenizer = tokenizer
+    if detokenizer.sentencepiece:
+        return
     rng = random.Random(5)
     for _ in range(200):
         ids = [rng.choice([0, 1, 5]), *_random_ids(rng, made.get_vocab_size())]
