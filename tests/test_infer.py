@@ -196,6 +196,10 @@ def test_names_are_shown_when_asked_for(tmp_path: Path) -> None:
         (("bad.json",), "R2G-DATA-ANNOTATION"),
         ((PHANTOM, "--preset", "slow"), "R2G-CONFIG-VALUE"),
         ((PHANTOM, "--max-new-tokens", "9999"), "R2G-CONFIG-VALUE"),
+        ((PHANTOM, "--threads", "999999"), "R2G-CONFIG-VALUE"),
+        ((PHANTOM, "--num-beams", "5000"), "R2G-CONFIG-VALUE"),
+        (("pipe.png",), "R2G-IMAGE-FORMAT"),
+        (("text.json",), "R2G-DATA-ANNOTATION"),
         ((PHANTOM, "--temperature", "nan"), "R2G-CONFIG-VALUE"),
         ((PHANTOM, "--device", "cuda"), "R2G-DEVICE-UNAVAILABLE"),
         ((PHANTOM, "--bundle", "empty"), "R2G-BUNDLE-MISSING"),
@@ -206,6 +210,8 @@ def test_mistakes_have_a_code(tmp_path: Path, arguments: tuple[object, ...], cod
     if code == "R2G-DEVICE-UNAVAILABLE" and shutil.which("nvidia-smi"):
         pytest.skip("there is a GPU")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "text.json").write_text('{"train": [{"id": 1, "image_path": "x.png"}]}')
     (tmp_path / "bad.json").write_text('{"train": [{}]}')
     done = run_cli("infer", *arguments, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

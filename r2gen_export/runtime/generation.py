@@ -27,6 +27,8 @@ __all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate"]
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+MOST_BEAMS: Final = 64
+
 LARGEST_LOG: Final = 80.0
 """Natural logarithm of the largest length^length_penalty; float32 ends at 88."""
 
@@ -97,6 +99,8 @@ def check_decoding(decoding: Decoding) -> None:
         value = getattr(one, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < bound:
             raise _wrong(f"{name} {value!r}", f"give a whole number, {bound} or more")
+    if one.num_beams > MOST_BEAMS:
+        raise _wrong(f"num_beams {one.num_beams}, which needs as many copies of the KV cache", f"at most {MOST_BEAMS}")
     if one.min_new_tokens > one.max_new_tokens:
         message = f"min_new_tokens {one.min_new_tokens} is above max_new_tokens {one.max_new_tokens}"
         raise _wrong(message, "lower one or raise the other")

@@ -43,6 +43,9 @@ def load_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`.
     """
+    if path.exists() and not path.is_file():
+        # A pipe would wait for a writer for ever.
+        raise R2GenError("R2G-IMAGE-FORMAT", f"{path} is not a regular file", "name an image file")
     try:
         # Pillow's own guard warns or raises at another size; the header is checked here, before any pixel is decoded.
         with warnings.catch_warnings(), path.open("rb") as file:

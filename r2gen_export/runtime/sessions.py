@@ -35,6 +35,9 @@ __all__ = [
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+MOST_THREADS: Final = 1024
+"""Each takes memory of its own; a typing error must not take all of it."""
+
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Where Linux (cgroup v2) writes a container's CPU limit: `QUOTA PERIOD`, or `max PERIOD`."""
 
@@ -246,8 +249,8 @@ def available_cores(quota: Path = CPU_QUOTA) -> int:
 def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    if threads is not None and threads < 1:
-        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", "give 1 or more")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", f"give 1 to {MOST_THREADS}")
     options = onnxruntime.SessionOptions()
     # Given explicitly, because ONNX Runtime's own choice counts the machine's cores, not this process's.
     options.intra_op_num_threads = threads or available_cores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,13 +74,16 @@ def collect_studies(arguments: Sequence[Path]) -> StudyList:
 
 def without_names(error: CodedError, study: Study, number: int) -> str:
     """The error's message with the study's paths replaced by its number, for output that may be kept as a log."""
-    message = error.message
+    aliases: dict[str, str] = {}
     for view, path in enumerate(study.images, start=1):
         alias = f"image {view} of study {number}" if len(study.images) > 1 else f"the image of study {number}"
-        # Longest first, so that no folder of the path is left standing.
         for spelling in (str(path.absolute()), str(path), path.name):
-            message = message.replace(spelling, alias)
-    return message
+            aliases.setdefault(spelling, alias)
+    # Longest first, so that no folder of a path is left standing; in one pass, so that no alias is replaced again.
+    spellings = sorted(filter(None, aliases), key=len, reverse=True)
+    if not spellings:
+        return error.message
+    return re.sub("|".join(map(re.escape, spellings)), lambda match: aliases[match[0]], error.message)
 
 
 def _holds_many(argument: Path) -> bool:
@@ -136,7 +140,10 @@ def _annotation(path: Path) -> Iterator[Study]:
         splits = json.loads(_read(path))
         for split in ("train", "val", "test"):
             for entry in splits.get(split, ()):
-                yield Study(str(entry["id"]), tuple(base / image for image in entry["image_path"]))
+                images = entry["image_path"]
+                if not isinstance(images, list):
+                    raise TypeError(f"image_path of a study in {split} is no list")
+                yield Study(str(entry["id"]), tuple(base / image for image in images))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise R2GenError(
             "R2G-DATA-ANNOTATION",
