@@ -171,7 +171,8 @@ def _unpickle(path: Path) -> Any:
             message = f"{path.name} asks for {name!r}, which could run code; only tensors and plain settings are read"
             fix = "do not load it elsewhere either, unless you trust who made it"
             raise R2GenError("R2G-CHECKPOINT-UNSAFE", message, fix) from error
-        raise _unreadable(path, error) from error
+        # torch explains at length how to switch the safe loading off.
+        raise _unreadable(path, ValueError("it was not written by torch.save, or is damaged")) from error
     except Exception as error:  # torch.load raises a dozen kinds on damaged files
         raise _unreadable(path, error) from error
 

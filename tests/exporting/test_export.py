@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,18 @@ def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> N
         with pytest.raises(R2GenError, match="R2G-"):
             export(tiny_sources, tmp_path / "bundle", **wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(lightning=None, tensorboard=None)\n"
+        "import cli; cli.app(sys.argv[1:])\n"
+    )  # fmt: skip
+    command = ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
+               "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3]  # fmt: skip
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(tmp_path / "bundle").parity

@@ -98,7 +98,5 @@ def test_aliases_are_not_replaced_again():
     """Names of one letter stand inside the words that replace them."""
     study = Study("s", (Path("a"), Path("i"), Path("1/a")))
     error = R2GenError("R2G-IMAGE-MISSING", "no file 1/a, nor i")
-    assert (
-        without_names(error, study, 7)
-        == "no f" + "image 2 of study 7" + "le image 3 of study 7, nor image 2 of study 7"
-    )
+    second = "image 2 of study 7"
+    assert without_names(error, study, 7) == f"no f{second}le image 3 of study 7, nor {second}"
