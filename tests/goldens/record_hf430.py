@@ -8,6 +8,7 @@ sentencepiece model).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -81,11 +82,13 @@ def train_sentencepiece() -> None:
 
     words = [word for word in WORDS if word.isascii()]
     lines = [*PROMPT_HALVES, *(" ".join(words[at:] + words[:at]) for at in range(len(words)))]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(MODEL.with_suffix("")), model_type="bpe", vocab_size=480,
-        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
-        split_digits=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
-    )  # fmt: skip
+    # The model file keeps its prefix: a bare name, so that it holds no folder of this machine.
+    with contextlib.chdir(HERE):
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_prefix=MODEL.stem, model_type="bpe", vocab_size=480,
+            byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
+            split_digits=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
+        )  # fmt: skip
     MODEL.with_suffix(".vocab").unlink()
 
 
