@@ -86,8 +86,8 @@ def train_sentencepiece() -> None:
     with contextlib.chdir(HERE):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_prefix=MODEL.stem, model_type="bpe", vocab_size=480,
-            byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
-            split_digits=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
+            byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+            add_dummy_prefix=True, split_digits=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
         )  # fmt: skip
     MODEL.with_suffix(".vocab").unlink()
 
