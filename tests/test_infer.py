@@ -219,6 +219,17 @@ def test_mistakes_have_a_code(tmp_path: Path, arguments: tuple[object, ...], cod
     assert len(done.stderr.splitlines()) <= 2
 
 
+def test_errors_of_one_study_carry_no_file_name(tmp_path: Path) -> None:
+    bad = tmp_path / "doe^john.png"
+    missing = run_cli("infer", bad, "--quiet")
+    bad.write_text("not an image")
+    for done in (missing, run_cli("infer", bad, "--quiet"), run_cli("infer", PHANTOM, bad, "--stream", "--quiet")):
+        assert done.returncode == 2
+        assert "doe" not in done.stdout + done.stderr
+        assert done.stderr.startswith("R2G-IMAGE")
+    assert "doe^john" in run_cli("infer", bad, "--quiet", "--names").stderr
+
+
 def test_nan_in_the_weights(tmp_path: Path) -> None:
     done = run_cli("infer", PHANTOM, "--bundle", nan_bundle(tmp_path), "--quiet")
     assert (done.returncode, done.stdout) == (2, "")

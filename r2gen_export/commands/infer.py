@@ -15,6 +15,7 @@ from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Outcome, Pipeline
+    from r2gen_export.runtime.report import Report
     from r2gen_export.runtime.studies import Study, StudyList
 
 UNFINISHED = "[unfinished draft: the generation stopped here]"
@@ -63,9 +64,23 @@ def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
         if request.format == "text" and request.out is None and _streams(request):
             _stream(request, pipeline, study)
             return
-        report = pipeline.generate(study.images, **request.options)
+        report = _generate(request, pipeline, study)
         report = dataclasses.replace(report, name=study.name if request.names else None)
         write((_json(report.to_dict()) if request.format == "json" else report.to_text()) + "\n")
+
+
+def _generate(
+    request: InferRequest, pipeline: Pipeline, study: Study, on_text: Callable[[str], None] | None = None
+) -> Report:
+    """The report of the only study; its errors name its images by number unless `--names` was given."""
+    from r2gen_export.runtime.studies import without_names
+
+    try:
+        return pipeline.generate(study.images, on_text=on_text, **request.options)
+    except R2GenError as error:
+        if request.names:
+            raise
+        raise R2GenError(error.code, without_names(error, study, 1), error.fix) from error
 
 
 def _streams(request: InferRequest) -> bool:
@@ -84,7 +99,7 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
 
     notice = f"\n\n{notice_block(pipeline.manifest.notice)}\n"
     try:
-        pipeline.generate(study.images, on_text=show, **request.options)
+        _generate(request, pipeline, study, on_text=show)
     except BrokenPipeError:
         raise
     except BaseException:

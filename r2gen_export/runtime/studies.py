@@ -50,9 +50,10 @@ def collect_studies(arguments: Sequence[Path]) -> StudyList:
     """
     if not arguments:
         raise R2GenError("R2G-DATA-EMPTY", "no image given", "r2gen infer IMAGE...")
-    for argument in arguments:
+    for number, argument in enumerate(arguments, start=1):
         if not argument.exists():
-            raise R2GenError("R2G-IMAGE-MISSING", f"{argument} is not there", "check the path")
+            # By number: the name of an image may identify a patient.
+            raise R2GenError("R2G-IMAGE-MISSING", f"argument {number} names nothing that is there", "check the path")
     holders = [argument for argument in arguments if _holds_many(argument)]
     if not holders:
         return StudyList((Study(str(arguments[0]), tuple(arguments)),), many=False)
