@@ -10,7 +10,6 @@ import pytest
 
 from tests.tiny import make_tiny_llm, make_tiny_vision
 
-
 # A test run in the background of a shell inherits an ignored Ctrl-C, and so would the commands it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
