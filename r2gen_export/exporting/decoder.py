@@ -67,7 +67,7 @@ def write_standard_fp32(model: LlamaForCausalLM, folder: Path) -> None:
         from optimum.exporters.onnx import onnx_export_from_model
 
         task = "text-generation"
-        graph = _embeds_config_class()(model.config, task=task, use_past=True, use_past_in_inputs=True)
+        graph = embeds_config_class()(model.config, task=task, use_past=True, use_past_in_inputs=True)
         onnx_export_from_model(
             model,
             folder,
@@ -82,7 +82,7 @@ def write_standard_fp32(model: LlamaForCausalLM, folder: Path) -> None:
             extra.unlink()
 
 
-def _embeds_config_class() -> Any:
+def embeds_config_class() -> Any:
     """optimum's LLaMA config with `inputs_embeds` for `input_ids` (optimum issue 880). A function: imports torch."""
     from optimum.exporters.onnx.model_configs import LlamaOnnxConfig
     from optimum.utils import DummyTextInputGenerator

@@ -1,0 +1,69 @@
+"""`decoder/` of a bundle in a streamed dialect: graph, weights, and the LLM's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from r2gen_export.exporting.streamed.dialects import DIALECTS
+from r2gen_export.exporting.streamed.external import ExternalData
+from r2gen_export.exporting.streamed.graph import GraphBuilder
+from r2gen_export.exporting.streamed.lowering import lower
+from r2gen_export.exporting.streamed.skeleton import trace_skeleton
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+    from r2gen_export.exporting.streamed.weights import Weights
+
+PRECISIONS: Final = ("fp32", "fp16", "int8", "int4")
+
+
+def write_decoder(
+    config: LlamaConfig,
+    weights: Weights,
+    folder: Path,
+    *,
+    dialect: str,
+    precision: str,
+    head_precision: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> int:
+    """Write `model.onnx`, `model.onnx.data` and `config.json`; memory needed: one weight matrix and its copies.
+
+    Args:
+        config: the LLM's.
+        weights: its tensors.
+        folder: the bundle's `decoder/`, made when it is not there.
+        dialect: `ort` or `trt`.
+        precision: `fp32`, `fp16`, `int8` or `int4`.
+        head_precision: of the output layer, None: that of the layers.
+        advance: called behind each decoder layer.
+
+    Returns:
+        The graph's opset.
+
+    Raises:
+        R2GenError: `R2G-MODEL-UNSUPPORTED`, `R2G-MODEL-MISSING`.
+        OSError: when a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    skeleton = trace_skeleton(config)
+    chosen = DIALECTS[dialect]
+    with ExternalData(folder / "model.onnx.data") as data:
+        model = lower(
+            skeleton,
+            config,
+            weights,
+            GraphBuilder(data, half=precision == "fp16"),
+            chosen,
+            precision=precision,
+            head_precision=head_precision or precision,
+            advance=advance,
+        )
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    clean = type(config).from_dict({**config.to_dict(), "_name_or_path": ""})
+    clean.architectures = ["LlamaForCausalLM"]
+    (folder / "config.json").write_text(clean.to_json_string(), encoding="utf-8")
+    return chosen.opsets[""]
