@@ -76,7 +76,14 @@ def make_tiny_tokenizer(folder: Path, vocab_size: int = 120) -> Path:
 
 
 def make_tiny_llm(
-    folder: Path, *, seed: int = 0, vocab_size: int = 120, hidden_size: int = 32, layers: int = 2, kv_heads: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    vocab_size: int = 120,
+    hidden_size: int = 32,
+    layers: int = 2,
+    kv_heads: int = 2,
+    head_dim: int = 16,
 ) -> Path:
     """A LLaMA with random weights, wide enough in its initialisation that greedy choices are clear, and a tokenizer."""
     make_tiny_tokenizer(folder, vocab_size)
@@ -88,6 +95,7 @@ def make_tiny_llm(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
+        head_dim=head_dim,
         max_position_embeddings=256,
         pad_token_id=0,
         bos_token_id=1,

@@ -157,8 +157,9 @@ def compare(
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
     """
+    from r2gen_export.runtime.decoder import DecoderSession
     from r2gen_export.runtime.generation import generate
-    from r2gen_export.runtime.sessions import DecoderSession, EmbeddingTable, VisionSession
+    from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
 
     options: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": None}
     vision = VisionSession(folder / layout.VISION, **options)
@@ -184,7 +185,7 @@ def compare(
     tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))
     prompts = np.concatenate([np.concatenate([head, mine, tail], axis=1) for mine in usable])  # [N, S, d]
 
-    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts), table, wanted.step_ids))
+    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, STEPS), table, wanted.step_ids))
     for name, stage, part in (
         ("logits, first step", "prefill", slice(0, 1)),
         (f"logits, next {STEPS} steps", "decode", slice(1, None)),

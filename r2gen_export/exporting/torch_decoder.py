@@ -34,7 +34,7 @@ class TorchDecoder:
         self._model = model
         self.batch_sizes: list[int] = []
 
-    def prefill(self, inputs_embeds: Floats) -> TorchState:
+    def prefill(self, inputs_embeds: Floats, room: int) -> TorchState:
         """inputs_embeds [B, S, d] float32 -> the state behind the last position."""
         return TorchState(self._model, inputs_embeds, self.batch_sizes)
 
@@ -50,14 +50,25 @@ class TorchState:
         self._batch_sizes = batch_sizes
         self.decode(prompt)
 
-    @torch.no_grad()
     def decode(self, embeds: Floats) -> None:
         """One pass over embeds [B, n, d]."""
+        self.extend(embeds)
+
+    @torch.no_grad()
+    def extend(self, embeds: Floats) -> Floats:
+        """The same; returns the logits [B, n, vocab]."""
         self._batch_sizes.append(len(embeds))
         # All positions go through the head: for one row torch takes another kernel, and equal logits come out unequal.
         out = self._model(inputs_embeds=torch.from_numpy(embeds), past_key_values=self._cache, use_cache=True)
         self._cache = out.past_key_values
         self.logits = out.logits[:, -1].numpy()
+        logits: Floats = out.logits.numpy()
+        return logits
+
+    def rollback(self, count: int) -> None:
+        """Forget the last `count` positions."""
+        if count:
+            self._cache.crop(-count)
 
     def reorder(self, rows: Integers) -> None:
         """Row i goes on from what row `rows[i]` was."""

@@ -47,7 +47,7 @@ def beam_search(
     studies = [beams_of(decoding, eos_token_id) for _ in prompt_embeds]
     running = studies
     started = perf_counter()
-    state = decoder.prefill(prompt_embeds)
+    state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
     prefill_ms = (perf_counter() - started) * 1000
     decode_ms: list[float] = []
     # All beams of a study begin with its one prompt: they part when the first tokens have been chosen.

@@ -139,7 +139,7 @@ def _step_by_step(
     rows = [_Row(index) for index in range(len(prompt_embeds))]
     running = rows
     started = perf_counter()
-    state = decoder.prefill(prompt_embeds)
+    state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
     prefill_ms = (perf_counter() - started) * 1000
     decode_ms: list[float] = []
     for step in range(decoding.max_new_tokens):

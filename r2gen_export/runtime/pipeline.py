@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.images import load_image, preprocess
 from r2gen_export.runtime.report import Report
 from r2gen_export.runtime.sessions import (
-    DecoderSession,
     EmbeddingTable,
     ProviderChoice,
     VisionSession,
@@ -88,6 +88,7 @@ class Pipeline:
         self._detokenizer = detokenizer
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
+        decoder.share_prefix(self._before)
         self._after = embed_tokens.lookup(np.array([prompt.after_ids], dtype=np.int64))  # [1, a, d]
 
     @classmethod

@@ -1,4 +1,6 @@
-"""The bundle's graphs in ONNX Runtime: encode (vision), prefill and decode (LLM with its KV cache), embedding lookup.
+"""Sessions of ONNX Runtime: encode (vision) and embedding lookup; what a decoder must be able to do.
+
+The decoder itself is in `decoder.py`.
 
 `import onnxruntime` happens when the first session is made, so importing this module costs nothing.
 """
@@ -6,14 +8,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.providers import ProviderChoice, choose_providers, provider_options
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decoder",
-    "DecoderSession",
     "DecoderState",
     "EmbeddingTable",
     "Embeddings",
@@ -49,7 +49,7 @@ class DecoderState(Protocol):
 
     @property
     def logits(self) -> Floats:
-        """Logits [B, vocab] float32 of each row's last position; all finite."""
+        """Logits [B, vocab] float32 of each row's last position, all finite; valid until the next pass."""
 
     def decode(self, embeds: Floats) -> None:
         """Append one position, embeds [B, 1, d] float32, to every row.
@@ -58,6 +58,16 @@ class DecoderState(Protocol):
             R2GenError: `R2G-GENERATE-NONFINITE` when the logits are not finite.
         """
 
+    def extend(self, embeds: Floats) -> Floats:
+        """Append n positions, embeds [B, n, d] float32, in one pass; logits [B, n, vocab] behind each of them.
+
+        Raises:
+            R2GenError: `R2G-GENERATE-NONFINITE` when the logits are not finite.
+        """
+
+    def rollback(self, count: int) -> None:
+        """Forget the last `count` positions, none of them the prompt's. `logits` are then those of no position."""
+
     def reorder(self, rows: Integers) -> None:
         """Make row i the row `rows[i]` was. `rows` [B'] may repeat rows (beams) and leave some out (finished ones)."""
 
@@ -65,8 +75,8 @@ class DecoderState(Protocol):
 class Decoder(Protocol):
     """What `generate` needs of a language model."""
 
-    def prefill(self, inputs_embeds: Floats) -> DecoderState:
-        """Read the prompts [B, S, d] float32, all of one length."""
+    def prefill(self, inputs_embeds: Floats, room: int) -> DecoderState:
+        """Read the prompts [B, S, d] float32, all of one length, behind which at most `room` positions follow."""
 
 
 class Embeddings(Protocol):
@@ -87,10 +97,10 @@ class EmbeddingTable:
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise _bad_graph(path, f"it is not a .npy array ({_first_line(error, path)})") from error
+            raise bad_graph(path, f"it is not a .npy array ({first_line(error, path)})") from error
         if table.ndim != 2 or table.dtype not in (np.float32, np.float16):
             found = f"{table.dtype} {list(table.shape)}"
-            raise _bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d]")
+            raise bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d]")
         self._table = table
         self.vocab_size, self.width = int(table.shape[0]), int(table.shape[1])
 
@@ -117,8 +127,8 @@ class VisionSession:
     """
 
     def __init__(self, path: Path, *, providers: Sequence[str], threads: int | None = None) -> None:
-        self._session = _open_session(path, providers, threads)
-        _check_names(path, self._session, {"pixel_values"}, {"image_embeds"})
+        self._session = open_session(path, providers, threads)
+        check_names(path, self._session, {"pixel_values"}, {"image_embeds"})
 
     def encode(self, pixel_values: Floats) -> Floats:
         """Image tokens [1, T, d] float32 of the views [V, 3, H, W] float32 of one study.
@@ -129,111 +139,8 @@ class VisionSession:
         image_embeds: Floats = np.asarray(
             self._session.run(["image_embeds"], {"pixel_values": pixel_values})[0], dtype=np.float32
         )
-        _require_finite(image_embeds, "image tokens")
+        require_finite(image_embeds, "image tokens")
         return image_embeds
-
-
-class DecoderSession:
-    """`decoder/model.onnx` in the `standard` dialect, inputs and outputs named as optimum names them.
-
-    Args:
-        path: the graph.
-        dims: the bundle's sizes.
-        providers: names of ONNX Runtime's execution providers, best first.
-        threads: CPU threads, None: the cores this process may use.
-
-    Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
-            `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
-    """
-
-    def __init__(self, path: Path, dims: Dims, *, providers: Sequence[str], threads: int | None = None) -> None:
-        self._session = _open_session(path, providers, threads)
-        self._dims = dims
-        parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
-        past = [f"past_key_values.{part}" for part in parts]
-        present = [f"present.{part}" for part in parts]
-        types = {node.name: node.type for node in self._session.get_inputs()}
-        self._takes_positions = "position_ids" in types
-        optional = {"position_ids"} if self._takes_positions else set()
-        inputs = {"inputs_embeds", "attention_mask", *optional, *past}
-        _check_names(path, self._session, inputs, {"logits", *present})
-        floats = {types[name] for name in ("inputs_embeds", *past)}
-        if len(floats) != 1 or not floats <= FLOAT_TYPES.keys():
-            raise _bad_graph(path, f"its embeddings and cache are {', '.join(sorted(floats))}, expected one float type")
-        self._dtype = FLOAT_TYPES[floats.pop()]
-        self._cache_names = list(zip(past, present, strict=True))
-        # The cache stays where the layers run; ids and masks are small.
-        self._device = "cuda" if self._session.get_providers()[0] != "CPUExecutionProvider" else "cpu"
-
-    def prefill(self, inputs_embeds: Floats) -> DecoderState:
-        """Read the prompts.
-
-        Args:
-            inputs_embeds: [B, S, d] float32, all rows of one length: the graph sees no padding.
-
-        Raises:
-            R2GenError: `R2G-GENERATE-NONFINITE`.
-        """
-        shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
-        empty = [self._value(np.zeros(shape, self._dtype)) for _ in self._cache_names]
-        return _OrtState(self._pass, self._value, empty, inputs_embeds)
-
-    def _value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
-        from onnxruntime import OrtValue
-
-        return OrtValue.ortvalue_from_numpy(array, self._device, 0)
-
-    def _pass(
-        self, embeds: Floats, past: list[onnxruntime.OrtValue], length: int
-    ) -> tuple[Floats, list[onnxruntime.OrtValue]]:
-        """Pass over embeds [B, S, d] behind `length` cached positions: last logits [B, vocab], and the new cache."""
-        batch, size = embeds.shape[:2]
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("inputs_embeds", np.ascontiguousarray(embeds, dtype=self._dtype))
-        binding.bind_cpu_input("attention_mask", np.ones((batch, length + size), np.int64))
-        if self._takes_positions:
-            positions = np.arange(length, length + size, dtype=np.int64)
-            binding.bind_cpu_input("position_ids", np.tile(positions, (batch, 1)))
-        binding.bind_output("logits", "cpu")
-        for (name, grown), value in zip(self._cache_names, past, strict=True):
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_output(grown, self._device, 0)
-        self._session.run_with_iobinding(binding)
-        logits, *cache = binding.get_outputs()
-        last: Floats = np.array(logits.numpy()[:, -1], dtype=np.float32)  # a copy: prefill's [B, S, vocab] is large
-        _require_finite(last, "logits")
-        return last, cache
-
-
-class _OrtState:
-    """A `DecoderState` whose cache ONNX Runtime grows by concatenation: key and value [B, kv_heads, P, head_dim]."""
-
-    def __init__(
-        self,
-        run: Callable[[Floats, list[onnxruntime.OrtValue], int], tuple[Floats, list[onnxruntime.OrtValue]]],
-        value: Callable[[NDArray[Any]], onnxruntime.OrtValue],
-        empty: list[onnxruntime.OrtValue],
-        prompt: Floats,
-    ) -> None:
-        self._run = run
-        self._value = value
-        self._length = prompt.shape[1]
-        self._logits, self._cache = run(prompt, empty, 0)
-
-    @property
-    def logits(self) -> Floats:
-        return self._logits
-
-    def decode(self, embeds: Floats) -> None:
-        self._logits, self._cache = self._run(embeds, self._cache, self._length)
-        self._length += 1
-
-    def reorder(self, rows: Integers) -> None:
-        self._logits = self._logits[rows]
-        # One tensor at a time, so that old and new cache are never whole in memory together.
-        for index, value in enumerate(self._cache):
-            self._cache[index] = self._value(np.take(value.numpy(), rows, axis=0))
 
 
 def available_cores(quota: Path = CPU_QUOTA) -> int:
@@ -246,7 +153,7 @@ def available_cores(quota: Path = CPU_QUOTA) -> int:
         return cores
 
 
-def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
+def open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -260,7 +167,7 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
             path, options, providers=[(name, provider_options(name)) for name in providers]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise _bad_graph(path, f"ONNX Runtime does not load it ({_first_line(error, path)})") from error
+        raise bad_graph(path, f"ONNX Runtime does not load it ({first_line(error, path)})") from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime falls back on its own and would only log it.
         found = session.get_providers()[0]
@@ -269,15 +176,15 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
     return session
 
 
-def _check_names(path: Path, session: onnxruntime.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
+def check_names(path: Path, session: onnxruntime.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
     for kind, nodes, wanted in (("input", session.get_inputs(), inputs), ("output", session.get_outputs(), outputs)):
         found = {node.name for node in nodes}
         if found != wanted:
             lacking, extra = ", ".join(sorted(wanted - found)), ", ".join(sorted(found - wanted))
-            raise _bad_graph(path, f"{kind}s missing: {lacking or 'none'}; unexpected: {extra or 'none'}")
+            raise bad_graph(path, f"{kind}s missing: {lacking or 'none'}; unexpected: {extra or 'none'}")
 
 
-def _require_finite(values: Floats, what: str) -> None:
+def require_finite(values: Floats, what: str) -> None:
     if not np.isfinite(values).all():
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise R2GenError(
@@ -287,9 +194,9 @@ def _require_finite(values: Floats, what: str) -> None:
         )
 
 
-def _bad_graph(path: Path, reason: str) -> R2GenError:
+def bad_graph(path: Path, reason: str) -> R2GenError:
     return R2GenError("R2G-BUNDLE-GRAPH", f"{path.name}: {reason}", "export the bundle again")
 
 
-def _first_line(error: Exception, path: Path) -> str:
+def first_line(error: Exception, path: Path) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0].replace(str(path), path.name)

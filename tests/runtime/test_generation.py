@@ -142,12 +142,12 @@ def test_samples_follow_transformers_distribution(changes):
     warped = model._get_logits_processor(config, input_ids_seq_length=0, device="cpu")(empty, logits)
     wanted = warped.softmax(-1)[0].numpy()
 
-    state = TorchDecoder(model).prefill(prompt)
+    state = TorchDecoder(model).prefill(prompt, 8)
 
     class Prefilled:
         """One token never changes the state, so that one prefill serves every seed."""
 
-        def prefill(self, inputs_embeds):
+        def prefill(self, inputs_embeds, room):
             return state
 
     draws = 3000

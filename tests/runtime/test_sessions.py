@@ -14,11 +14,13 @@ from transformers import LlamaForCausalLM
 from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import write_standard_fp32
+from r2gen_export.exporting.streamed.weights import ModuleWeights
+from r2gen_export.exporting.streamed.write import write_decoder
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
+from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.sessions import (
-    DecoderSession,
     EmbeddingTable,
     VisionSession,
     available_cores,
@@ -29,7 +31,7 @@ from tests.tiny import make_tiny_llm, make_tiny_vision
 from tests.torch_decoder import hf_generate, make_prompts
 
 CPU = {"providers": ["CPUExecutionProvider"], "threads": 1}
-DIMS = Dims(image_tokens=16, d_llm=32, vocab_size=120, num_layers=2, num_kv_heads=2, head_dim=8, max_positions=256)
+DIMS = Dims(image_tokens=16, d_llm=32, vocab_size=120, num_layers=2, num_kv_heads=2, head_dim=16, max_positions=256)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,14 @@ def graph(folder, llm):
     return folder / "decoder" / "model.onnx"
 
 
-@pytest.fixture(scope="module")
-def decoder(graph):
-    return DecoderSession(graph, DIMS, **CPU)
+@pytest.fixture(scope="module", params=["standard", "ort", "trt"])
+def decoder(request, folder, llm, graph):
+    """The same LLaMA in every dialect. Heads of 16 values: `GroupQueryAttention` takes no smaller ones."""
+    if request.param == "standard":
+        return DecoderSession(graph, DIMS, **CPU)
+    written = folder / request.param
+    write_decoder(llm.config, ModuleWeights(llm), written, dialect=request.param, precision="fp32")
+    return DecoderSession(written / "model.onnx", DIMS, **CPU)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +72,11 @@ def table(folder, llm):
 def test_prefill_and_decode_give_torchs_logits(decoder, table, llm):
     prompts = make_prompts(np.random.default_rng(0), 3, 7, 32)
     ids = np.array([[5, 9, 100], [7, 7, 7], [0, 1, 119]])
-    state = decoder.prefill(prompts)
-    found = [state.logits]
+    state = decoder.prefill(prompts, 8)
+    found = [state.logits.copy()]
     for step in range(3):
         state.decode(table.lookup(ids[:, step : step + 1]))
-        found.append(state.logits)
+        found.append(state.logits.copy())
     whole = torch.cat([torch.from_numpy(prompts), llm.get_input_embeddings()(torch.from_numpy(ids))], dim=1)
     with torch.no_grad():
         wanted = llm(inputs_embeds=whole).logits[:, 6:].numpy()
@@ -77,12 +84,65 @@ def test_prefill_and_decode_give_torchs_logits(decoder, table, llm):
     np.testing.assert_allclose(np.stack(found, axis=1), wanted, atol=1e-4)
 
 
+def test_positions_of_one_pass_are_those_of_many_and_can_be_taken_back(decoder, table):
+    prompt = make_prompts(np.random.default_rng(5), 1, 6, 32)
+    ids = [4, 90, 7, 7, 30]
+    stepwise, at_once = decoder.prefill(prompt, 12), decoder.prefill(prompt, 12)
+    wanted = []
+    for token in ids:
+        stepwise.decode(table.lookup(np.array([[token]])))
+        wanted.append(stepwise.logits[0].copy())
+    at_once.decode(table.lookup(np.array([[ids[0]]])))
+    wrong = at_once.extend(table.lookup(np.array([[ids[1], 1, 2, 3]])))
+    np.testing.assert_allclose(wrong[0, 0], wanted[1], atol=1e-5)
+    at_once.rollback(3)
+    found = at_once.extend(table.lookup(np.array([ids[2:]])))
+    np.testing.assert_allclose(found[0], wanted[2:], atol=1e-5)
+    np.testing.assert_allclose(at_once.logits[0], wanted[-1], atol=1e-5)
+
+
+def test_a_shared_prefix_changes_nothing(decoder, folder):
+    prompts = make_prompts(np.random.default_rng(6), 3, 9, 32)
+    prompts[1, :4] = prompts[0, :4]
+    wanted = decoder.prefill(prompts, 4).logits.copy()
+    decoder.share_prefix(prompts[:1, :4])
+    for _ in range(2):
+        np.testing.assert_allclose(decoder.prefill(prompts, 4).logits, wanted, atol=1e-5)
+    shorter = prompts[:1, :4]
+    whole = decoder.prefill(shorter, 4).logits.copy()
+    decoder.share_prefix(prompts[2:, :2])
+    np.testing.assert_allclose(decoder.prefill(shorter, 4).logits, whole, atol=1e-5)
+
+
+def test_a_cache_is_used_again_without_a_trace_of_the_last_report(decoder, table):
+    """Longer, wider and poisoned reports leave their cache to the next one."""
+    rng = np.random.default_rng(7)
+    prompt = make_prompts(rng, 1, 5, 32)
+    token = table.lookup(np.array([[9]]))
+
+    def run():
+        state = decoder.prefill(prompt, 2)
+        state.decode(token)
+        return state.logits.copy()
+
+    wanted = run()
+    wide = decoder.prefill(make_prompts(rng, 4, 60, 32), 40)
+    wide.reorder(np.array([3, 3, 1, 0, 2, 2]))
+    del wide
+    np.testing.assert_array_equal(run(), wanted)
+    with pytest.raises(R2GenError, match="R2G-GENERATE-NONFINITE"):
+        decoder.prefill(np.full((2, 30, 32), np.nan, np.float32), 2)
+    np.testing.assert_array_equal(run(), wanted)
+    with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
+        decoder.prefill(prompt, 252)
+
+
 def test_reorder_repeats_drops_and_permutes_rows(decoder, table):
     prompts = make_prompts(np.random.default_rng(1), 3, 5, 32)
     rows = np.array([2, 0, 0, 2])
-    moved = decoder.prefill(prompts)
+    moved = decoder.prefill(prompts, 8)
     moved.reorder(rows)
-    fresh = decoder.prefill(prompts[rows])
+    fresh = decoder.prefill(prompts[rows], 8)
     np.testing.assert_allclose(moved.logits, fresh.logits, atol=1e-5)
     token = table.lookup(np.array([[4], [5], [6], [7]]))
     for state in (moved, fresh):
@@ -92,12 +152,12 @@ def test_reorder_repeats_drops_and_permutes_rows(decoder, table):
 
 def test_states_of_one_session_do_not_touch_each_other(decoder, table):
     prompts = make_prompts(np.random.default_rng(2), 2, 5, 32)
-    one, two = decoder.prefill(prompts[:1]), decoder.prefill(prompts[1:])
+    one, two = decoder.prefill(prompts[:1], 8), decoder.prefill(prompts[1:], 8)
     first = one.logits.copy()
     two.decode(table.lookup(np.array([[3]])))
     np.testing.assert_array_equal(one.logits, first)
     one.decode(table.lookup(np.array([[3]])))
-    alone = decoder.prefill(prompts[:1])
+    alone = decoder.prefill(prompts[:1], 8)
     alone.decode(table.lookup(np.array([[3]])))
     np.testing.assert_array_equal(one.logits, alone.logits)
 
@@ -129,7 +189,7 @@ def test_half_precision_graph_takes_and_gives_float32(graph, folder, table, deco
     prompts = make_prompts(np.random.default_rng(4), 2, 5, 32)
     logits = []
     for session in (decoder, DecoderSession(half, DIMS, **CPU)):
-        state = session.prefill(prompts)
+        state = session.prefill(prompts, 8)
         state.decode(table.lookup(np.array([[3], [4]])))
         state.reorder(np.array([1]))
         assert state.logits.dtype == np.float32
@@ -159,10 +219,10 @@ def test_vision_session_gives_torchs_image_tokens(folder, tmp_path):
 
 def test_nonfinite_logits_are_refused_at_prefill_and_at_decode(decoder):
     prompts = make_prompts(np.random.default_rng(0), 2, 4, 32)
-    state = decoder.prefill(prompts)
+    state = decoder.prefill(prompts, 8)
     bad = prompts.copy()
     bad[1, 2, 3] = np.inf
-    for run in (lambda: decoder.prefill(bad), lambda: state.decode(np.full((2, 1, 32), np.nan, np.float32))):
+    for run in (lambda: decoder.prefill(bad, 8), lambda: state.decode(np.full((2, 1, 32), np.nan, np.float32))):
         with pytest.raises(R2GenError, match="logits are NaN or infinity") as caught:
             run()
         assert caught.value.code == "R2G-GENERATE-NONFINITE"

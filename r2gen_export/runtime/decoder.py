@@ -1,0 +1,268 @@
+"""`decoder/model.onnx` in ONNX Runtime: prefill and decode with the KV cache, for every dialect.
+
+Graphs of the `ort` and `trt` dialects write new positions into a cache of fixed length (`cache.py`): its buffers are
+bound once and nothing is allocated or copied in the decode loop. `standard` graphs return a longer cache each time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.bundle import Dims
+from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.cache import DeviceCache, HostCache, Pass
+from r2gen_export.runtime.sessions import (
+    FLOAT_TYPES,
+    DecoderState,
+    bad_graph,
+    check_names,
+    open_session,
+    require_finite,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+STEP: Final = 64
+"""Cache lengths are whole multiples of this, so that reports of about one length share their buffers."""
+
+
+class DecoderSession:
+    """The decoder of a bundle, inputs and outputs named as optimum names them.
+
+    Args:
+        path: the graph.
+        dims: the bundle's sizes.
+        providers: names of ONNX Runtime's execution providers, best first.
+        threads: CPU threads, None: the cores this process may use.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
+            `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
+    """
+
+    def __init__(self, path: Path, dims: Dims, *, providers: Sequence[str], threads: int | None = None) -> None:
+        self._session = open_session(path, providers, threads)
+        self._dims = dims
+        parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
+        past = [f"past_key_values.{part}" for part in parts]
+        present = [f"present.{part}" for part in parts]
+        types = {node.name: node.type for node in self._session.get_inputs()}
+        self._static = "logits_to_keep" in types
+        self._takes_positions = "position_ids" in types
+        needed = {"logits_to_keep", "position_ids"} if self._static else {"attention_mask"}
+        optional = {"position_ids"} if self._takes_positions else set()
+        check_names(path, self._session, {"inputs_embeds", *needed, *optional, *past}, {"logits", *present})
+        floats = {types[name] for name in ("inputs_embeds", *past)}
+        if len(floats) != 1 or not floats <= FLOAT_TYPES.keys():
+            raise bad_graph(path, f"its embeddings and cache are {', '.join(sorted(floats))}, expected one float type")
+        self.dtype = FLOAT_TYPES[floats.pop()]
+        self._cache_names = list(zip(past, present, strict=True))
+        # The cache stays where the layers run; ids and masks are small.
+        self._device = "cuda" if self._session.get_providers()[0] != "CPUExecutionProvider" else "cpu"
+        self._free: list[HostCache] = []
+        self._prefix: tuple[Floats, list[NDArray[Any]] | None] | None = None
+
+    def share_prefix(self, inputs_embeds: Floats) -> None:
+        """Embeddings [1, P, d] that prompts begin with: their part of the cache is computed once and copied."""
+        if self._static and self._device == "cpu":
+            self._prefix = (np.ascontiguousarray(inputs_embeds[0]), None)
+
+    def prefill(self, inputs_embeds: Floats, room: int) -> DecoderState:
+        """Read the prompts.
+
+        Args:
+            inputs_embeds: [B, S, d] float32, all rows of one length: the graph sees no padding.
+            room: most positions that will follow.
+
+        Raises:
+            R2GenError: `R2G-GENERATE-NONFINITE`; `R2G-CONFIG-VALUE` when there are more positions than the model has.
+        """
+        length = inputs_embeds.shape[1] + room
+        if length > self._dims.max_positions:
+            message = f"{length} positions, but this model has {self._dims.max_positions}"
+            raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number")
+        if not self._static:
+            shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
+            empty = [self._value(np.zeros(shape, self.dtype)) for _ in self._cache_names]
+            return _GrowingState(self._grow, self._value, empty, inputs_embeds)
+        if self._device != "cpu":
+            return _StaticState(self, self._new_cache(len(inputs_embeds), length), inputs_embeds)
+        cache = self._take(len(inputs_embeds), length)
+        state = _StaticState(self, cache, inputs_embeds)
+        weakref.finalize(state, self._free.append, cache)
+        return state
+
+    def _take(self, rows: int, length: int) -> HostCache:
+        """A cache no state uses any more, else a new one. Too small ones are let go."""
+        while self._free:
+            cache = self._free.pop()
+            if cache.rows >= rows and cache.length >= length:
+                return cache
+        host = self._new_cache(rows, length)
+        assert isinstance(host, HostCache)
+        return host
+
+    def _new_cache(self, rows: int, length: int) -> HostCache | DeviceCache:
+        length = min(-(-length // STEP) * STEP, self._dims.max_positions)
+        shape = (rows, self._dims.num_kv_heads, length, self._dims.head_dim)
+        kind = HostCache if self._device == "cpu" else DeviceCache
+        return kind(self._session, self._cache_names, shape, self.dtype, (self._dims.d_llm, self._dims.vocab_size))
+
+    def prefix_of(self, prompt: Floats) -> tuple[int, list[NDArray[Any]]]:
+        """How many positions of a prompt [S, d] are in the shared prefix, and their keys and values [kv, P, hd]."""
+        if self._prefix is None:
+            return 0, []
+        embeds, cached = self._prefix
+        size = len(embeds)
+        if len(prompt) <= size or not np.array_equal(prompt[:size], embeds):
+            return 0, []
+        if cached is None:
+            cache = self._take(1, size)
+            cache.bind(slice(0, 1), size, 1).run(embeds[None], 0)
+            cached = [array[0, :, :size].copy() for array in cache.arrays]
+            self._free.append(cache)
+            self._prefix = (embeds, cached)
+        return size, cached
+
+    def _value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def _grow(
+        self, embeds: Floats, past: list[onnxruntime.OrtValue], length: int, keep: int
+    ) -> tuple[Floats, list[onnxruntime.OrtValue]]:
+        """Pass over embeds [B, S, d] behind `length` cached positions: last logits [B, keep, vocab], the new cache."""
+        batch, size = embeds.shape[:2]
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("inputs_embeds", np.ascontiguousarray(embeds, dtype=self.dtype))
+        binding.bind_cpu_input("attention_mask", np.ones((batch, length + size), np.int64))
+        if self._takes_positions:
+            positions = np.arange(length, length + size, dtype=np.int64)
+            binding.bind_cpu_input("position_ids", np.tile(positions, (batch, 1)))
+        binding.bind_output("logits", "cpu")
+        for (name, grown), value in zip(self._cache_names, past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_output(grown, self._device, 0)
+        self._session.run_with_iobinding(binding)
+        logits, *cache = binding.get_outputs()
+        last: Floats = np.array(logits.numpy()[:, -keep:], dtype=np.float32)  # a copy: prefill's is large
+        require_finite(last, "logits")
+        return last, cache
+
+
+class _StaticState:
+    """A `DecoderState` whose cache has its full length from the start; `logits` are valid until the next pass."""
+
+    def __init__(self, session: DecoderSession, cache: HostCache | DeviceCache, prompts: Floats) -> None:
+        self._cache = cache
+        self._length = prompts.shape[1]
+        self._prompt = self._length
+        self._rows = len(prompts)
+        self._groups = np.arange(len(prompts))
+        """Which prompt each row began with: rows of one prompt have its cache in common."""
+        if isinstance(cache, DeviceCache):
+            self._logits = self._pass(slice(0, self._rows), prompts, 0)[:, -1]
+            return
+        found = []
+        for row, prompt in enumerate(prompts):
+            shared, cached = session.prefix_of(prompt)
+            for array, part in zip(cache.arrays, cached, strict=False):
+                array[row, :, :shared] = part
+            # Row by row: what a row gets does not depend on the others, and the prefix can be skipped.
+            found.append(self._pass(slice(row, row + 1), prompt[None, shared:], shared)[:, -1].copy())
+        self._logits = np.concatenate(found)
+
+    @property
+    def logits(self) -> Floats:
+        return self._logits
+
+    def decode(self, embeds: Floats) -> None:
+        self._logits = self._pass(slice(0, self._rows), embeds, self._length)[:, -1]
+        self._length += embeds.shape[1]
+
+    def extend(self, embeds: Floats) -> Floats:
+        logits = self._pass(slice(0, self._rows), embeds, self._length, keep=embeds.shape[1])
+        self._length += embeds.shape[1]
+        self._logits = logits[:, -1]
+        return logits
+
+    def rollback(self, count: int) -> None:
+        if not 0 <= count <= self._length - self._prompt:
+            raise InternalError(f"rolling back {count} positions of {self._length - self._prompt}")
+        self._length -= count
+
+    def reorder(self, rows: Integers) -> None:
+        self._logits = self._logits[rows]
+        groups = self._groups[rows]
+        same = np.zeros(len(rows), bool)
+        known = min(len(rows), self._rows)
+        same[:known] = groups[:known] == self._groups[:known]
+        self._cache.reorder(rows, same, self._prompt, self._length)
+        self._groups, self._rows = groups, len(rows)
+
+    def _pass(self, rows: slice, embeds: Floats, start: int, keep: int = 1) -> Floats:
+        bound: Pass = self._cache.bind(rows, embeds.shape[1], keep)
+        logits = bound.run(embeds, start)
+        try:
+            require_finite(logits, "logits")
+        except R2GenError:
+            self._cache.clear()  # masked positions are multiplied by 0, which does not make NaN go away
+            raise
+        return logits
+
+
+class _GrowingState:
+    """A `DecoderState` whose cache ONNX Runtime grows by concatenation: key and value [B, kv_heads, P, head_dim]."""
+
+    def __init__(
+        self,
+        run: Callable[
+            [Floats, list[onnxruntime.OrtValue], int, int], tuple[Floats, list[onnxruntime.OrtValue]]
+        ],
+        value: Callable[[NDArray[Any]], onnxruntime.OrtValue],
+        empty: list[onnxruntime.OrtValue],
+        prompt: Floats,
+    ) -> None:
+        self._run = run
+        self._value = value
+        self._length = 0
+        self._cache = empty
+        self.decode(prompt)
+
+    @property
+    def logits(self) -> Floats:
+        return self._logits
+
+    def decode(self, embeds: Floats) -> None:
+        logits, self._cache = self._run(embeds, self._cache, self._length, 1)
+        self._logits = logits[:, -1]
+        self._length += embeds.shape[1]
+
+    def extend(self, embeds: Floats) -> Floats:
+        logits, self._cache = self._run(embeds, self._cache, self._length, embeds.shape[1])
+        self._logits = logits[:, -1]
+        self._length += embeds.shape[1]
+        return logits
+
+    def rollback(self, count: int) -> None:
+        if count:
+            self._length -= count
+            for index, value in enumerate(self._cache):
+                self._cache[index] = self._value(np.ascontiguousarray(value.numpy()[:, :, : self._length]))
+
+    def reorder(self, rows: Integers) -> None:
+        self._logits = self._logits[rows]
+        # One tensor at a time, so that old and new cache are never whole in memory together.
+        for index, value in enumerate(self._cache):
+            self._cache[index] = self._value(np.take(value.numpy(), rows, axis=0))
