@@ -24,6 +24,7 @@ from r2gen_export.commands.options import (
     EarlyStopping,
     Format,
     FormatOption,
+    GateName,
     GlobalOption,
     LlmAlphaOption,
     LlmHelp,
@@ -159,11 +160,17 @@ def export(
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")],
     dialect: Annotated[
-        Dialect, typer.Option("--dialect", help="Operators of the decoder; so far standard only.")
-    ] = Dialect.standard,
+        Dialect, typer.Option("--dialect", help="Operators of the decoder: ONNX Runtime's, plain ones, TensorRT's.")
+    ] = Dialect.ort,
     precision: Annotated[
-        PrecisionName, typer.Option("--precision", help="Weights; so far fp32 only.")
+        PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
     ] = PrecisionName.fp32,
+    head_precision: Annotated[
+        PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: int8 with int4.")
+    ] = None,
+    gate: Annotated[
+        GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")
+    ] = None,
     semantics: Annotated[
         SemanticsName, typer.Option("--semantics", help="Decoding arithmetic the bundle records.")
     ] = SemanticsName.current,
@@ -202,6 +209,8 @@ def export(
                 out=out,
                 dialect=dialect.value,
                 precision=precision.value,
+                head_precision=head_precision.value if head_precision else None,
+                gate=gate.value if gate else None,
                 semantics=semantics.value,
                 model_id=model_id,
                 overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),

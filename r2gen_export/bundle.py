@@ -125,7 +125,8 @@ class ParityCheck:
     """One comparison of the exported graphs with PyTorch.
 
     `observed` is the smallest tolerance that would pass (max abs difference), for tokens the number of studies that
-    differ. `stage`: where in the flow (encode, prefill, decode, tokens). `metrics`: further figures by name.
+    differ. `stage`: where in the flow (encode, prefill, decode, tokens). `metrics`: further figures by name. `gate` is
+    false for what is recorded only: how far a reduced precision is from fp32.
     """
 
     name: str
@@ -135,6 +136,7 @@ class ParityCheck:
     detail: str = ""
     stage: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    gate: bool = True
 
 
 @dataclass(frozen=True)

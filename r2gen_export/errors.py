@@ -38,6 +38,8 @@ CODES: Final[dict[str, str]] = {
     "R2G-OUTPUT-EXISTS": "the output is there already",
     "R2G-OUTPUT-WRITE": "the output cannot be written (disk full, no permission)",
     "R2G-PARITY-FAILED": "the exported model does not compute what the PyTorch model computes",
+    "R2G-RESOURCE-DISK": "there is not enough disk space for what was asked",
+    "R2G-RESOURCE-MEMORY": "there is not enough memory for what was asked",
     "R2G-STUDIES-FAILED": "some studies of the call could not be reported",
     "R2G-INTERNAL": "a bug in r2gen",
 }

@@ -17,6 +17,7 @@ def print_checks(checks: Sequence[ParityCheck], *, to_stderr: bool = False) -> N
     for title in ("check", "verdict", "found", "allowed", ""):
         table.add_column(title, overflow="fold")
     for check in checks:
-        verdict = "passed" if check.passed else "FAILED"
-        table.add_row(check.name, verdict, f"{check.observed:.3g}", f"{check.tolerance:.3g}", check.detail)
+        verdict = ("passed" if check.passed else "FAILED") if check.gate else "measured"
+        allowed = f"{check.tolerance:.3g}" if check.gate else ""
+        table.add_row(check.name, verdict, f"{check.observed:.3g}", allowed, check.detail)
     Console(file=sys.stderr if to_stderr else sys.stdout, highlight=False, markup=False).print(table)

@@ -66,6 +66,13 @@ class PrecisionName(StrEnum):
     int4 = "int4"
 
 
+class GateName(StrEnum):
+    """How the exported decoder is compared with PyTorch."""
+
+    whole = "whole"
+    layers = "layers"
+
+
 class Alignment(StrEnum):
     """What is trained beside the projector: nothing, LoRA on the vision encoder, or all of it."""
 

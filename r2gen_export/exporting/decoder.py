@@ -8,7 +8,6 @@ Inputs `inputs_embeds` [B, S, d], `attention_mask` int64 [B, P + S], `position_i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,28 +24,75 @@ FILES: Final = ("model.onnx", "model.onnx.data", "config.json", "generation_conf
 """What the bundle's `decoder/` may hold."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to write the decoder: what the graph is made of (`dialect`) and how its weights are stored."""
-
-    dialect: str
-    precision: str
-    opset: int
-    write: Callable[[LlamaForCausalLM, Path], None]
+DIALECTS: Final = {
+    "standard": ("fp32",),
+    "ort": ("fp32", "fp16", "int8", "int4"),
+    "trt": ("fp32", "fp16", "int8", "int4"),
+}
+"""The dialects, and the precisions each can be written in."""
 
 
-def variant(dialect: str, precision: str) -> Variant:
-    """The way to write a decoder in `dialect` and `precision`.
+def check_variant(dialect: str, precision: str, head_precision: str | None = None) -> None:
+    """Refuse a decoder that cannot be written.
 
     Raises:
-        R2GenError: `R2G-CONFIG-VALUE` when there is none; the message names those there are.
+        R2GenError: `R2G-CONFIG-VALUE`; the message names what there is.
     """
-    try:
-        return VARIANTS[dialect, precision]
-    except KeyError:
-        listed = ", ".join(f"--dialect {one} --precision {two}" for one, two in sorted(VARIANTS))
+    known = DIALECTS.get(dialect, ())
+    if precision not in known or (head_precision or precision) not in known:
+        listed = "; ".join(f"--dialect {one} --precision {'|'.join(each)}" for one, each in sorted(DIALECTS.items()))
         message = f"the decoder cannot be written in dialect {dialect!r} with precision {precision!r}"
-        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose from: {listed}") from None
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose from: {listed}")
+    if head_precision is not None and (head_precision == "fp16") != (precision == "fp16"):
+        message = f"precision {precision} with an output layer in {head_precision}: the two use other activations"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "combine fp32, int8 and int4 only")
+
+
+def write_decoder(
+    model: LlamaForCausalLM,
+    folder: Path,
+    *,
+    dialect: str,
+    precision: str,
+    head_precision: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> int:
+    """Write the bundle's `decoder/`.
+
+    Args:
+        model: the language model; for `standard` in float32 with its LoRA merged, else of any float type, its
+            parameters possibly mapped from files.
+        folder: made when it is not there.
+        dialect: a key of `DIALECTS`.
+        precision: one of its values.
+        head_precision: of the output layer, None: that of the other layers.
+        advance: called behind each decoder layer.
+
+    Returns:
+        The graph's opset.
+
+    Raises:
+        R2GenError: `R2G-MODEL-UNSUPPORTED`.
+        OSError: when a file cannot be written.
+    """
+    if dialect == "standard":
+        write_standard_fp32(model, folder)
+        return OPSET
+    from r2gen_export.exporting.streamed.weights import ModuleWeights
+    from r2gen_export.exporting.streamed.write import write_streamed
+
+    opset = write_streamed(
+        model.config,
+        ModuleWeights(model),
+        folder,
+        dialect=dialect,
+        precision=precision,
+        head_precision=head_precision,
+        advance=advance,
+    )
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    return opset
 
 
 def write_standard_fp32(model: LlamaForCausalLM, folder: Path) -> None:
@@ -133,9 +179,3 @@ def _rename_external_data(graph: Path) -> None:
                 if entry.key == "location":
                     entry.value = name
     graph.write_bytes(proto.SerializeToString())
-
-
-VARIANTS: Final[dict[tuple[str, str], Variant]] = {
-    (one.dialect, one.precision): one for one in (Variant("standard", "fp32", OPSET, write_standard_fp32),)
-}
-"""Every decoder r2gen can write, by dialect and precision. A new one is one more entry here."""

@@ -21,10 +21,14 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.presets import FAST, PAPER
 
 if TYPE_CHECKING:
+    from r2gen_export.exporting.estimate import Gate
     from r2gen_export.exporting.sources import Sources
     from r2gen_export.training.model import R2GenGPT
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
+
+HEAD_PRECISION: Final = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "int8"}
+"""Of the output layer: it chooses the token, and its share of a large LLM's weights is small."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,18 @@ class ExportSettings:
     defaults to the output folder's name. `overrides` are fields of `ModelConfig` that hold whatever the checkpoint
     says, `decoding` fields of `Decoding` that hold in `paper`; None counts as not given. `allow_unexpected` names
     tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
-    a CPU takes most of the time; None compares whole reports.
+    a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer,
+    `HEAD_PRECISION` when None. `gate`: compare the whole models or layer by layer; by the memory that is free when None.
     """
 
     checkpoint: Path
     vision: str | Path
     llm: str | Path
     out: Path
-    dialect: str = "standard"
+    dialect: str = "ort"
     precision: str = "fp32"
+    head_precision: str | None = None
+    gate: Gate | None = None
     semantics: Semantics = "hf-current"
     model_id: str | None = None
     synthetic: bool = False
@@ -72,15 +79,25 @@ def export_bundle(
         R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
             graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
     """
-    from r2gen_export.exporting import parity
-    from r2gen_export.exporting.decoder import variant
+    from transformers import LlamaConfig
+
+    from r2gen_export.exporting import gate
+    from r2gen_export.exporting.decoder import check_variant, write_decoder
+    from r2gen_export.exporting.estimate import PeakMemory, estimate, require_room
     from r2gen_export.exporting.sources import load_sources
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
+    from r2gen_export.training.sources import source_config
 
-    chosen = variant(settings.dialect, settings.precision)
+    head_precision = settings.head_precision or HEAD_PRECISION[settings.precision]
+    check_variant(settings.dialect, settings.precision, head_precision)
     _check_settings(settings)
-    with atomic_dir(settings.out) as folder, _display(progress) as shown:
+    llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
+    needed = estimate(llm, dialect=settings.dialect, precision=settings.precision, gate=settings.gate)
+    say(str(needed))
+    require_room(needed, Path(settings.out))
+    plan = gate.Plan(needed.gate, settings.precision, head_precision)
+    with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
         with _stage(shown, "loading sources"):
             sources = load_sources(
                 settings.checkpoint,
@@ -88,6 +105,7 @@ def export_bundle(
                 settings.llm,
                 overrides=settings.overrides,
                 allow_unexpected=settings.allow_unexpected,
+                llm_dtype=gate.llm_dtype(plan, settings.llm),
                 say=say,
             )
             model = sources.model
@@ -95,63 +113,72 @@ def export_bundle(
             prompt = bundle_prompt(model)
             dims = bundle_dims(model, sources.image)
             presets = bundle_presets(settings, sources, dims, prompt)
-            decodings = parity.gate_decodings(presets, settings.parity_max_new_tokens)
             source = _source(settings, sources)
-            studies = parity.probe_studies(sources.image)
-        with _stage(shown, "running PyTorch for the parity gate", len(decodings)) as advance:
-            wanted = parity.reference(model, studies, decodings, settings.semantics, advance)
+            probe = gate.Probe.make(sources.image, presets, settings.semantics, settings.parity_max_new_tokens)
+        with _stage(shown, "running PyTorch for the parity gate", len(probe.decodings)) as advance:
+            wanted = gate.reference(model, probe, plan, dims, prompt, advance)
         with _stage(shown, "writing tokenizer and embeddings"):
             write_tokenizer(model.tokenizer, folder / layout.TOKENIZER)
             halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
             checks = check_tokenizer(model.tokenizer, folder / layout.TOKENIZER, halves)
-            merge_lora(model)
-            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS)
+            merge_lora(model, llm=plan.gate == "whole")
+            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS, half=settings.precision != "fp32")
         with _stage(shown, "exporting the vision encoder"):
             size = {"height": sources.image.height, "width": sources.image.width}
             vision_opset = export_vision(model, folder / layout.VISION, **size)
-        with _stage(shown, "exporting the decoder"):
-            chosen.write(model.llama_model, (folder / layout.DECODER).parent)
-        image = sources.image
-        del model, sources
-        gc.collect()
-        with _stage(shown, "comparing ONNX with PyTorch", len(decodings)) as advance:
-            checks += parity.compare(
-                folder,
-                dims,
-                prompt,
-                studies=studies,
-                decodings=decodings,
-                wanted=wanted,
-                semantics=settings.semantics,
+        with _stage(shown, "exporting the decoder", dims.num_layers) as advance:
+            decoder_opset = write_decoder(
+                model.llama_model,
+                (folder / layout.DECODER).parent,
+                dialect=settings.dialect,
+                precision=settings.precision,
+                head_precision=head_precision,
                 advance=advance,
             )
-            parity.require(checks)
+        with _stage(shown, "comparing ONNX with PyTorch", gate.steps(plan, probe, dims)) as advance:
+            wanted = gate.round_reference(model, wanted, plan)
+            image, llama = sources.image, model.llama_model if plan.gate == "layers" else None
+            del model, sources
+            gc.collect()
+            checks += gate.compare(folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, llama=llama, advance=advance)
+            gate.require(checks)
         with _stage(shown, "sealing the bundle"):
             manifest = Manifest(
                 model_id=settings.model_id or Path(settings.out).resolve().name,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 source=source,
                 semantics=settings.semantics,
-                dialect=chosen.dialect,  # type: ignore[arg-type]
+                dialect=settings.dialect,  # type: ignore[arg-type]
                 dims=dims,
                 prompt=prompt,
                 presets=presets,
                 default_preset=settings.default_preset,
                 image=image,
-                precision={"vision": "fp32", "decoder": chosen.precision, "embed_tokens": "fp32"},
-                opset={"vision": vision_opset, "decoder": chosen.opset},
+                precision={
+                    "vision": "fp32",
+                    "decoder": settings.precision,
+                    "lm_head": head_precision,
+                    "embed_tokens": "fp32" if settings.precision == "fp32" else "fp16",
+                },
+                opset={"vision": vision_opset, "decoder": decoder_opset},
                 tools=tool_versions(),
                 parity=checks,
                 synthetic=settings.synthetic,
             )
-            return seal(folder, manifest)
+            sealed = seal(folder, manifest)
+    if memory.peak:
+        say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
+    return sealed
 
 
-def merge_lora(model: R2GenGPT) -> None:
-    """Fold LoRA weights into the layers they adapt, in place; a model without LoRA stays as it is."""
+def merge_lora(model: R2GenGPT, *, llm: bool = True) -> None:
+    """Fold LoRA weights into the layers they adapt, in place; a model without LoRA stays as it is.
+
+    `llm` false leaves the LLM's alone, which would take memory of its own: they are merged as the weights stream by.
+    """
     from peft import PeftModel
 
-    for name in ("visual_encoder", "llama_model"):
+    for name in ("visual_encoder", "llama_model") if llm else ("visual_encoder",):
         part = getattr(model, name)
         if isinstance(part, PeftModel):
             setattr(model, name, part.merge_and_unload(safe_merge=True))

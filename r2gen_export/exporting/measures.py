@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,8 +17,9 @@ Floats = NDArray[np.float32]
 IMAGE_EMBEDS_TOLERANCE: Final = 1e-4
 """Max abs difference per unit of the largest value. Swin-base in ONNX Runtime fp32 differs by 5e-6."""
 
-LOGITS_TOLERANCE: Final = 5e-4
-"""Max abs difference per unit of the largest logit; the logits see every layer's rounding."""
+LOGITS_TOLERANCE: Final = {"fp32": 5e-4, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1}
+"""Max abs difference per unit of the largest logit from PyTorch with the same rounded weights; the logits see every
+layer's rounding. `fp16` adds that of its activations, `int8` and `int4` that of activations rounded to 8 bits."""
 
 
 def tensor_check(name: str, stage: str, found: Floats | None, wanted: Floats, tolerance: float) -> ParityCheck:
@@ -57,23 +59,49 @@ def distribution_metrics(found: Floats, wanted: Floats) -> dict[str, float]:
     return {"kl_mean": float(divergence.mean()), "kl_max": float(divergence.max()), "top1": float(agreement)}
 
 
-def logits_check(name: str, stage: str, found: Floats | None, wanted: Floats) -> ParityCheck:
+def logits_check(
+    name: str, stage: str, found: Floats | None, wanted: Floats, precision: str = "fp32"
+) -> ParityCheck:
     """`tensor_check` of logits [N, K, vocab], with `distribution_metrics`."""
-    check = tensor_check(name, stage, found, wanted, LOGITS_TOLERANCE)
+    check = tensor_check(name, stage, found, wanted, LOGITS_TOLERANCE[precision])
     if not check.metrics or found is None:
         return check
     more = distribution_metrics(found, wanted)
     count = int(np.prod(wanted.shape[:-1]))
     detail = f"{check.detail}; KL {more['kl_mean']:.1e}, top-1 {more['top1']:.1%} of {count}"
-    return ParityCheck(
-        name, check.passed, check.observed, check.tolerance, detail, stage, {**check.metrics, **more}
-    )  # fmt: skip
+    return dataclasses.replace(check, detail=detail, metrics={**check.metrics, **more})
+
+
+def quality_check(found: Floats | None, wanted: Floats) -> ParityCheck:
+    """How far a reduced precision is from fp32, logits [N, K, vocab]; recorded, not a gate.
+
+    `observed` is the mean KL in nats.
+    """
+    name = "next token, against fp32"
+    if found is None or not np.isfinite(found).all():
+        return ParityCheck(name, False, float("inf"), 0.0, "NaN or infinity", "decode")
+    metrics = {**distribution_metrics(found, wanted), "positions": float(np.prod(wanted.shape[:-1]))}
+    detail = (
+        f"KL mean {metrics['kl_mean']:.2e}, max {metrics['kl_max']:.2e} nats; "
+        f"top-1 {metrics['top1']:.1%} of {metrics['positions']:.0f} positions"
+    )
+    observed = metrics["kl_mean"]
+    return ParityCheck(name, True, observed, observed, detail, "decode", metrics, gate=False)
 
 
 def token_check(
-    name: str, decoding: Decoding, found: Sequence[Sequence[int]] | None, wanted: Sequence[Sequence[int]]
+    name: str,
+    decoding: Decoding,
+    found: Sequence[Sequence[int]] | None,
+    wanted: Sequence[Sequence[int]],
+    *,
+    gate: bool = True,
 ) -> ParityCheck:
-    """Compare token ids of studies; `observed` counts those that differ, the detail names the first place."""
+    """Compare token ids of studies; `observed` counts those that differ, the detail names the first place.
+
+    `metrics`: `match`, the share of tokens that are equal at their place, and `first_divergence`, the earliest place
+    at which a study differs (absent when none does). With `gate` false they are recorded only.
+    """
     way = "greedy" if decoding.num_beams == 1 else f"beam {decoding.num_beams}"
     title = f"tokens, {name}"
     detail = f"{way}, {len(wanted)} studies, {sum(map(len, wanted))} tokens"
@@ -84,7 +112,22 @@ def token_check(
         one, two = found[wrong[0]], wanted[wrong[0]]
         step = next((at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), None)
         detail += f", study {wrong[0] + 1} differs from token {min(len(one), len(two)) if step is None else step} on"
-    return ParityCheck(title, not wrong, float(len(wrong)), 0.0, detail, "tokens")
+    metrics = _token_metrics(found, wanted)
+    if not gate:
+        detail += f"; {metrics['match']:.1%} of the tokens equal"
+    tolerance = 0.0 if gate else float(len(wrong))
+    return ParityCheck(title, not gate or not wrong, float(len(wrong)), tolerance, detail, "tokens", metrics, gate)
+
+
+def _token_metrics(found: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> dict[str, float]:
+    places, equal, total = [], 0, 0
+    for one, two in zip(found, wanted, strict=True):
+        same = [left == right for left, right in zip(one, two, strict=False)]
+        equal, total = equal + sum(same), total + max(len(one), len(two))
+        if list(one) != list(two):
+            places.append(same.index(False) if False in same else len(same))
+    metrics = {"match": equal / max(1, total)}
+    return {**metrics, "first_divergence": float(min(places))} if places else metrics
 
 
 def first_divergence(checks: Sequence[ParityCheck]) -> str:

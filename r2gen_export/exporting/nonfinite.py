@@ -69,6 +69,9 @@ def prefill_feeds(path: Path, dims: Dims, inputs_embeds: NDArray[np.float32]) ->
         "attention_mask": np.ones((rows, length), np.int64),
         "position_ids": np.tile(np.arange(length), (rows, 1)),
     }
-    wanted = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
-    empty = np.zeros((rows, dims.num_kv_heads, 0, dims.head_dim), np.float32)
-    return {name: feeds.get(name, empty) for name in wanted}
+    inputs = onnx.load(path, load_external_data=False).graph.input
+    kinds = {one.name: helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in inputs}
+    static = "logits_to_keep" in kinds
+    feeds["logits_to_keep"] = np.array([length - 1])
+    empty = np.zeros((rows, dims.num_kv_heads, length if static else 0, dims.head_dim), np.float32)
+    return {name: feeds.get(name, empty).astype(kind) for name, kind in kinds.items()}

@@ -22,6 +22,7 @@ from r2gen_export.exporting.measures import (
     IMAGE_EMBEDS_TOLERANCE,
     first_divergence,
     logits_check,
+    quality_check,
     tensor_check,
     token_check,
 )
@@ -35,27 +36,31 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-STEPS: Final = 12
-"""Steps whose logits are compared, after the first."""
+STEPS: Final = {"fp32": 12, "fp16": 59, "int8": 59, "int4": 59}
+"""Steps whose logits are compared, after the first. Quality is measured on 4 x 60 positions."""
 
 VIEWS: Final = (1, 2, 3, 1)
 """Views of the probe studies."""
 
 SEED: Final = 20_230_918
 
+SESSION: Final[dict[str, Any]] = {"providers": ["CPUExecutionProvider"], "threads": None}
+
 
 @dataclass(frozen=True)
 class Reference:
     """What PyTorch computes for the probe studies.
 
-    `image_embeds` [N, T, d]; `step_ids` [N, STEPS], the likeliest token of each step; `logits` [N, STEPS + 1, vocab] at
-    the last prompt position and behind each of them, through the KV cache; `token_ids` per decoding, cut behind EOS.
+    `image_embeds` [N, T, d]; `step_ids` [N, K], the likeliest token of each step; `logits` [N, K + 1, vocab] at the
+    last prompt position and behind each of them, through the KV cache; `token_ids` per decoding, cut behind EOS.
+    `rounded` are the logits behind the same tokens of the model with rounded weights, None where nothing is rounded.
     """
 
     image_embeds: Floats
     step_ids: NDArray[np.int64]
     logits: Floats
     token_ids: dict[str, list[tuple[int, ...]]]
+    rounded: Floats | None = None
 
 
 def probe_studies(spec: ImageSpec) -> list[Floats]:
@@ -102,6 +107,7 @@ def reference(
     studies: Sequence[Floats],
     decodings: Mapping[str, Decoding],
     semantics: Semantics,
+    steps: int = STEPS["fp32"],
     advance: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Run the probe studies through PyTorch, LoRA unmerged, all studies in one batch.
@@ -114,18 +120,45 @@ def reference(
         studies: pixel values [V, 3, H, W] each.
         decodings: deterministic settings by name.
         semantics: which release's decoding.
+        steps: how many steps' logits.
         advance: called after each decoding.
     """
     import torch
 
     with torch.no_grad():
-        embeds = torch.cat([model.encode_images(torch.from_numpy(study)) for study in studies])
-        step_ids, logits = _torch_steps(model, embeds)
+        embeds = torch.from_numpy(reference_embeds(model, studies))
+        step_ids, logits = _torch_steps(model, embeds, steps)
         token_ids = {}
         for name, decoding in decodings.items():
             token_ids[name] = _torch_tokens(model, embeds, decoding, semantics)
             advance()
     return Reference(embeds.numpy(), step_ids, logits, token_ids)
+
+
+def reference_embeds(model: R2GenGPT, studies: Sequence[Floats]) -> Floats:
+    """Image embeddings [N, T, d] of the probe studies from PyTorch."""
+    import torch
+
+    with torch.no_grad():
+        embeds: Floats = torch.cat([model.encode_images(torch.from_numpy(study)) for study in studies]).numpy()
+    return embeds
+
+
+def with_rounded(model: R2GenGPT, wanted: Reference, precision: str, head_precision: str | None = None) -> Reference:
+    """`wanted` with the logits of rounded weights. LoRA must be merged; `model` keeps the rounded weights."""
+    import torch
+
+    from r2gen_export.exporting.rounding import round_weights
+
+    if precision == "fp32" and head_precision in (None, "fp32"):
+        return wanted
+    round_weights(model.llama_model, precision, head_precision)
+    with torch.no_grad():
+        table = model.embed_tokens.weight
+        table.copy_(table.half())  # as the bundle stores it
+        embeds = torch.from_numpy(wanted.image_embeds)
+        _, rounded = _torch_steps(model, embeds, wanted.step_ids.shape[1], torch.from_numpy(wanted.step_ids))
+    return dataclasses.replace(wanted, rounded=rounded)
 
 
 def compare(
@@ -137,6 +170,7 @@ def compare(
     decodings: Mapping[str, Decoding],
     wanted: Reference,
     semantics: Semantics,
+    precision: str = "fp32",
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
@@ -149,54 +183,41 @@ def compare(
         decodings: the decodings `wanted` was computed with.
         wanted: PyTorch's results.
         semantics: the one `wanted` was computed under.
+        precision: of the decoder. Below fp32, logits must be those of the rounded weights, within what rounded
+            activations explain; the distance from fp32 and the tokens are recorded.
         advance: called after each decoding.
 
     Returns:
-        One check per number of views, two of logits, one per decoding. Token checks count the studies that differ.
+        One check per number of views, two of logits (three below fp32), one per decoding. Token checks count the
+        studies that differ.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
     """
     from r2gen_export.runtime.decoder import DecoderSession
     from r2gen_export.runtime.generation import generate
-    from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
+    from r2gen_export.runtime.sessions import EmbeddingTable
 
-    options: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": None}
-    vision = VisionSession(folder / layout.VISION, **options)
-    decoder = DecoderSession(folder / layout.DECODER, dims, **options)
+    checks, prompts = compare_vision(folder, prompt, studies, wanted.image_embeds)
+    decoder = DecoderSession(folder / layout.DECODER, dims, **SESSION)
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)
-    checks = []
-
-    embeds = [_unless_nonfinite(partial(vision.encode, study)) for study in studies]
-    for views in sorted({len(study) for study in studies}):
-        rows = [row for row, study in enumerate(studies) if len(study) == views]
-        mine = [embeds[row] for row in rows]
-        found = None if any(one is None for one in mine) else np.concatenate(mine)
-        name = f"image_embeds, {views} view{'s' if views > 1 else ''}"
-        check = tensor_check(name, "encode", found, wanted.image_embeds[rows], IMAGE_EMBEDS_TOLERANCE)
-        if found is None:
-            culprit = next(studies[row] for row in rows if embeds[row] is None)
-            check = _naming_the_node(check, folder / layout.VISION, {"pixel_values": culprit})
-        checks.append(check)
-
-    # NaN image tokens would only repeat the finding above.
-    usable = [mine if mine is not None else wanted.image_embeds[row : row + 1] for row, mine in enumerate(embeds)]
-    head = table.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))
-    tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))
-    prompts = np.concatenate([np.concatenate([head, mine, tail], axis=1) for mine in usable])  # [N, S, d]
-
-    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, STEPS), table, wanted.step_ids))
+    steps = wanted.step_ids.shape[1]
+    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, steps), table, wanted.step_ids))
+    reachable = wanted.logits if wanted.rounded is None else wanted.rounded
+    weights = "" if wanted.rounded is None else f", {precision} weights"
     for name, stage, part in (
-        ("logits, first step", "prefill", slice(0, 1)),
-        (f"logits, next {STEPS} steps", "decode", slice(1, None)),
+        (f"logits, first step{weights}", "prefill", slice(0, 1)),
+        (f"logits, next {steps} steps{weights}", "decode", slice(1, None)),
     ):
         given = None if logits is None else logits[:, part]
-        check = logits_check(name, stage, given, wanted.logits[:, part])
+        check = logits_check(name, stage, given, reachable[:, part], precision)
         if given is None:
             graph = folder / layout.DECODER
             check = _naming_the_node(check, graph, prefill_feeds(graph, dims, prompts))
         checks.append(check)
 
+    if wanted.rounded is not None:
+        checks.append(quality_check(logits, wanted.logits))
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
             partial(
@@ -211,9 +232,45 @@ def compare(
             )
         )
         ids = [sequence.token_ids for sequence in sequences] if sequences is not None else None
-        checks.append(token_check(name, decoding, ids, wanted.token_ids[name]))
+        checks.append(token_check(name, decoding, ids, wanted.token_ids[name], gate=wanted.rounded is None))
         advance()
     return tuple(checks)
+
+
+def compare_vision(
+    folder: Path, prompt: Prompt, studies: Sequence[Floats], wanted: Floats
+) -> tuple[list[ParityCheck], Floats]:
+    """Compare a bundle's image embeddings with PyTorch's [N, T, d].
+
+    Returns:
+        One check per number of views, and the prompts [N, S, d] around the bundle's embeddings.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-GRAPH` when the graph cannot be loaded.
+    """
+    from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
+
+    vision = VisionSession(folder / layout.VISION, **SESSION)
+    table = EmbeddingTable(folder / layout.EMBED_TOKENS)
+    checks = []
+    embeds = [_unless_nonfinite(partial(vision.encode, study)) for study in studies]
+    for views in sorted({len(study) for study in studies}):
+        rows = [row for row, study in enumerate(studies) if len(study) == views]
+        mine = [embeds[row] for row in rows]
+        found = None if any(one is None for one in mine) else np.concatenate(mine)
+        name = f"image_embeds, {views} view{'s' if views > 1 else ''}"
+        check = tensor_check(name, "encode", found, wanted[rows], IMAGE_EMBEDS_TOLERANCE)
+        if found is None:
+            culprit = next(studies[row] for row in rows if embeds[row] is None)
+            check = _naming_the_node(check, folder / layout.VISION, {"pixel_values": culprit})
+        checks.append(check)
+
+    # NaN image tokens would only repeat the finding above.
+    usable = [mine if mine is not None else wanted[row : row + 1] for row, mine in enumerate(embeds)]
+    head = table.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))
+    tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))
+    prompts = np.concatenate([np.concatenate([head, mine, tail], axis=1) for mine in usable])  # [N, S, d]
+    return checks, prompts
 
 
 def _naming_the_node(check: ParityCheck, graph: Path, feeds: Mapping[str, NDArray[Any]]) -> ParityCheck:
@@ -235,15 +292,17 @@ def require(checks: Sequence[ParityCheck]) -> None:
         raise R2GenError("R2G-PARITY-FAILED", message, "report it with the output of `r2gen doctor`; nothing was kept")
 
 
-def _torch_steps(model: R2GenGPT, embeds: Tensor) -> tuple[NDArray[np.int64], Floats]:
-    """The likeliest token of each step [N, STEPS], and the logits [N, STEPS + 1, vocab] they come from."""
+def _torch_steps(
+    model: R2GenGPT, embeds: Tensor, steps: int, given: Tensor | None = None
+) -> tuple[NDArray[np.int64], Floats]:
+    """The likeliest token of each step [N, steps], or those given, and the logits [N, steps + 1, vocab] around them."""
     import torch
 
     output = model.llama_model(inputs_embeds=model.wrap_prompt(embeds), use_cache=True, logits_to_keep=1)
     ids: list[Tensor] = []
     logits = [output.logits[:, -1]]
-    for _ in range(STEPS):
-        ids.append(logits[-1].argmax(-1))
+    for step in range(steps):
+        ids.append(logits[-1].argmax(-1) if given is None else given[:, step])
         output = model.llama_model(
             inputs_embeds=model.embed_tokens(ids[-1][:, None]), past_key_values=output.past_key_values, use_cache=True
         )
@@ -252,7 +311,7 @@ def _torch_steps(model: R2GenGPT, embeds: Tensor) -> tuple[NDArray[np.int64], Fl
 
 
 def _steps(state: DecoderState, table: EmbeddingTable, ids: NDArray[np.int64]) -> Floats:
-    """Logits [N, STEPS + 1, vocab] of the last prompt position and behind each of ids [N, STEPS]."""
+    """Logits [N, K + 1, vocab] of the last prompt position and behind each of ids [N, K]."""
     logits = [state.logits.copy()]
     for step in range(ids.shape[1]):
         state.decode(table.lookup(ids[:, step, None]))

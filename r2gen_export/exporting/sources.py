@@ -40,6 +40,7 @@ def load_sources(
     *,
     overrides: Mapping[str, Any] | None = None,
     allow_unexpected: Sequence[str] = (),
+    llm_dtype: torch.dtype | str = torch.float32,
     say: Callable[[str], None] = lambda line: None,
 ) -> Sources:
     """The source model with the checkpoint's tensors in it, float32, eval mode, on the CPU.
@@ -52,6 +53,7 @@ def load_sources(
         llm: LLM, local folder or hub id.
         overrides: as in `ExportSettings`.
         allow_unexpected: as in `ExportSettings`.
+        llm_dtype: of the LLM's own weights; its stored type leaves them in their files (`sources.stored_dtype`).
         say: told what the checkpoint is, before weights are read.
 
     Raises:
@@ -69,7 +71,7 @@ def load_sources(
     source_config(llm, "LLM", "llama")
     source_config(vision, "vision encoder", "swin")
     image = image_spec(vision)
-    model = R2GenGPT.from_sources(vision, llm, config, torch.float32)
+    model = R2GenGPT.from_sources(vision, llm, config, llm_dtype)
     if trained is None:
         own.load_checkpoint(model, checkpoint)
         return Sources(model.eval(), image, checkpoint / own.ADAPTER, dataset)

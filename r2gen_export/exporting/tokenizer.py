@@ -17,6 +17,9 @@ from r2gen_export.runtime.text import Detokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ROWS: Final = 4096
+"""Rows of the embedding table converted together."""
+
 SAMPLE_REPORTS: Final = (
     "The heart is mildly enlarged. There is a small left pleural effusion with adjacent atelectasis.",
     "no focal consolidation , pneumothorax or large effusion is seen . degenerative changes of the spine .",
@@ -52,12 +55,20 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     path.write_text(backend.to_str(pretty=True), encoding="utf-8")
 
 
-def write_embeddings(table: torch.nn.Embedding, path: Path) -> None:
-    """Write the token embedding table as `.npy`: float32 [vocab, d], C order. OSError when it cannot be written."""
-    values = np.ascontiguousarray(table.weight.detach().float().numpy())
+def write_embeddings(table: torch.nn.Embedding, path: Path, *, half: bool = False) -> None:
+    """Write the token embedding table as `.npy`: [vocab, d] float32 or float16, C order, `ROWS` rows at a time.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    weight = table.weight.detach()
+    kind = torch.float16 if half else torch.float32
+    header = {"descr": "<f2" if half else "<f4", "fortran_order": False, "shape": tuple(weight.shape)}
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
-        file.write(values.data)  # np.save reports a full disk without saying that it is one
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(weight), ROWS):
+            # np.save reports a full disk without saying that it is one
+            file.write(weight[start : start + ROWS].to(kind).contiguous().numpy().data)
 
 
 def check_tokenizer(

@@ -88,12 +88,26 @@ def _against_sources(
     limit: int | None,
     stage: Callable[[str], None],
 ) -> list[ParityCheck]:
-    from r2gen_export.exporting import parity
-    from r2gen_export.exporting.export import bundle_dims, bundle_prompt
+    from transformers import LlamaConfig
+
+    from r2gen_export.exporting import gate, parity
+    from r2gen_export.exporting.estimate import estimate
+    from r2gen_export.exporting.export import bundle_dims, bundle_prompt, merge_lora
     from r2gen_export.exporting.sources import load_sources
+    from r2gen_export.training.sources import source_config
 
     stage("loading sources")
-    sources = load_sources(checkpoint, *models, overrides=overrides, allow_unexpected=allow_unexpected)
+    precision = manifest.precision["decoder"]
+    config = LlamaConfig(**source_config(models[1], "LLM", "llama"))
+    way = estimate(config, dialect=manifest.dialect, precision=precision).gate
+    plan = gate.Plan(way, precision, manifest.precision.get("lm_head", precision))
+    sources = load_sources(
+        checkpoint,
+        *models,
+        overrides=overrides,
+        allow_unexpected=allow_unexpected,
+        llm_dtype=gate.llm_dtype(plan, models[1]),
+    )
     found = sha256_file(sources.file)
     same = found == manifest.source.checkpoint_sha256
     detail = f"{found[:12]}..." + ("" if same else f", exported from {manifest.source.checkpoint_sha256[:12]}...")
@@ -108,23 +122,24 @@ def _against_sources(
         checks.append(ParityCheck(name, not wrong, float(len(wrong)), 0.0, ", ".join(wrong)))
     if not all(check.passed for check in checks[1:]):
         return checks  # the graphs cannot even be run side by side
-    decodings = parity.gate_decodings(manifest.presets, limit)
     studies = parity.probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
+    probe = gate.Probe(studies, parity.gate_decodings(manifest.presets, limit), semantics)
     stage("running PyTorch")
-    wanted = parity.reference(sources.model, studies, decodings, semantics)
+    wanted = gate.reference(sources.model, probe, plan, manifest.dims, manifest.prompt, lambda: None)
+    merge_lora(sources.model, llm=plan.gate == "whole")
+    wanted = gate.round_reference(sources.model, wanted, plan)
     stage("running the bundle")
-    return [
-        *checks,
-        *parity.compare(
-            bundle,
-            manifest.dims,
-            manifest.prompt,
-            studies=studies,
-            decodings=decodings,
-            wanted=wanted,
-            semantics=semantics,
-        ),
-    ]
+    found = gate.compare(
+        bundle,
+        manifest.dims,
+        manifest.prompt,
+        probe=probe,
+        wanted=wanted,
+        plan=plan,
+        llama=sources.model.llama_model,
+        advance=lambda: None,
+    )
+    return [*checks, *found]
 
 
 def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:

@@ -152,7 +152,7 @@ class R2GenGPT(nn.Module):
 
     @classmethod
     def from_sources(
-        cls, vision: str | Path, llm: str | Path, config: ModelConfig, dtype: torch.dtype = torch.float32
+        cls, vision: str | Path, llm: str | Path, config: ModelConfig, dtype: torch.dtype | str = torch.float32
     ) -> R2GenGPT:
         """Load Swin (float32), LLaMA (`dtype`) and tokenizer from local folders or hub ids.
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, SwinModel
 from transformers.utils import cached_file
@@ -101,7 +101,7 @@ def source_config(source: str | Path, what: str, model_type: str) -> dict[str, A
     return dict(config)
 
 
-def _load(kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype) -> Any:
+def _load(kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype | str) -> Any:
     source_config(source, what, "swin" if kind is SwinModel else "llama")
     try:
         with _quiet():
@@ -124,7 +124,26 @@ def load_vision(source: str | Path) -> SwinModel:
     return model
 
 
-def load_llm(source: str | Path, dtype: torch.dtype) -> LlamaForCausalLM:
+def stored_dtype(llm: str | Path) -> torch.dtype | str:
+    """The float type of an LLM's safetensors files; `auto`, which transformers finds out, without such files.
+
+    Loaded in this type, the parameters are pages of the files and take no memory of this process's own.
+    """
+    index = source_file(llm, "model.safetensors.index.json")
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index else {}
+        name = places.get("model.embed_tokens.weight", "model.safetensors")
+        file = source_file(llm, name)
+        if file is None:
+            return "auto"
+        with safe_open(file, framework="pt") as opened:
+            kind = opened.get_slice("model.embed_tokens.weight").get_dtype()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return "auto"  # loading says what is wrong with the files
+    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(kind, "auto")
+
+
+def load_llm(source: str | Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     """The LLaMA in `dtype`. Raises `R2G-MODEL-MISSING`, `-UNSUPPORTED` or `-NONFINITE`."""
     model: LlamaForCausalLM = _load(LlamaForCausalLM, "LLM", source, dtype)
     return model

@@ -15,7 +15,7 @@ from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import write_standard_fp32
 from r2gen_export.exporting.streamed.weights import ModuleWeights
-from r2gen_export.exporting.streamed.write import write_decoder
+from r2gen_export.exporting.streamed.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
 from r2gen_export.runtime.decoder import DecoderSession
@@ -60,7 +60,7 @@ def decoder(request, folder, llm, graph):
     if request.param == "standard":
         return DecoderSession(graph, DIMS, **CPU)
     written = folder / request.param
-    write_decoder(llm.config, ModuleWeights(llm), written, dialect=request.param, precision="fp32")
+    write_streamed(llm.config, ModuleWeights(llm), written, dialect=request.param, precision="fp32")
     return DecoderSession(written / "model.onnx", DIMS, **CPU)
 
 

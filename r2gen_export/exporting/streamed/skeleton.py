@@ -30,12 +30,15 @@ DOMAIN: Final = "r2gen"
 
 TRACE_OPSET: Final = 18
 
+GQA_HEAD: Final = 16
+"""With the rotary embedding inside, its kernel takes head sizes that are multiples of this."""
+
 STATIC_ROPE: Final = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
 
 
-def check_config(config: LlamaConfig) -> None:
-    """Refuse by name what the streamed decoder cannot do.
+def check_config(config: LlamaConfig, dialect: str) -> None:
+    """Refuse by name what the `ort` and `trt` decoders cannot do.
 
     Raises:
         R2GenError: `R2G-MODEL-UNSUPPORTED`.
@@ -55,9 +58,13 @@ def check_config(config: LlamaConfig) -> None:
         != 1.0,
         f"model_type {config.model_type!r}": config.model_type != "llama",
     }
+    fix = "--dialect standard --precision fp32"
+    if dialect == "ort" and not any(problems.values()) and head_dim % GQA_HEAD:
+        problems[f"head_dim {head_dim}, of which ONNX Runtime's GroupQueryAttention takes multiples of {GQA_HEAD}"] = True
+        fix = "--dialect trt, which ONNX Runtime runs too"
     if found := [name for name, wrong in problems.items() if wrong]:
         message = f"the LLM's config.json has {', '.join(found)}"
-        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "export it with --dialect standard --precision fp32")
+        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix)
 
 
 def trace_skeleton(config: LlamaConfig) -> onnx.ModelProto:
@@ -67,12 +74,10 @@ def trace_skeleton(config: LlamaConfig) -> onnx.ModelProto:
     `past_key_values.N.{key,value}` [B, kv_heads, P, head_dim], `logits_to_keep` int64 [K], the positions of S that get
     logits (as in transformers' `forward`). Outputs: `logits` [B, K, vocab], `present.N.{key,value}`.
 
-    Raises:
-        R2GenError: `R2G-MODEL-UNSUPPORTED`, see `check_config`.
+    The configuration is one `check_config` lets pass.
     """
     import onnx
 
-    check_config(config)
     model = _weightless(config)
     with interrupt_later(), quiet(), tempfile.TemporaryDirectory() as folder:
         from optimum.exporters.onnx import onnx_export_from_model

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from r2gen_export.exporting.streamed.dialects import DIALECTS
 from r2gen_export.exporting.streamed.external import ExternalData
 from r2gen_export.exporting.streamed.graph import GraphBuilder
 from r2gen_export.exporting.streamed.lowering import lower
-from r2gen_export.exporting.streamed.skeleton import trace_skeleton
+from r2gen_export.exporting.streamed.skeleton import check_config, trace_skeleton
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.streamed.weights import Weights
 
-PRECISIONS: Final = ("fp32", "fp16", "int8", "int4")
 
-
-def write_decoder(
+def write_streamed(
     config: LlamaConfig,
     weights: Weights,
     folder: Path,
@@ -48,6 +46,7 @@ def write_decoder(
         R2GenError: `R2G-MODEL-UNSUPPORTED`, `R2G-MODEL-MISSING`.
         OSError: when a file cannot be written.
     """
+    check_config(config, dialect)
     folder.mkdir(parents=True, exist_ok=True)
     skeleton = trace_skeleton(config)
     chosen = DIALECTS[dialect]

@@ -1,0 +1,140 @@
+"""The parity gate in its two ways: the whole models side by side, or the decoder layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export import bundle as layout
+from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, Semantics
+from r2gen_export.exporting import parity
+from r2gen_export.exporting.estimate import Gate
+from r2gen_export.exporting.parity import require
+
+if TYPE_CHECKING:
+    import torch
+
+    from r2gen_export.training.model import R2GenGPT
+
+__all__ = ["Plan", "Probe", "compare", "llm_dtype", "reference", "require", "round_reference", "steps"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the gate goes about it, and what the decoder's weights are stored as."""
+
+    gate: Gate
+    precision: str
+    head_precision: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What both models are run on: pixel values [V, 3, H, W] of each study, and how to decode."""
+
+    studies: Sequence[NDArray[np.float32]]
+    decodings: Mapping[str, Decoding]
+    semantics: Semantics
+
+    @classmethod
+    def make(
+        cls, image: ImageSpec, presets: Mapping[str, Decoding], semantics: Semantics, max_new_tokens: int | None
+    ) -> Probe:
+        """Random shadings, and the deterministic presets."""
+        return cls(parity.probe_studies(image), parity.gate_decodings(presets, max_new_tokens), semantics)
+
+
+def llm_dtype(plan: Plan, llm: str | Path) -> torch.dtype | str:
+    """What to load the LLM in: float32, or what its files hold, which leaves it there."""
+    import torch
+
+    from r2gen_export.training.sources import stored_dtype
+
+    return torch.float32 if plan.gate == "whole" else stored_dtype(llm)
+
+
+def steps(plan: Plan, probe: Probe, dims: Dims) -> int:
+    """How often `compare` calls `advance`."""
+    return dims.num_layers if plan.gate == "layers" else len(probe.decodings)
+
+
+def reference(
+    model: R2GenGPT, probe: Probe, plan: Plan, dims: Dims, prompt: Prompt, advance: Callable[[], None]
+) -> parity.Reference:
+    """PyTorch's side, as far as it is computed before the export."""
+    if plan.gate == "layers":
+        none = np.zeros((0, 0), np.int64)
+        return parity.Reference(parity.reference_embeds(model, probe.studies), none, none.astype(np.float32), {})
+    length = 1 + len(prompt.before_ids) + dims.image_tokens + len(prompt.after_ids)
+    return parity.reference(
+        model,
+        probe.studies,
+        probe.decodings,
+        probe.semantics,
+        min(parity.STEPS[plan.precision], dims.max_positions - length),
+        advance,
+    )
+
+
+def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: Plan) -> parity.Reference:
+    """The same with what rounded weights give; LoRA must be merged, the export done: it changes the model."""
+    if plan.gate == "layers":
+        return wanted
+    return parity.with_rounded(model, wanted, plan.precision, plan.head_precision)
+
+
+def compare(
+    folder: Path,
+    dims: Dims,
+    prompt: Prompt,
+    *,
+    probe: Probe,
+    wanted: parity.Reference,
+    plan: Plan,
+    llama: Any = None,
+    advance: Callable[[], None],
+) -> tuple[ParityCheck, ...]:
+    """Compare a bundle, complete but for its manifest, with PyTorch.
+
+    Args:
+        folder: the bundle.
+        dims: its sizes.
+        prompt: its prompt.
+        probe: what `wanted` was computed on.
+        wanted: from `reference`, then `round_reference`.
+        plan: the same.
+        llama: the LLM, for the way layer by layer.
+        advance: called behind each decoding, or each layer.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
+    """
+    if plan.gate == "whole":
+        return parity.compare(
+            folder,
+            dims,
+            prompt,
+            studies=probe.studies,
+            decodings=probe.decodings,
+            wanted=wanted,
+            semantics=probe.semantics,
+            precision=plan.precision,
+            advance=advance,
+        )
+    from r2gen_export.exporting.layerwise import compare_layers
+
+    checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds)
+    found = compare_layers(
+        llama,
+        folder / layout.DECODER,
+        prompts,
+        precision=plan.precision,
+        head_precision=plan.head_precision,
+        advance=advance,
+    )
+    return (*checks, *found)

@@ -1,0 +1,33 @@
+"""A PyTorch LLaMA with the weights a reduced precision keeps: what the exported graph must compute.
+
+Comparing with this model tells a wrong graph from coarse weights; comparing with the original tells how coarse.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from r2gen_export.exporting.streamed.lowering import BITS, HEAD
+from r2gen_export.exporting.streamed.quantize import ROWS, dequantize, quantize
+
+
+@torch.no_grad()
+def round_weights(module: nn.Module, precision: str, head_precision: str | None = None) -> None:
+    """Replace every weight of a float32 module, LoRA merged, by what `precision` stores of it, in place.
+
+    Args:
+        module: a LLaMA, or one of its decoder layers.
+        precision: `fp32` changes nothing; `fp16` rounds every tensor; `int8` and `int4` the linear layers'.
+        head_precision: of `lm_head`, None: the same.
+    """
+    if precision == "fp16":
+        for parameter in module.parameters():
+            parameter.copy_(parameter.half())
+        return
+    for name, layer in module.named_modules():
+        bits = BITS.get((head_precision or precision) if name.endswith(HEAD) else precision)
+        if bits and isinstance(layer, nn.Linear):
+            for start in range(0, len(layer.weight), ROWS):
+                part = layer.weight[start : start + ROWS]
+                part.copy_(torch.from_numpy(dequantize(quantize(part, bits))))
