@@ -18,7 +18,7 @@ Gate = Literal["whole", "layers"]
 BYTES: Final = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625}
 """Of one weight as stored; a block of 32 adds a float32 scale."""
 
-BASE: Final = 900e6
+BASE: Final = 1.3e9
 """Bytes of Python with torch, transformers, optimum and ONNX Runtime, and of a Swin-base with its session."""
 
 WHOLE_COPIES: Final = 2.2

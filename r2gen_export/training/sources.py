@@ -63,11 +63,15 @@ def _missing(what: str, source: str | Path, error: Exception) -> R2GenError:
 def _quiet() -> Iterator[None]:
     """Hold back transformers' notes about unused heads; what matters is checked below and raised."""
     before = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # its bar would break into ours
     try:
         yield
     finally:
         transformers.logging.set_verbosity(before)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def source_file(source: str | Path, name: str) -> Path | None:

@@ -136,7 +136,7 @@ def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> N
     save_file({**tensors, gone[0]: tensors[gone[0]] * float("nan")}, broken / "adapter.safetensors")
     with pytest.raises(R2GenError, match=r"R2G-(MODEL|CHECKPOINT)"):
         export(sources, tmp_path / "bundle")
-    for wrong in ({"precision": "int4"}, {"dialect": "ort"}):
+    for wrong in ({"dialect": "standard", "precision": "int4"}, {"precision": "int5"}, {"dialect": "coreml"}):
         with pytest.raises(R2GenError, match="R2G-"):
             export(tiny_sources, tmp_path / "bundle", **wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
