@@ -160,8 +160,8 @@ def export(
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")],
     dialect: Annotated[
-        Dialect, typer.Option("--dialect", help="Operators of the decoder: ONNX Runtime's, plain ones, TensorRT's.")
-    ] = Dialect.ort,
+        Dialect | None, typer.Option("--dialect", help="Operators of the decoder. Default: ort where its heads allow.")
+    ] = None,
     precision: Annotated[
         PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
     ] = PrecisionName.fp32,
@@ -207,7 +207,7 @@ def export(
                 vision=vision,
                 llm=llm,
                 out=out,
-                dialect=dialect.value,
+                dialect=dialect.value if dialect else None,
                 precision=precision.value,
                 head_precision=head_precision.value if head_precision else None,
                 gate=gate.value if gate else None,

@@ -63,7 +63,9 @@ def estimate(config: LlamaConfig, *, dialect: str, precision: str, gate: Gate | 
     matrices = _layer_parameters(config)
     table = config.vocab_size * config.hidden_size
     parameters = config.num_hidden_layers * matrices + 2 * table
-    stored = (parameters - table) * BYTES[precision] + table * min(BYTES[precision], 4.0 if precision == "fp32" else 2.0)
+    stored = (parameters - table) * BYTES[precision] + table * min(
+        BYTES[precision], 4.0 if precision == "fp32" else 2.0
+    )
     disk = stored + 400e6  # Swin-base in float32, tokenizer
     whole = BASE + WHOLE_COPIES * 4 * parameters
     if dialect == "standard":
@@ -82,8 +84,9 @@ def estimate(config: LlamaConfig, *, dialect: str, precision: str, gate: Gate | 
 
 
 def _layer_parameters(config: LlamaConfig) -> int:
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 2 * config.hidden_size * head_dim * (config.num_attention_heads + config.num_key_value_heads)
+    from r2gen_export.exporting.streamed.skeleton import head_dim
+
+    attention = 2 * config.hidden_size * head_dim(config) * (config.num_attention_heads + config.num_key_value_heads)
     return int(attention + 3 * config.hidden_size * config.intermediate_size)
 
 

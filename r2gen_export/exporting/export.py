@@ -16,12 +16,24 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from r2gen_export import bundle as layout
 from r2gen_export.atomic import atomic_dir
-from r2gen_export.bundle import Decoding, Dims, ImageSpec, Manifest, Prompt, Semantics, Source, seal, sha256_file
+from r2gen_export.bundle import (
+    Decoding,
+    Dims,
+    ImageSpec,
+    Manifest,
+    ParityCheck,
+    Prompt,
+    Semantics,
+    Source,
+    seal,
+    sha256_file,
+)
 from r2gen_export.errors import R2GenError
 from r2gen_export.presets import FAST, PAPER
 
 if TYPE_CHECKING:
     from r2gen_export.exporting.estimate import Gate
+    from r2gen_export.exporting.gate import Plan
     from r2gen_export.exporting.sources import Sources
     from r2gen_export.training.model import R2GenGPT
 
@@ -40,14 +52,15 @@ class ExportSettings:
     says, `decoding` fields of `Decoding` that hold in `paper`; None counts as not given. `allow_unexpected` names
     tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
     a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer,
-    `HEAD_PRECISION` when None. `gate`: compare the whole models or layer by layer; by the memory that is free when None.
+    `HEAD_PRECISION` when None. `dialect` None: what the LLM's heads allow. `gate`: compare the whole models or layer by
+    layer; by the memory that is free when None.
     """
 
     checkpoint: Path
     vision: str | Path
     llm: str | Path
     out: Path
-    dialect: str = "ort"
+    dialect: str | None = None
     precision: str = "fp32"
     head_precision: str | None = None
     gate: Gate | None = None
@@ -85,18 +98,21 @@ def export_bundle(
     from r2gen_export.exporting.decoder import check_variant, write_decoder
     from r2gen_export.exporting.estimate import PeakMemory, estimate, require_room
     from r2gen_export.exporting.sources import load_sources
+    from r2gen_export.exporting.streamed.skeleton import default_dialect
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
     from r2gen_export.training.sources import source_config
 
-    head_precision = settings.head_precision or HEAD_PRECISION[settings.precision]
-    check_variant(settings.dialect, settings.precision, head_precision)
+    head_precision = settings.head_precision or HEAD_PRECISION.get(settings.precision)
+    check_variant(settings.dialect or "ort", settings.precision, head_precision)
     _check_settings(settings)
     llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
-    needed = estimate(llm, dialect=settings.dialect, precision=settings.precision, gate=settings.gate)
+    dialect = settings.dialect or default_dialect(llm)
+    check_variant(dialect, settings.precision, head_precision)
+    needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
     say(str(needed))
     require_room(needed, Path(settings.out))
-    plan = gate.Plan(needed.gate, settings.precision, head_precision)
+    plan = gate.Plan(needed.gate, settings.precision, head_precision or settings.precision)
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
         with _stage(shown, "loading sources"):
             sources = load_sources(
@@ -116,7 +132,7 @@ def export_bundle(
             source = _source(settings, sources)
             probe = gate.Probe.make(sources.image, presets, settings.semantics, settings.parity_max_new_tokens)
         with _stage(shown, "running PyTorch for the parity gate", len(probe.decodings)) as advance:
-            wanted = gate.reference(model, probe, plan, dims, prompt, advance)
+            wanted = gate.reference(model, probe, plan, dims=dims, prompt=prompt, advance=advance)
         with _stage(shown, "writing tokenizer and embeddings"):
             write_tokenizer(model.tokenizer, folder / layout.TOKENIZER)
             halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
@@ -130,7 +146,7 @@ def export_bundle(
             decoder_opset = write_decoder(
                 model.llama_model,
                 (folder / layout.DECODER).parent,
-                dialect=settings.dialect,
+                dialect=dialect,
                 precision=settings.precision,
                 head_precision=head_precision,
                 advance=advance,
@@ -140,35 +156,56 @@ def export_bundle(
             image, llama = sources.image, model.llama_model if plan.gate == "layers" else None
             del model, sources
             gc.collect()
-            checks += gate.compare(folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, llama=llama, advance=advance)
+            checks += gate.compare(
+                folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, llama=llama, advance=advance
+            )
             gate.require(checks)
         with _stage(shown, "sealing the bundle"):
-            manifest = Manifest(
-                model_id=settings.model_id or Path(settings.out).resolve().name,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                source=source,
-                semantics=settings.semantics,
-                dialect=settings.dialect,  # type: ignore[arg-type]
-                dims=dims,
-                prompt=prompt,
-                presets=presets,
-                default_preset=settings.default_preset,
-                image=image,
-                precision={
-                    "vision": "fp32",
-                    "decoder": settings.precision,
-                    "lm_head": head_precision,
-                    "embed_tokens": "fp32" if settings.precision == "fp32" else "fp16",
-                },
-                opset={"vision": vision_opset, "decoder": decoder_opset},
-                tools=tool_versions(),
-                parity=checks,
-                synthetic=settings.synthetic,
-            )
-            sealed = seal(folder, manifest)
+            facts = _Facts(source, dialect, dims, prompt, presets, image, vision_opset, decoder_opset, checks)
+            sealed = seal(folder, _manifest(settings, plan, facts))
     if memory.peak:
         say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
     return sealed
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What an export found out on its way, for the manifest."""
+
+    source: Source
+    dialect: str
+    dims: Dims
+    prompt: Prompt
+    presets: dict[str, Decoding]
+    image: ImageSpec
+    vision_opset: int
+    decoder_opset: int
+    checks: tuple[ParityCheck, ...]
+
+
+def _manifest(settings: ExportSettings, plan: Plan, facts: _Facts) -> Manifest:
+    return Manifest(
+        model_id=settings.model_id or Path(settings.out).resolve().name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=facts.source,
+        semantics=settings.semantics,
+        dialect=facts.dialect,  # type: ignore[arg-type]
+        dims=facts.dims,
+        prompt=facts.prompt,
+        presets=facts.presets,
+        default_preset=settings.default_preset,
+        image=facts.image,
+        precision={
+            "vision": "fp32",
+            "decoder": settings.precision,
+            "lm_head": plan.head_precision,
+            "embed_tokens": "fp32" if settings.precision == "fp32" else "fp16",
+        },
+        opset={"vision": facts.vision_opset, "decoder": facts.decoder_opset},
+        tools=tool_versions(),
+        parity=facts.checks,
+        synthetic=settings.synthetic,
+    )
 
 
 def merge_lora(model: R2GenGPT, *, llm: bool = True) -> None:

@@ -64,7 +64,7 @@ def steps(plan: Plan, probe: Probe, dims: Dims) -> int:
 
 
 def reference(
-    model: R2GenGPT, probe: Probe, plan: Plan, dims: Dims, prompt: Prompt, advance: Callable[[], None]
+    model: R2GenGPT, probe: Probe, plan: Plan, *, dims: Dims, prompt: Prompt, advance: Callable[[], None]
 ) -> parity.Reference:
     """PyTorch's side, as far as it is computed before the export."""
     if plan.gate == "layers":
@@ -76,8 +76,8 @@ def reference(
         probe.studies,
         probe.decodings,
         probe.semantics,
-        min(parity.STEPS[plan.precision], dims.max_positions - length),
-        advance,
+        steps=min(parity.STEPS[plan.precision], dims.max_positions - length),
+        advance=advance,
     )
 
 

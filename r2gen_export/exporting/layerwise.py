@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ from r2gen_export.bundle import ParityCheck
 from r2gen_export.exporting.measures import logits_check, quality_check
 from r2gen_export.exporting.rounding import round_weights
 from r2gen_export.exporting.streamed.lowering import HEAD
+from r2gen_export.exporting.streamed.skeleton import head_dim
 from r2gen_export.exporting.streamed.weights import ModuleWeights
 
 if TYPE_CHECKING:
@@ -66,14 +68,14 @@ def compare_layers(
     ends = [*_layer_inputs(proto, config.num_hidden_layers)]
     torch_chain, onnx_chain = prompts, prompts
     worst = _Worst(LAYER_TOLERANCE[precision])
-    for index, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for index, (start, end) in enumerate(pairwise(ends)):
         wanted, reachable = _torch_layer(config, weights, index, torch_chain, precision)
-        part = _Part(proto, graph, config, index, start, end)
+        part = _Part(proto, graph, config, layer=index, start=start, end=end)
         worst.add(index, part.run(torch_chain), reachable, torch_chain)
         onnx_chain = part.run(onnx_chain)
         torch_chain = wanted
         advance()
-    head = _Part(proto, graph, config, None, ends[-1], "logits")
+    head = _Part(proto, graph, config, layer=None, start=ends[-1], end="logits")
     with torch.no_grad():
         wanted, reachable = _torch_head(config, weights, torch_chain, head_precision or precision, precision)
     local = head.run(torch_chain)
@@ -110,7 +112,7 @@ class _Part:
     """A run of nodes of the decoder from hidden states to hidden states or logits, as a session of its own."""
 
     def __init__(
-        self, proto: onnx.ModelProto, path: Path, config: LlamaConfig, layer: int | None, start: str, end: str
+        self, proto: onnx.ModelProto, path: Path, config: LlamaConfig, *, layer: int | None, start: str, end: str
     ) -> None:
         self._start, self._end = start, end
         self._config, self._layer = config, layer
@@ -137,9 +139,7 @@ class _Part:
     def run(self, hidden: Floats) -> Floats:
         """[N, S, d] float32 -> the part's output in float32."""
         rows, length = hidden.shape[:2]
-        config = self._config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        empty = np.zeros((rows, config.num_key_value_heads, length, head_dim), self._dtype)
+        empty = np.zeros((rows, self._config.num_key_value_heads, length, head_dim(self._config)), self._dtype)
         feeds: dict[str, Any] = {
             "position_ids": np.tile(np.arange(length), (rows, 1)),
             "logits_to_keep": np.arange(length),

@@ -59,9 +59,7 @@ def distribution_metrics(found: Floats, wanted: Floats) -> dict[str, float]:
     return {"kl_mean": float(divergence.mean()), "kl_max": float(divergence.max()), "top1": float(agreement)}
 
 
-def logits_check(
-    name: str, stage: str, found: Floats | None, wanted: Floats, precision: str = "fp32"
-) -> ParityCheck:
+def logits_check(name: str, stage: str, found: Floats | None, wanted: Floats, precision: str = "fp32") -> ParityCheck:
     """`tensor_check` of logits [N, K, vocab], with `distribution_metrics`."""
     check = tensor_check(name, stage, found, wanted, LOGITS_TOLERANCE[precision])
     if not check.metrics or found is None:

@@ -107,6 +107,7 @@ def reference(
     studies: Sequence[Floats],
     decodings: Mapping[str, Decoding],
     semantics: Semantics,
+    *,
     steps: int = STEPS["fp32"],
     advance: Callable[[], None] = lambda: None,
 ) -> Reference:

@@ -125,11 +125,13 @@ def _against_sources(
     studies = parity.probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
     probe = gate.Probe(studies, parity.gate_decodings(manifest.presets, limit), semantics)
     stage("running PyTorch")
-    wanted = gate.reference(sources.model, probe, plan, manifest.dims, manifest.prompt, lambda: None)
+    wanted = gate.reference(
+        sources.model, probe, plan, dims=manifest.dims, prompt=manifest.prompt, advance=lambda: None
+    )
     merge_lora(sources.model, llm=plan.gate == "whole")
     wanted = gate.round_reference(sources.model, wanted, plan)
     stage("running the bundle")
-    found = gate.compare(
+    compared = gate.compare(
         bundle,
         manifest.dims,
         manifest.prompt,
@@ -139,7 +141,7 @@ def _against_sources(
         llama=sources.model.llama_model,
         advance=lambda: None,
     )
-    return [*checks, *found]
+    return [*checks, *compared]
 
 
 def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:

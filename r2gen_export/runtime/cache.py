@@ -32,6 +32,7 @@ class Pass:
         self,
         session: onnxruntime.InferenceSession,
         cache: Sequence[tuple[str, str, onnxruntime.OrtValue]],
+        *,
         rows: int,
         size: int,
         keep: int,
@@ -107,7 +108,9 @@ class HostCache:
             values = [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
             bound = [(past, present, value) for (past, present), value in zip(self._names, values, strict=True)]
             count = rows.stop - rows.start
-            self._passes[key] = Pass(self._session, bound, count, size, keep, self._dtype, self._widths)
+            self._passes[key] = Pass(
+                self._session, bound, rows=count, size=size, keep=keep, dtype=self._dtype, widths=self._widths
+            )
         return self._passes[key]
 
     def clear(self) -> None:
@@ -145,6 +148,7 @@ class DeviceCache:
         shape: tuple[int, int, int, int],
         dtype: Any,
         widths: tuple[int, int],
+        *,
         device: str = "cuda",
     ) -> None:
         from onnxruntime import OrtValue
@@ -160,7 +164,9 @@ class DeviceCache:
         key = (size, keep)
         if key not in self._passes:
             bound = [(past, present, value) for (past, present), value in zip(self._names, self._values, strict=True)]
-            self._passes[key] = Pass(self._session, bound, self._rows, size, keep, self._dtype, self._widths)
+            self._passes[key] = Pass(
+                self._session, bound, rows=self._rows, size=size, keep=keep, dtype=self._dtype, widths=self._widths
+            )
         return self._passes[key]
 
     def clear(self) -> None:

@@ -227,9 +227,7 @@ class _GrowingState:
 
     def __init__(
         self,
-        run: Callable[
-            [Floats, list[onnxruntime.OrtValue], int, int], tuple[Floats, list[onnxruntime.OrtValue]]
-        ],
+        run: Callable[[Floats, list[onnxruntime.OrtValue], int, int], tuple[Floats, list[onnxruntime.OrtValue]]],
         value: Callable[[NDArray[Any]], onnxruntime.OrtValue],
         empty: list[onnxruntime.OrtValue],
         prompt: Floats,

@@ -105,7 +105,9 @@ def source_config(source: str | Path, what: str, model_type: str) -> dict[str, A
     return dict(config)
 
 
-def _load(kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype | str) -> Any:
+def _load(
+    kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype | str
+) -> Any:
     source_config(source, what, "swin" if kind is SwinModel else "llama")
     try:
         with _quiet():

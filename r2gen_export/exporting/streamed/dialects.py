@@ -29,7 +29,9 @@ SIN: Final = "sin_cache"
 class Dialect(Protocol):
     """How one engine's graphs are written."""
 
-    opsets: dict[str, int]
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Versions by domain."""
 
     def prologue(self, graph: GraphBuilder) -> None:
         """Nodes computed once, before the first layer."""
@@ -37,16 +39,16 @@ class Dialect(Protocol):
     def matmul(self, graph: GraphBuilder, x: str, name: str, weights: BlockWeights, out: str) -> None:
         """`out` [..., N] = `x` [..., K] times quantised weights [N, K], transposed."""
 
-    def attention(
-        self, graph: GraphBuilder, config: LlamaConfig, node: onnx.NodeProto, scaling: float
-    ) -> None:
+    def attention(self, graph: GraphBuilder, config: LlamaConfig, node: onnx.NodeProto, scaling: float) -> None:
         """In the place of the skeleton's attention node: rotary embedding, cache update, causal attention."""
 
 
 class OrtDialect:
     """`GroupQueryAttention` with the rotary embedding inside, and `MatMulNBits`."""
 
-    opsets: Final = {"": 23, CONTRIB: 1}
+    @property
+    def opsets(self) -> dict[str, int]:
+        return {"": 23, CONTRIB: 1}
 
     def prologue(self, graph: GraphBuilder) -> None:
         last = graph.node("ReduceMax", [POSITIONS, graph.integers([1])], "last_position", keepdims=0)
@@ -87,7 +89,9 @@ class OrtDialect:
 class TrtDialect:
     """Opset 24: `RotaryEmbedding`, `TensorScatter` into the cache, `Attention` with an additive mask."""
 
-    opsets: Final = {"": 24}
+    @property
+    def opsets(self) -> dict[str, int]:
+        return {"": 24}
 
     def prologue(self, graph: GraphBuilder) -> None:
         length = graph.node("Shape", ["past_key_values.0.key"], "cache_shape", start=2, end=3)

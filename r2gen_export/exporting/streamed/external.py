@@ -32,7 +32,9 @@ class ExternalData:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def tensor(self, name: str, values: NDArray[Any], *, kind: int | None = None, dims: tuple[int, ...] | None = None) -> onnx.TensorProto:
+    def tensor(
+        self, name: str, values: NDArray[Any], *, kind: int | None = None, dims: tuple[int, ...] | None = None
+    ) -> onnx.TensorProto:
         """Append `values` in C order.
 
         Args:

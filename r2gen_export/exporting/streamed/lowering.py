@@ -72,7 +72,9 @@ def lower(
             inputs = [node.input[0], scale]
             graph.node("RMSNormalization", inputs, node.output[0], epsilon=attributes["epsilon"], axis=-1)
         else:
-            _linear(graph, dialect, weights, node, attributes, head_precision, precision)
+            _linear(
+                graph, dialect, weights, node, attributes, head_precision if _name(attributes) == HEAD else precision
+            )
             if _name(attributes).endswith("down_proj"):
                 advance()
     return _model(skeleton, graph, dialect)
@@ -88,19 +90,18 @@ def rope_tables(config: LlamaConfig) -> tuple[Any, Any]:
     return (angles.cos() * rope.attention_scaling).numpy(), (angles.sin() * rope.attention_scaling).numpy()
 
 
-def _linear(
+def _linear(  # noqa: PLR0917
     graph: GraphBuilder,
     dialect: Dialect,
     weights: Weights,
     node: onnx.NodeProto,
     attributes: dict[str, Any],
-    head_precision: str,
     precision: str,
 ) -> None:
     name, out = _name(attributes), node.output[0]
     product = f"{out}_product" if attributes["bias"] else out
     weight = weights.read(f"{name}.weight")  # [N, K]
-    bits = BITS.get(head_precision if name == HEAD else precision)
+    bits = BITS.get(precision)
     if bits:
         dialect.matmul(graph, node.input[0], name, quantize(weight, bits), product)
     else:

@@ -37,32 +37,46 @@ STATIC_ROPE: Final = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
 
 
+def problems(config: LlamaConfig) -> list[str]:
+    """What of a configuration neither the `ort` nor the `trt` dialect can express, each in words."""
+    rope = (config.rope_scaling or {}).get("rope_type", (config.rope_scaling or {}).get("type", "default"))
+    rotary = getattr(config, "partial_rotary_factor", 1.0)
+    found = {
+        f"rope_scaling {rope!r}, whose frequencies change with the length": rope not in STATIC_ROPE,
+        f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
+        f"{config.num_attention_heads} heads with {config.num_key_value_heads} of keys": bool(
+            config.num_attention_heads % config.num_key_value_heads
+        ),
+        f"an odd head_dim, {head_dim(config)}": bool(head_dim(config) % 2),
+        f"partial_rotary_factor {rotary}": rotary != 1.0,
+        f"model_type {config.model_type!r}": config.model_type != "llama",
+    }
+    return [name for name, wrong in found.items() if wrong]
+
+
+def head_dim(config: LlamaConfig) -> int:
+    """Values of one head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def default_dialect(config: LlamaConfig) -> str:
+    """`ort`; `trt`, which ONNX Runtime runs too, for heads of other sizes; `standard` for what neither expresses."""
+    if problems(config):
+        return "standard"
+    return "trt" if head_dim(config) % GQA_HEAD else "ort"
+
+
 def check_config(config: LlamaConfig, dialect: str) -> None:
     """Refuse by name what the `ort` and `trt` decoders cannot do.
 
     Raises:
         R2GenError: `R2G-MODEL-UNSUPPORTED`.
     """
-    rope = (config.rope_scaling or {}).get("rope_type", (config.rope_scaling or {}).get("type", "default"))
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    problems = {
-        f"rope_scaling {rope!r}, whose frequencies change with the length": rope not in STATIC_ROPE,
-        f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
-        f"{config.num_attention_heads} heads with {config.num_key_value_heads} of keys": bool(
-            config.num_attention_heads % config.num_key_value_heads
-        ),
-        f"an odd head_dim, {head_dim}": bool(head_dim % 2),
-        f"partial_rotary_factor {getattr(config, 'partial_rotary_factor', 1.0)}": getattr(
-            config, "partial_rotary_factor", 1.0
-        )
-        != 1.0,
-        f"model_type {config.model_type!r}": config.model_type != "llama",
-    }
-    fix = "--dialect standard --precision fp32"
-    if dialect == "ort" and not any(problems.values()) and head_dim % GQA_HEAD:
-        problems[f"head_dim {head_dim}, of which ONNX Runtime's GroupQueryAttention takes multiples of {GQA_HEAD}"] = True
+    found, fix = problems(config), "--dialect standard --precision fp32"
+    if not found and dialect == "ort" and head_dim(config) % GQA_HEAD:
+        found = [f"head_dim {head_dim(config)}, of which GroupQueryAttention takes multiples of {GQA_HEAD}"]
         fix = "--dialect trt, which ONNX Runtime runs too"
-    if found := [name for name, wrong in problems.items() if wrong]:
+    if found:
         message = f"the LLM's config.json has {', '.join(found)}"
         raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix)
 
@@ -159,7 +173,7 @@ class _Linear(nn.Module):
         self.name, self.features, self.bias = name, features, bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _LinearNode.apply(x, self.name, self.features, self.bias)  # type: ignore[no-any-return]
+        return _LinearNode.apply(x, self.name, self.features, self.bias)
 
 
 class _Norm(nn.Module):
@@ -168,7 +182,7 @@ class _Norm(nn.Module):
         self.name, self.epsilon = name, epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _NormNode.apply(x, self.name, self.epsilon)  # type: ignore[no-any-return]
+        return _NormNode.apply(x, self.name, self.epsilon)
 
 
 class _PassPositions(nn.Module):
@@ -213,11 +227,11 @@ def _weightless(config: LlamaConfig) -> LlamaForCausalLM:
             stand_in = _Norm(name, module.variance_epsilon)
         else:
             if isinstance(module, LlamaAttention):
-                module.forward = MethodType(_attention_forward, module)  # type: ignore[method-assign]
+                module.forward = MethodType(_attention_forward, module)
             continue
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, stand_in)
-    model.model.rotary_emb = _PassPositions()  # type: ignore[assignment]
+    model.model.rotary_emb = _PassPositions()
     model.model.embed_tokens = nn.Embedding(1, 1)  # not traced: the graph begins behind it
     return model.eval()
 
@@ -236,7 +250,7 @@ def _skeleton_config_class() -> Any:
         def generate(self, input_name: str, *args: Any, **kwargs: Any) -> Any:
             return torch.tensor([0, 1])
 
-    class SkeletonPatcher(ModelPatcher):  # type: ignore[misc]
+    class SkeletonPatcher(ModelPatcher):
         """The mask goes to the attention nodes as it came, `logits_to_keep` is an input."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

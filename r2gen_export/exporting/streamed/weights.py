@@ -7,7 +7,7 @@ usual, and what is written from it here needs room for one matrix and its copies
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -36,8 +36,9 @@ class ModuleWeights:
         lora = self._lora.get(name)
         if lora is None:
             return tensor
+        adapters: Any = lora  # its layer classes share this method, their base class does not declare it
         # peft's own product, added in float32: a half precision sum would lose most of a small update.
-        return tensor.float() + sum(lora.get_delta_weight(adapter).float() for adapter in lora.active_adapters)  # type: ignore[operator]
+        return tensor.float() + sum(adapters.get_delta_weight(name).float() for name in lora.active_adapters)
 
 
 def _plain(name: str) -> str:
