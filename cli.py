@@ -10,6 +10,7 @@ import typer
 
 from r2gen_export import __version__
 from r2gen_export.commands.console import guarded, needs, say
+from r2gen_export.commands.drafts import drafts
 from r2gen_export.commands.options import (
     PRESET,
     SAID,
@@ -54,6 +55,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+app.add_typer(drafts, name="drafts")
+
+
 @app.callback()
 def _options(
     version: Annotated[
@@ -89,6 +93,10 @@ def infer(
         bool | None, typer.Option("--stream/--no-stream", help="Text as it comes. Default: on a terminal.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
+    draft: Annotated[
+        bool | None, typer.Option("--draft/--no-draft", help="Draft from earlier reports: same words, sooner.")
+    ] = None,
+    learn: Annotated[bool, typer.Option("--learn/--no-learn", help="Keep the report's token ids for drafts.")] = True,
     semantics: Annotated[
         SemanticsName | None, typer.Option("--semantics", help="Decoding arithmetic. Default: the bundle's.")
     ] = None,
@@ -137,6 +145,8 @@ def infer(
         names=names,
         stream=stream,
         quiet=quiet,
+        draft=draft,
+        learn=learn,
         options=options,
     )
     run_infer(request)

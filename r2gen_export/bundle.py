@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from r2gen_export.atomic import atomic_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed
 from r2gen_export.onnx_external import external_locations
 
 FORMAT: Final = "r2gen-bundle"
@@ -190,8 +191,12 @@ def demo_bundle() -> Path:
 
 
 def bundle_id(manifest: Manifest) -> str:
-    """12 hex digits that name a bundle's content: SHA-256 over the paths and hashes of its files, sorted by path."""
-    lines = (f"{name} {entry.sha256}\n" for name, entry in sorted(manifest.files.items()))
+    """12 hex digits that name a bundle's content: SHA-256 over the paths and hashes of its files, sorted by path.
+
+    `drafts/` does not count: it changes how fast a report comes, not a word of it.
+    """
+    files = ((name, entry) for name, entry in sorted(manifest.files.items()) if not name.startswith("drafts/"))
+    lines = (f"{name} {entry.sha256}\n" for name, entry in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
@@ -246,11 +251,11 @@ def load_manifest(bundle: Path) -> Manifest:
     if found != (FORMAT, FORMAT_VERSION) or isinstance(found[1], bool):
         message = f"{MANIFEST} says {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} {FORMAT_VERSION}"
         raise R2GenError("R2G-BUNDLE-VERSION", message, "export the bundle again with this release, or upgrade r2gen")
-    manifest: Manifest = _decode(Manifest, fields, "")
+    manifest: Manifest = decode_fields(Manifest, fields, "")
     if lacking := [name for name in REQUIRED_FILES if name not in manifest.files]:
-        raise _malformed("files", f"lacks {', '.join(lacking)}")
+        raise malformed("files", f"lacks {', '.join(lacking)}")
     if manifest.default_preset not in manifest.presets:
-        raise _malformed("default_preset", f"{manifest.default_preset!r} is not one of the presets")
+        raise malformed("default_preset", f"{manifest.default_preset!r} is not one of the presets")
     return manifest
 
 
@@ -309,7 +314,21 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     return sealed
 
 
-REEXPORT: Final = "export the bundle again with r2gen export"
+def replace_files(
+    bundle: Path, manifest: Manifest, *, drop: str | None, add: typing.Mapping[str, FileEntry]
+) -> Manifest:
+    """Write a bundle's manifest anew with one file less and others more, at once or not at all.
+
+    Raises:
+        R2GenError: `R2G-OUTPUT-WRITE`.
+    """
+    files = {name: entry for name, entry in manifest.files.items() if name != drop} | dict(add)
+    changed = dataclasses.replace(manifest, files=files)
+    with atomic_file(bundle / MANIFEST) as scratch:
+        scratch.write_text(changed.to_json(), encoding="utf-8")
+    return changed
+
+
 RECOPY: Final = "copy the bundle again, or export it again with r2gen export"
 
 
@@ -327,63 +346,3 @@ def _check_external(bundle: Path, graph: str, manifest: Manifest) -> None:
 
 def _outside(message: str) -> R2GenError:
     return R2GenError("R2G-BUNDLE-PATH", message, "do not use this bundle; get it again from where it was exported")
-
-
-def _malformed(where: str, problem: str) -> R2GenError:
-    return R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST}: {where or 'the whole'}: {problem}", REEXPORT)
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind` (one of the annotations of the dataclasses above), or `R2G-BUNDLE-MANIFEST`."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _decode_fields(kind, value, where)
-    if origin is Literal:
-        # 1 == True in Python, so types are compared as well.
-        if not any(type(value) is type(choice) and value == choice for choice in inner):
-            raise _malformed(where, f"{value!r}, expected one of {', '.join(map(repr, inner))}")
-        return value
-    if origin is tuple:
-        many = len(inner) == 2 and inner[1] is Ellipsis
-        if not isinstance(value, list) or (not many and len(value) != len(inner)):
-            raise _malformed(where, f"{value!r}, expected a list" + ("" if many else f" of {len(inner)}"))
-        return tuple(_decode(inner[0] if many else inner[at], item, f"{where}[{at}]") for at, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _malformed(where, f"{value!r}, expected an object")
-        return {key: _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
-    if inner:  # X | None, bool | Literal
-        return _decode_union(inner, value, where)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise _malformed(where, f"{value!r}, expected {kind.__name__}")
-    return value
-
-
-def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    first, *others = (kind for kind in kinds if kind is not type(None))
-    for kind in others:
-        try:
-            return _decode(kind, value, where)
-        except R2GenError:
-            continue
-    return _decode(first, value, where)
-
-
-def _decode_fields(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _malformed(where, f"{value!r}, expected an object")
-    known = {entry.name: entry for entry in dataclasses.fields(kind)}
-    if unknown := value.keys() - known.keys():
-        raise _malformed(where, f"unknown field {', '.join(sorted(map(repr, unknown)))}")
-    hints = typing.get_type_hints(kind)
-    given = {}
-    for name, entry in known.items():
-        if name in value:
-            given[name] = _decode(hints[name], value[name], f"{where}.{name}" if where else name)
-        elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
-            raise _malformed(where, f"field {name!r} is missing")
-    return kind(**given)

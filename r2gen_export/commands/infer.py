@@ -35,6 +35,8 @@ class InferRequest:
     names: bool = False
     stream: bool | None = None
     quiet: bool = False
+    draft: bool | None = None
+    learn: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,7 +50,9 @@ def run_infer(request: InferRequest) -> None:
     from r2gen_export.runtime.studies import collect_studies
 
     studies = collect_studies(request.images)
-    pipeline = Pipeline.from_bundle(request.bundle, device=request.device, threads=request.threads)
+    pipeline = Pipeline.from_bundle(
+        request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
+    )
     if not request.quiet:
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {pipeline.provider.name}")
         for step in pipeline.provider.steps:

@@ -92,27 +92,14 @@ def export_bundle(
         R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
             graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
     """
-    from transformers import LlamaConfig
-
     from r2gen_export.exporting import gate
-    from r2gen_export.exporting.decoder import check_variant, write_decoder
-    from r2gen_export.exporting.estimate import PeakMemory, estimate, require_room
+    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.estimate import PeakMemory
     from r2gen_export.exporting.sources import load_sources
-    from r2gen_export.exporting.streamed.skeleton import default_dialect
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
-    from r2gen_export.training.sources import source_config
 
-    head_precision = settings.head_precision or HEAD_PRECISION.get(settings.precision)
-    check_variant(settings.dialect or "ort", settings.precision, head_precision)
-    _check_settings(settings)
-    llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
-    dialect = settings.dialect or default_dialect(llm)
-    check_variant(dialect, settings.precision, head_precision)
-    needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
-    say(str(needed))
-    require_room(needed, Path(settings.out))
-    plan = gate.Plan(needed.gate, settings.precision, head_precision or settings.precision)
+    dialect, plan = _plan(settings, say)
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
         with _stage(shown, "loading sources"):
             sources = load_sources(
@@ -148,7 +135,7 @@ def export_bundle(
                 (folder / layout.DECODER).parent,
                 dialect=dialect,
                 precision=settings.precision,
-                head_precision=head_precision,
+                head_precision=plan.head_precision,
                 advance=advance,
             )
         with _stage(shown, "comparing ONNX with PyTorch", gate.steps(plan, probe, dims)) as advance:
@@ -166,6 +153,28 @@ def export_bundle(
     if memory.peak:
         say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
     return sealed
+
+
+def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Plan]:
+    """The dialect and the way of the gate, after what the export will take was said and found to be there."""
+    from transformers import LlamaConfig
+
+    from r2gen_export.exporting.decoder import check_variant
+    from r2gen_export.exporting.estimate import estimate, require_room
+    from r2gen_export.exporting.gate import Plan
+    from r2gen_export.exporting.streamed.skeleton import default_dialect
+    from r2gen_export.training.sources import source_config
+
+    head_precision = settings.head_precision or HEAD_PRECISION.get(settings.precision)
+    check_variant(settings.dialect or "ort", settings.precision, head_precision)
+    _check_settings(settings)
+    llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
+    dialect = settings.dialect or default_dialect(llm)
+    check_variant(dialect, settings.precision, head_precision)
+    needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
+    say(str(needed))
+    require_room(needed, Path(settings.out))
+    return dialect, Plan(needed.gate, settings.precision, head_precision or settings.precision)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ Floats = NDArray[np.float32]
 LAYER_TOLERANCE: Final = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1}
 """Max abs difference of a layer's output per unit of the largest change it makes to its input."""
 
+LAYERS: Final = "decoder layers, one by one"
+
 FINAL_NORM: Final = "model.norm.weight"
 
 
@@ -105,7 +107,7 @@ class _Worst:
     def check(self) -> ParityCheck:
         detail = f"worst of {self.count}: layer {self.layer}; max abs per largest change"
         passed = self.observed <= self.tolerance
-        return ParityCheck("decoder layers, one by one", passed, self.observed, self.tolerance, detail, "decode")
+        return ParityCheck(LAYERS, passed, self.observed, self.tolerance, detail, "decode")
 
 
 class _Part:

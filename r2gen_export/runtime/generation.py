@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.beam import beam_search
+from r2gen_export.runtime.drafted import generate_drafted
+from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.processors import log_softmax, make_processors, make_warpers, softmax
 from r2gen_export.runtime.sequence import OnToken, Sequence, TokenEvent
 from r2gen_export.runtime.sessions import Decoder, Embeddings
@@ -52,6 +54,7 @@ def generate(
     bos_token_id: int,
     eos_token_id: int,
     semantics: Semantics = "hf-current",
+    drafter: Drafter | None = None,
     on_token: OnToken | None = None,
 ) -> list[Sequence]:
     """Generate one sequence for each prompt. What a row gets does not depend on the other rows.
@@ -64,6 +67,7 @@ def generate(
         bos_token_id: what transformers 4.30 starts from beside the prompt; `hf-current` does not use it.
         eos_token_id: ends a sequence.
         semantics: which transformers release's arithmetic.
+        drafter: drafts for a single prompt without beams; the tokens stay the same (see `drafted.py`).
         on_token: called for each token as soon as it is certain: at every step, with beam search at the end. What it
             raises ends the generation.
 
@@ -77,6 +81,19 @@ def generate(
     if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
         raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
     ids: dict[str, Any] = {"eos_token_id": eos_token_id, "dummy_bos": bos_token_id if semantics == "hf-4.30" else None}
+    if decoding.num_beams == 1 and drafter is not None and len(prompt_embeds) == 1:
+        one = generate_drafted(
+            decoder,
+            embed_tokens,
+            prompt_embeds,
+            decoding,
+            process=make_processors(decoding, eos_token_id, ids["dummy_bos"]),
+            choose=_sampler(decoding, 1) if decoding.do_sample else _argmax,
+            eos_token_id=eos_token_id,
+            drafter=drafter,
+            on_token=on_token,
+        )
+        return [one]
     if decoding.num_beams == 1:
         return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids, on_token=on_token)
     sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, **ids)

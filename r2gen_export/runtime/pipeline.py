@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
 from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.draft_store import has_store, open_drafter
+from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.images import load_image, preprocess
@@ -29,6 +29,7 @@ from r2gen_export.runtime.sessions import (
     choose_providers,
 )
 from r2gen_export.runtime.settings import Settings, resolve_settings
+from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.runtime.text import Detokenizer, TextStream
 
 Image: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8]"
@@ -78,6 +79,7 @@ class Pipeline:
         embed_tokens: EmbeddingTable,
         detokenizer: Detokenizer,
         provider: ProviderChoice,
+        drafter: Drafter | None = None,
     ) -> None:
         self.manifest = manifest
         self.bundle_id = bundle_id(manifest)
@@ -86,6 +88,7 @@ class Pipeline:
         self._decoder = decoder
         self._embed_tokens = embed_tokens
         self._detokenizer = detokenizer
+        self._drafter = drafter
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
         decoder.share_prefix(self._before)
@@ -93,14 +96,23 @@ class Pipeline:
 
     @classmethod
     def from_bundle(
-        cls, path: str | os.PathLike[str] | None = None, *, device: str = "auto", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        draft: bool | None = None,
+        learn: bool = True,
     ) -> Pipeline:
         """Check a bundle's hashes and load it.
 
         Args:
             path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
             device: `auto`, `cpu`, `cuda` or `tensorrt`.
-            threads: CPU threads for one graph; ONNX Runtime's choice when None.
+            threads: CPU threads for one graph; one for each core this process may use when None.
+            draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
+                None, where the bundle has a store of them.
+            learn: save what is written to that store, where there is one.
 
         Raises:
             R2GenError: `R2G-BUNDLE-*`, `R2G-DEVICE-UNAVAILABLE`.
@@ -110,6 +122,7 @@ class Pipeline:
         provider = choose_providers(device)
         options: dict[str, Any] = {"providers": provider.providers, "threads": threads}
         prompt = manifest.prompt
+        drafts = has_store(folder) if draft is None else draft
         return cls(
             manifest=manifest,
             vision=VisionSession(folder / layout.VISION, **options),
@@ -119,6 +132,7 @@ class Pipeline:
                 folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
             ),
             provider=provider,
+            drafter=open_drafter(folder, manifest, learn=learn) if drafts else None,
         )
 
     def generate(
@@ -235,6 +249,7 @@ class Pipeline:
             eos_token_id=prompt.eos_token_id,
             bos_token_id=prompt.bos_token_id,
             semantics=settings.semantics,
+            drafter=self._drafter,
             on_token=_on_token(stream, on_text) if stream and on_text else None,
         )
         reports = [
@@ -243,6 +258,9 @@ class Pipeline:
         ]
         if stream and on_text and (rest := stream.finish()):
             on_text(rest)
+        if self._drafter is not None:
+            for report in reports:
+                self._drafter.learn(report.token_ids)
         return reports
 
     def _report(
@@ -281,76 +299,12 @@ class Pipeline:
             execution_provider=self.provider.name,
             provider_steps=tuple(self.provider.steps),
             notice=self.manifest.notice,
+            drafted=sequence.drafted,
+            accepted=sequence.accepted,
+            passes=len(sequence.decode_ms),
             study=study.study,
             views=study.views,
         )
-
-
-class ReportStream:
-    """Iterator over a report's pieces of text. Closing it (or leaving a `with` block) stops the generation."""
-
-    def __init__(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
-        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._report: Report | None = None
-        self._error: BaseException | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, args=(produce,), daemon=True)
-        self._thread.start()
-
-    @property
-    def report(self) -> Report:
-        """The whole report, once the iterator has ended.
-
-        Raises:
-            R2GenError: `R2G-CONFIG-VALUE` when it has not.
-        """
-        if self._report is None:
-            raise R2GenError("R2G-CONFIG-VALUE", "the stream has not ended", "take all its pieces first")
-        return self._report
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        piece = None if self._closed else self._pieces.get()
-        if piece is not None:
-            return piece
-        self._closed = True
-        self._thread.join()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stop the generation after its current step."""
-        self._closed = True
-        self._thread.join()
-
-    def __enter__(self) -> ReportStream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _run(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
-        try:
-            self._report = produce(self._put)
-        except _ClosedError:
-            pass
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._pieces.put(None)
-
-    def _put(self, piece: str) -> None:
-        if self._closed:
-            raise _ClosedError
-        self._pieces.put(piece)
-
-
-class _ClosedError(Exception):
-    """The consumer of a stream has gone."""
 
 
 def bundle_path(path: str | os.PathLike[str] | None) -> Path:

@@ -38,6 +38,8 @@ class Report:
         bundle_id: first 12 hex digits of the hash over the bundle's files; `model_id` is the manifest's name.
         execution_provider: what ran the graphs; `provider_steps` says why each faster one was not taken.
         notice: research use only; goes with the text wherever it goes.
+        drafted: tokens that were proposed from earlier reports and verified; `accepted`: those the model chose too.
+        passes: passes of the decoder after the prefill.
         study: number of the study in its call, counted from 1. `views`: images of the study.
         name: the study's name (often a file name), only when the caller asked to keep it.
     """
@@ -58,6 +60,9 @@ class Report:
     execution_provider: str
     provider_steps: tuple[str, ...]
     notice: str
+    drafted: int = 0
+    accepted: int = 0
+    passes: int = 0
     study: int = 1
     views: int = 1
     name: str | None = None

@@ -24,7 +24,7 @@ class Sequence:
     `token_ids`: without padding, EOS included when it came. `logprobs`: the model's own log probability of each token,
     before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty, None without
     beams. `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of
-    prefill. Times are those of the whole batch.
+    prefill. Times are those of the whole batch. `drafted` tokens were proposed, `accepted` of them the model chose too.
     """
 
     token_ids: tuple[int, ...]
@@ -33,6 +33,8 @@ class Sequence:
     finish_reason: Literal["eos", "length"]
     prefill_ms: float
     decode_ms: tuple[float, ...]
+    drafted: int = 0
+    accepted: int = 0
 
 
 OnToken: TypeAlias = Callable[[TokenEvent], None]

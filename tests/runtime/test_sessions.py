@@ -19,7 +19,9 @@ from r2gen_export.exporting.streamed.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
 from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
+from r2gen_export.runtime.ngrams import SortedNgrams
 from r2gen_export.runtime.sessions import (
     EmbeddingTable,
     VisionSession,
@@ -160,6 +162,32 @@ def test_states_of_one_session_do_not_touch_each_other(decoder, table):
     alone = decoder.prefill(prompts[:1], 8)
     alone.decode(table.lookup(np.array([[3]])))
     np.testing.assert_array_equal(one.logits, alone.logits)
+
+
+def test_drafts_change_no_token(decoder, table):
+    """On the real engine: what transformers generates too (below), with right, wrong and half-right drafts."""
+    rng = np.random.default_rng(4)
+    accepted = 0
+    for _ in range(40):
+        decoding = Decoding(
+            num_beams=1,
+            min_new_tokens=int(rng.choice([0, 20])),
+            max_new_tokens=40,
+            repetition_penalty=float(rng.choice([1.0, 1.2, 2.0])),
+            no_repeat_ngram_size=int(rng.choice([0, 3])),
+        )
+        prompt = make_prompts(rng, 1, 9, 32)
+        settings = {"eos_token_id": int(rng.integers(120)), "bos_token_id": 0}
+        plain = generate(decoder, table, prompt, decoding, **settings)[0]
+        half = [token if place % 5 else 7 for place, token in enumerate(plain.token_ids)]
+        drafter = Drafter([SortedNgrams.build([half, plain.token_ids[:12]])], vocab_size=120)
+        for _ in range(2):
+            found = generate(decoder, table, prompt, decoding, **settings, drafter=drafter)[0]
+            assert found.token_ids == plain.token_ids
+            np.testing.assert_allclose(found.logprobs, plain.logprobs, atol=1e-4)
+            drafter.learn(found.token_ids)
+        accepted += found.accepted
+    assert accepted > 300
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -31,6 +31,7 @@ class ModuleWeights:
         }
         self._tensors = {_plain(name): tensor for name, tensor in model.state_dict().items()}
 
+    @torch.no_grad()
     def read(self, name: str) -> torch.Tensor:
         tensor = self._tensors[name]
         lora = self._lora.get(name)
