@@ -20,6 +20,7 @@ from r2gen_export.runtime.draft_store import has_store, open_drafter
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
+from r2gen_export.runtime.hugepages import use_huge_pages
 from r2gen_export.runtime.images import load_image, preprocess
 from r2gen_export.runtime.report import Report
 from r2gen_export.runtime.sessions import (
@@ -38,6 +39,9 @@ Images: TypeAlias = "Image | Sequence[Image]"
 """One image, or the views of one study."""
 
 BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
+
+LARGE: Final = 2048 * 16
+"""Width times layers from which the weights of an LLM are worth huge pages, when there are many studies."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Pipeline:
         self._embed_tokens = embed_tokens
         self._detokenizer = detokenizer
         self._drafter = drafter
+        self._large = manifest.dims.d_llm * manifest.dims.num_layers >= LARGE
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
         decoder.share_prefix(self._before)
@@ -186,6 +191,9 @@ class Pipeline:
         if batch_size < 1:
             raise R2GenError("R2G-CONFIG-VALUE", f"batch size {batch_size}", "give 1 or more")
         size = 1 if settings.decoding.do_sample else batch_size
+        if self._large:
+            use_huge_pages()
+            self._large = False
         return self._generate_batches(studies, size, settings)
 
     def _generate_batches(self, studies: Iterable[Images], size: int, settings: Settings) -> Iterator[Outcome]:

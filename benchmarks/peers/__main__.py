@@ -1,0 +1,265 @@
+"""All contenders on one model, in turn: `python -m benchmarks.peers --shape tinyllama-1.1b --environments DIR`.
+
+Every contender is a process that has the model loaded; in each round each of them generates once, the others stopped.
+Prompt of 80, 100 new tokens, greedy; then with beams. Random weights: speed means something, words do not, and drafts
+neither; their figure comes from phantoms' reports replayed through the verifier, two joined to a length of about 80.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.peers.environments import python_of
+from benchmarks.peers.model import SHAPES, make_model
+from r2gen_export.runtime.sessions import available_cores
+
+WORKER: Final = Path(__file__).with_name("worker.py")
+
+BYTES: Final = {"transformers": (2.0, 2.0), "llama.cpp": (0.5625, 1.0625), "openvino-genai": (0.5625, 1.0625)}
+"""Of one weight in the layers and in the output layer; the others store a float32 scale for each block of 32."""
+
+
+@dataclass
+class Contender:
+    """One engine's process, stopped unless it is its turn."""
+
+    name: str
+    process: subprocess.Popen[str]
+    load_s: float = 0.0
+    samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, name: str, python: Path, model: Path, threads: int) -> Contender | None:
+        """Load; None with a line on stderr when the engine cannot."""
+        here = str(Path(__file__).parents[2])
+        process = subprocess.Popen(
+            [python, WORKER, name, model, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
+            text=True,
+            env={**os.environ, "PYTHONPATH": here} if name == "r2gen" else None,
+        )
+        one = cls(name, process)
+        answer = one._answer()
+        if answer is None:
+            print(f"{name}: could not be loaded", file=sys.stderr)
+            return None
+        one.load_s = answer["load_s"]
+        one.process.send_signal(signal.SIGSTOP)
+        return one
+
+    def run(self, beams: int, new: int) -> None:
+        """Generate once; an engine that fails is left out from then on."""
+        if self.process.poll() is not None:
+            return
+        assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.write(json.dumps({"beams": beams, "new": new}) + "\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        if answer is not None:
+            self.samples.setdefault(beams, []).append(answer)
+            self.process.send_signal(signal.SIGSTOP)
+
+    def peak_gb(self) -> float:
+        """Peak resident memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return next((float(line.split()[1]) / 1e6 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, Any] | None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found: dict[str, Any] | None = json.loads(line) if line else None
+        return found
+
+
+def read_bandwidth(threads: int) -> float:
+    """GB/s at which all threads together sum 512 MB each, best of five."""
+    arrays = [np.ones(1 << 27, np.float32) for _ in range(threads)]
+    best = 0.0
+    for _ in range(5):
+        workers = [threading.Thread(target=array.sum) for array in arrays]
+        started = perf_counter()
+        for one in workers:
+            one.start()
+        for one in workers:
+            one.join()
+        best = max(best, sum(array.nbytes for array in arrays) / 1e9 / (perf_counter() - started))
+    return best
+
+
+def bytes_per_token(name: str, shape: str) -> float:
+    """Bytes of weights one decoded token reads."""
+    config = SHAPES[shape]
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
+    each, head = BYTES.get(name, (0.625, 1.125 if name == "r2gen" else 0.625))
+    return float(config["num_hidden_layers"] * layer * each + hidden * config["vocab_size"] * head)
+
+
+def convert(name: str, model: Path, out: Path, python: Path) -> None:
+    """What the contender reads, made once."""
+    if out.exists():
+        return
+    out.mkdir(parents=True)
+    if name == "r2gen":
+        from benchmarks.peers.ours import convert as convert_ours
+
+        convert_ours(model, out)
+    elif name == "onnxruntime-genai":
+        options = ["int4_accuracy_level=4", "int4_block_size=32"]
+        builder: list[str | Path] = [
+            python,
+            "-m",
+            "onnxruntime_genai.models.builder",
+            "-i",
+            model,
+            "-o",
+            out,
+            "-p",
+            "int4",
+            "-e",
+            "cpu",
+        ]
+        subprocess.run([*builder, "-c", out / "cache", "--extra_options", *options], check=True, stdout=sys.stderr)
+    elif name == "llama.cpp":
+        subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True)
+
+
+def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int) -> None:
+    """Print the figures, medians over the rounds."""
+    print(
+        f"{'':20}{'prefill ms':>11}{'ms/token':>10}{'total s':>9}{'GB/s':>7}{'of read':>9}{'load s':>8}{'peak GB':>9}"
+    )
+    for one in contenders:
+        runs = one.samples.get(1, [])
+        if not runs:
+            continue
+        prefill = statistics.median(run["prefill_ms"] for run in runs)
+        token = statistics.median(step for run in runs for step in run["decode_ms"])
+        total = statistics.median(run["total_ms"] for run in runs) / 1000
+        rate = bytes_per_token(one.name, shape) / 1e6 / token
+        print(
+            f"{one.name:20}{prefill:11.0f}{token:10.1f}{total:9.2f}{rate:7.1f}{rate / bandwidth:9.0%}"
+            f"{one.load_s:8.1f}{one.peak_gb():9.2f}"
+        )
+    for one in contenders:
+        if runs := one.samples.get(beams, []):
+            print(f"{one.name:20}beam {beams}: total {statistics.median(run['total_ms'] for run in runs) / 1000:.2f} s")
+
+
+def replayed(model: Path, count: int, threads: int, plain_ms: dict[str, float]) -> None:
+    """Print what drafts make of recorded reports, and the ratio to each contender's plain decoding."""
+    from tokenizers import Tokenizer
+
+    from benchmarks.peers.ours import open_decoder, replay
+    from r2gen_export import bundle as layout
+    from r2gen_export.bundle import demo_bundle
+    from r2gen_export.runtime.drafting import Drafter
+    from r2gen_export.runtime.ngrams import SortedNgrams
+    from r2gen_export.training.phantom import write_phantoms
+
+    with tempfile.TemporaryDirectory() as scratch:
+        write_phantoms(Path(scratch) / "phantoms", 2000, 11, val_fraction=0.0, test_fraction=0.0, progress=False)
+        studies = json.loads((Path(scratch) / "phantoms/annotation.json").read_text(encoding="utf-8"))["train"]
+    tokenizer = Tokenizer.from_file(str(demo_bundle() / layout.TOKENIZER))
+    ids = [tokenizer.encode(study["report"], add_special_tokens=False).ids for study in studies]
+    reports = [[*one, *two, 2] for one, two in zip(ids[::2], ids[1::2], strict=True)]
+    decoder, embed_tokens = open_decoder(model, threads)
+    for name, store in (("no store", []), (f"store of {len(reports) - count} other reports", reports[count:])):
+        drafter = Drafter([SortedNgrams.build(store)], vocab_size=32000)
+        runs = replay(decoder, embed_tokens, reports[:count], drafter, eos=2)[count // 3 :]
+        tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
+        accepted, drafted = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
+        each = sum(run.milliseconds for run in runs) / len(runs)
+        print(
+            f"replayed, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, {accepted / passes:.2f} "
+            f"of {drafted / passes:.2f} drafts accepted a pass, {each / 1000:.2f} s a report"
+        )
+        for peer, milliseconds in plain_ms.items():
+            print(f"  x {each / (milliseconds * tokens / len(runs) / 100):.2f} of {peer}'s plain decoding")
+
+
+def main() -> None:
+    """Make, convert, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
+    parser.add_argument("--environments", type=Path, help="made by benchmarks.peers.environments")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the model and its conversions, kept")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=100)
+    parser.add_argument("--beams", type=int, default=3)
+    parser.add_argument("--only", help="contenders, comma-separated")
+    parser.add_argument("--replay", type=int, default=30, help="reports replayed, the first third to warm up; 0: none")
+    parser.add_argument("--verbose", action="store_true", help="what the engines print")
+    options = parser.parse_args()
+    threads = available_cores()
+    model = options.work / options.shape / "model"
+    if not (model / "tokenizer_config.json").exists():
+        make_model(model, options.shape)
+    sources = {"r2gen": "r2gen", "transformers": "model", "onnxruntime-genai": "onnxruntime-genai"}
+    sources |= {"llama.cpp": "llama.cpp", "openvino-genai": "llama.cpp"}
+    contenders: list[Contender] = []
+    for name in options.only.split(",") if options.only else sources:
+        own = options.environments and python_of(options.environments, name)
+        python = Path(sys.executable) if name in ("r2gen", "transformers") else own
+        if not python or not python.exists():
+            print(f"{name}: no environment for it", file=sys.stderr)
+            continue
+        folder = model if name == "transformers" else model.parent / sources[name]
+        try:
+            convert(name, model, folder, python)
+        except subprocess.CalledProcessError as error:
+            print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
+            continue
+        if started := Contender.start(name, python, folder, threads):
+            contenders.append(started)
+    try:
+        for beams, rounds in ((1, options.rounds), (options.beams, max(1, options.rounds // 2))):
+            for warm in range(rounds + 1):
+                for one in contenders:
+                    one.run(beams, options.new)
+                    if not warm:
+                        one.samples.pop(beams, None)
+        bandwidth = read_bandwidth(threads)
+        print(
+            f"{options.shape}, {threads} threads, prompt 80, {options.new} new tokens, medians of {options.rounds} "
+            f"rounds after one to warm up, in turn; {bandwidth:.1f} GB/s read; {platform.machine()}"
+        )
+        table(contenders, options.shape, bandwidth, options.beams)
+        plain = {
+            one.name: statistics.median(run["total_ms"] for run in one.samples[1]) * 100 / options.new
+            for one in contenders
+            if one.samples.get(1)
+        }
+    finally:
+        for one in contenders:
+            one.close()
+    if options.replay:
+        replayed(model.parent / "r2gen", options.replay, threads, plain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""An environment for each peer, made with pip: `python -m benchmarks.peers.environments DIR [NAME ...]`.
+
+None of these packages is a dependency of r2gen; llama-cpp-python is compiled for this machine (-march=native).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = {
+    "onnxruntime-genai": ["onnxruntime-genai", "onnx", "onnx-ir", "transformers>=5", "torch==2.13.0", "safetensors"],
+    "openvino-genai": ["openvino-genai", "openvino-tokenizers"],
+    "llama.cpp": ["--no-binary", "llama-cpp-python", "llama-cpp-python", "gguf", "safetensors", "numpy"],
+}
+
+
+def python_of(folder: Path, name: str) -> Path:
+    """The interpreter of a peer's environment."""
+    return folder / name / "bin" / "python"
+
+
+def main() -> None:
+    """Make the environments that are not there."""
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:] or PACKAGES:
+        if python_of(folder, name).exists():
+            continue
+        venv.create(folder / name, with_pip=True)
+        settings = {**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        subprocess.run(
+            [python_of(folder, name), "-m", "pip", "install", "--quiet", *PACKAGES[name]], check=True, env=settings
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""r2gen's own decoder of the peers' model, and recorded reports replayed through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.drafted import generate_drafted
+from r2gen_export.runtime.drafting import Drafter
+from r2gen_export.runtime.hugepages import use_huge_pages
+from r2gen_export.runtime.sessions import EmbeddingTable
+
+
+def convert(model: Path, out: Path, precision: str = "int4") -> None:
+    """Write `decoder/` and the embedding table of a LLaMA folder."""
+    import torch
+
+    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.export import HEAD_PRECISION
+    from r2gen_export.exporting.tokenizer import write_embeddings
+    from r2gen_export.training.sources import load_llm
+
+    llama = load_llm(model, torch.float16)
+    head = HEAD_PRECISION[precision]
+    write_decoder(llama, out / "decoder", dialect="ort", precision=precision, head_precision=head)
+    table = llama.get_input_embeddings()
+    assert isinstance(table, torch.nn.Embedding)
+    write_embeddings(table, out / "embed_tokens.npy", half=True)
+
+
+def open_decoder(folder: Path, threads: int) -> tuple[DecoderSession, EmbeddingTable]:
+    """The session of what `convert` wrote, its weights in huge pages as `generate_many` has them."""
+    import json
+
+    config = json.loads((folder / "decoder/config.json").read_text(encoding="utf-8"))
+    dims = Dims(
+        image_tokens=49,
+        d_llm=config["hidden_size"],
+        vocab_size=config["vocab_size"],
+        num_layers=config["num_hidden_layers"],
+        num_kv_heads=config["num_key_value_heads"],
+        head_dim=config["hidden_size"] // config["num_attention_heads"],
+        max_positions=config["max_position_embeddings"],
+    )
+    path = folder / "decoder/model.onnx"
+    decoder = DecoderSession(path, dims, providers=["CPUExecutionProvider"], threads=threads)
+    use_huge_pages()
+    return decoder, EmbeddingTable(folder / "embed_tokens.npy")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One report replayed. `milliseconds`: prompt of 80 and the whole report."""
+
+    tokens: int
+    drafted: int
+    accepted: int
+    passes: int
+    milliseconds: float
+
+
+def replay(
+    decoder: DecoderSession, table: EmbeddingTable, reports: Sequence[Sequence[int]], drafter: Drafter, eos: int
+) -> list[Replay]:
+    """Make the model write recorded reports: whatever its logits, the report's own token is chosen.
+
+    Passes, verification and roll-back are those of a model that would have written these reports. Each is learned
+    before the next one, as in use.
+    """
+    found = []
+    prompt = table.lookup(np.array([[1, *range(100, 179)]]))
+    for report in reports:
+        decoding = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=len(report), repetition_penalty=1.0)
+
+        def scripted(
+            rows: list[int], tokens: np.ndarray, scores: np.ndarray, report: Sequence[int] = report
+        ) -> np.ndarray:
+            scores.argmax(axis=1)  # what choosing costs
+            return np.array([report[tokens.shape[1]]])
+
+        started = perf_counter()
+        sequence = generate_drafted(
+            decoder,
+            table,
+            prompt,
+            decoding,
+            process=lambda tokens, scores: scores,
+            choose=scripted,
+            eos_token_id=eos,
+            drafter=drafter,
+            on_token=None,
+        )
+        spent = (perf_counter() - started) * 1000
+        assert sequence.token_ids == tuple(report)
+        drafter.learn(sequence.token_ids)
+        found.append(Replay(len(report), sequence.drafted, sequence.accepted, len(sequence.decode_ms), spent))
+    return found
