@@ -176,7 +176,7 @@ def export(
         PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
     ] = PrecisionName.fp32,
     head_precision: Annotated[
-        PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: int8 with int4.")
+        PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: the same.")
     ] = None,
     gate: Annotated[
         GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")

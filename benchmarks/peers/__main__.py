@@ -30,7 +30,7 @@ from r2gen_export.runtime.sessions import available_cores
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 
-BYTES: Final = {"transformers": (2.0, 2.0), "llama.cpp": (0.5625, 1.0625), "openvino-genai": (0.5625, 1.0625)}
+BYTES: Final = {"transformers": (2.0, 2.0), "llama.cpp": (0.5625, 0.5625), "openvino-genai": (0.5625, 0.5625)}
 """Of one weight in the layers and in the output layer; the others store a float32 scale for each block of 32."""
 
 

@@ -1,4 +1,4 @@
-"""The peers' model as GGUF, layers Q4_0 and output layer Q8_0; run in llama.cpp's environment.
+"""The peers' model as GGUF, Q4_0; run in llama.cpp's environment.
 
 `python gguf_file.py MODEL OUT`. Rows of q and k are put into llama.cpp's order (`convert_hf_to_gguf.py`, `permute`).
 """
@@ -77,7 +77,7 @@ def main() -> None:
             kind = GGMLQuantizationType.Q4_0 if values.ndim == 2 else GGMLQuantizationType.F32
             add(f"blk.{layer}.{theirs}.weight", values, kind)
     add("output_norm.weight", read("model.norm.weight"), GGMLQuantizationType.F32)
-    add("output.weight", read("lm_head.weight"), GGMLQuantizationType.Q8_0)
+    add("output.weight", read("lm_head.weight"), GGMLQuantizationType.Q4_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -22,13 +22,11 @@ def convert(model: Path, out: Path, precision: str = "int4") -> None:
     import torch
 
     from r2gen_export.exporting.decoder import write_decoder
-    from r2gen_export.exporting.export import HEAD_PRECISION
     from r2gen_export.exporting.tokenizer import write_embeddings
     from r2gen_export.training.sources import load_llm
 
     llama = load_llm(model, torch.float16)
-    head = HEAD_PRECISION[precision]
-    write_decoder(llama, out / "decoder", dialect="ort", precision=precision, head_precision=head)
+    write_decoder(llama, out / "decoder", dialect="ort", precision=precision)
     table = llama.get_input_embeddings()
     assert isinstance(table, torch.nn.Embedding)
     write_embeddings(table, out / "embed_tokens.npy", half=True)

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
 
-HEAD_PRECISION: Final = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "int8"}
-"""Of the output layer: it chooses the token, and its share of a large LLM's weights is small."""
-
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -51,8 +48,8 @@ class ExportSettings:
     defaults to the output folder's name. `overrides` are fields of `ModelConfig` that hold whatever the checkpoint
     says, `decoding` fields of `Decoding` that hold in `paper`; None counts as not given. `allow_unexpected` names
     tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
-    a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer,
-    `HEAD_PRECISION` when None. `dialect` None: what the LLM's heads allow. `gate`: compare the whole models or layer by
+    a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer;
+    None: of the others. Measured on the demo, int8 above int4 layers changes KL by 2 % and micro-F1 not at all. `dialect` None: what the LLM's heads allow. `gate`: compare the whole models or layer by
     layer; by the memory that is free when None.
     """
 
@@ -165,7 +162,7 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Pl
     from r2gen_export.exporting.streamed.skeleton import default_dialect
     from r2gen_export.training.sources import source_config
 
-    head_precision = settings.head_precision or HEAD_PRECISION.get(settings.precision)
+    head_precision = settings.head_precision or settings.precision
     check_variant(settings.dialect or "ort", settings.precision, head_precision)
     _check_settings(settings)
     llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
@@ -174,7 +171,7 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Pl
     needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
     say(str(needed))
     require_room(needed, Path(settings.out))
-    return dialect, Plan(needed.gate, settings.precision, head_precision or settings.precision)
+    return dialect, Plan(needed.gate, settings.precision, head_precision)
 
 
 @dataclass(frozen=True)
