@@ -115,7 +115,7 @@ def bytes_per_token(name: str, shape: str) -> float:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
-    each, head = BYTES.get(name, (0.625, 1.125 if name == "r2gen" else 0.625))
+    each, head = BYTES.get(name, (0.625, 0.625))
     return float(config["num_hidden_layers"] * layer * each + hidden * config["vocab_size"] * head)
 
 
