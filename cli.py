@@ -37,6 +37,8 @@ from r2gen_export.commands.options import (
     UnexpectedOption,
     VisAlphaOption,
     VisionHelp,
+    VisionPrecision,
+    overrides,
 )
 
 app = typer.Typer(
@@ -178,6 +180,9 @@ def export(
     head_precision: Annotated[
         PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: the same.")
     ] = None,
+    vision_precision: Annotated[
+        VisionPrecision, typer.Option("--vision-precision", help="Of the vision encoder.")
+    ] = VisionPrecision.fp32,
     gate: Annotated[
         GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")
     ] = None,
@@ -220,10 +225,11 @@ def export(
                 dialect=dialect.value if dialect else None,
                 precision=precision.value,
                 head_precision=head_precision.value if head_precision else None,
+                vision_precision=vision_precision.value,
                 gate=gate.value if gate else None,
                 semantics=semantics.value,
                 model_id=model_id,
-                overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
+                overrides=overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
                 decoding={
                     "num_beams": num_beams,
                     "min_new_tokens": min_new_tokens,
@@ -236,22 +242,6 @@ def export(
                 parity_max_new_tokens=parity_tokens,
             )
         )
-
-
-def _overrides(
-    alignment: Alignment | None,
-    global_only: bool | None,
-    vis_alpha: int | None,
-    llm_alpha: int | None,
-    prompt: str | None,
-) -> dict[str, Any]:
-    return {
-        "alignment": alignment.value if alignment else None,
-        "global_only": global_only,
-        "vis_alpha": vis_alpha,
-        "llm_alpha": llm_alpha,
-        "prompt": prompt,
-    }
 
 
 @app.command()
@@ -291,7 +281,7 @@ def verify(
             vision,
             llm,
             images=images,
-            overrides=_overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
+            overrides=overrides(alignment, global_only, vis_alpha, llm_alpha, prompt),
             allow_unexpected=tuple(allow_unexpected or ()),
             semantics=semantics.value if semantics else None,
             max_new_tokens=parity_tokens,

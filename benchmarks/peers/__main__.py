@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
@@ -30,8 +31,20 @@ from r2gen_export.runtime.sessions import available_cores
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 
-BYTES: Final = {"transformers": (2.0, 2.0), "llama.cpp": (0.5625, 0.5625), "openvino-genai": (0.5625, 0.5625)}
-"""Of one weight in the layers and in the output layer; the others store a float32 scale for each block of 32."""
+OURS: Final = {"r2gen": "int4", "r2gen-int8": "int8", "r2gen-fp16": "fp16", "r2gen-fp32": "fp32"}
+"""Precision of our own contenders; those with a suffix run when `--only` names them."""
+
+BYTES: Final = {
+    "r2gen-int8": (1.125, 1.125),
+    "r2gen-fp16": (4.0, 4.0),
+    "r2gen-fp32": (4.0, 4.0),
+    "transformers": (2.0, 2.0),
+    "llama.cpp": (0.5625, 0.5625),
+    "openvino-genai": (0.5625, 0.5625),
+}
+"""Of one weight in the layers and in the output layer; the others store a float32 scale for each block of 32.
+
+On a CPU, ONNX Runtime widens float16 weights to float32 when it loads them."""
 
 
 @dataclass
@@ -48,12 +61,12 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, name, model, str(threads)],
+            [python, WORKER, "r2gen" if name in OURS else name, model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
             text=True,
-            env={**os.environ, "PYTHONPATH": here} if name == "r2gen" else None,
+            env={**os.environ, "PYTHONPATH": here} if name in OURS else None,
         )
         one = cls(name, process)
         answer = one._answer()
@@ -124,28 +137,18 @@ def convert(name: str, model: Path, out: Path, python: Path) -> None:
     if out.exists():
         return
     out.mkdir(parents=True)
-    if name == "r2gen":
+    quiet = None if "--verbose" in sys.argv else subprocess.DEVNULL
+    if name.startswith("r2gen"):
         from benchmarks.peers.ours import convert as convert_ours
 
-        convert_ours(model, out)
+        convert_ours(model, out, OURS[name])
     elif name == "onnxruntime-genai":
         options = ["int4_accuracy_level=4", "int4_block_size=32"]
-        builder: list[str | Path] = [
-            python,
-            "-m",
-            "onnxruntime_genai.models.builder",
-            "-i",
-            model,
-            "-o",
-            out,
-            "-p",
-            "int4",
-            "-e",
-            "cpu",
-        ]
-        subprocess.run([*builder, "-c", out / "cache", "--extra_options", *options], check=True, stdout=sys.stderr)
+        builder: list[str | Path] = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
+        builder += ["-i", model, "-o", out, "-c", out / "cache", "--extra_options", *options]
+        subprocess.run(builder, check=True, stdout=quiet, stderr=quiet)
     elif name == "llama.cpp":
-        subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True)
+        subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True, stdout=quiet, stderr=quiet)
 
 
 def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int) -> None:
@@ -224,14 +227,15 @@ def main() -> None:
     contenders: list[Contender] = []
     for name in options.only.split(",") if options.only else sources:
         own = options.environments and python_of(options.environments, name)
-        python = Path(sys.executable) if name in ("r2gen", "transformers") else own
+        python = Path(sys.executable) if name in (*OURS, "transformers") else own
         if not python or not python.exists():
             print(f"{name}: no environment for it", file=sys.stderr)
             continue
-        folder = model if name == "transformers" else model.parent / sources[name]
+        folder = model if name == "transformers" else model.parent / sources.get(name, name)
         try:
             convert(name, model, folder, python)
         except subprocess.CalledProcessError as error:
+            shutil.rmtree(folder)
             print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
             continue
         if started := Contender.start(name, python, folder, threads):

@@ -47,7 +47,9 @@ def make_model(folder: Path, shape: str, seed: int = 0) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig
 
-    config = LlamaConfig(**SHAPES[shape], dtype="float16", tie_word_embeddings=False)
+    config = LlamaConfig(
+        **SHAPES[shape], dtype="float16", architectures=["LlamaForCausalLM"], tie_word_embeddings=False
+    )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     torch.manual_seed(seed)

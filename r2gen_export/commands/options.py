@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,6 +66,14 @@ class PrecisionName(StrEnum):
     int4 = "int4"
 
 
+class VisionPrecision(StrEnum):
+    """How the vision encoder's weights are stored."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 class GateName(StrEnum):
     """How the exported decoder is compared with PyTorch."""
 
@@ -119,3 +127,20 @@ class Select(StrEnum):
 
     loss = "loss"
     rouge_l = "rouge_l"
+
+
+def overrides(
+    alignment: Alignment | None,
+    global_only: bool | None,
+    vis_alpha: int | None,
+    llm_alpha: int | None,
+    prompt: str | None,
+) -> dict[str, Any]:
+    """What the command line says of a checkpoint's model, as `ExportSettings.overrides`."""
+    return {
+        "alignment": alignment.value if alignment else None,
+        "global_only": global_only,
+        "vis_alpha": vis_alpha,
+        "llm_alpha": llm_alpha,
+        "prompt": prompt,
+    }

@@ -29,6 +29,7 @@ from r2gen_export.bundle import (
     sha256_file,
 )
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.vision_precision import PRECISIONS
 from r2gen_export.presets import FAST, PAPER
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class ExportSettings:
     dialect: str | None = None
     precision: str = "fp32"
     head_precision: str | None = None
+    vision_precision: str = "fp32"
     gate: Gate | None = None
     semantics: Semantics = "hf-current"
     model_id: str | None = None
@@ -95,6 +97,7 @@ def export_bundle(
     from r2gen_export.exporting.sources import load_sources
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
+    from r2gen_export.exporting.vision_precision import lower_precision
 
     dialect, plan = _plan(settings, say)
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
@@ -126,6 +129,7 @@ def export_bundle(
         with _stage(shown, "exporting the vision encoder"):
             size = {"height": sources.image.height, "width": sources.image.width}
             vision_opset = export_vision(model, folder / layout.VISION, **size)
+            lower_precision(folder / layout.VISION, settings.vision_precision)
         with _stage(shown, "exporting the decoder", dims.num_layers) as advance:
             decoder_opset = write_decoder(
                 model.llama_model,
@@ -171,7 +175,7 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Pl
     needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
     say(str(needed))
     require_room(needed, Path(settings.out))
-    return dialect, Plan(needed.gate, settings.precision, head_precision)
+    return dialect, Plan(needed.gate, settings.precision, head_precision, settings.vision_precision)
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def _manifest(settings: ExportSettings, plan: Plan, facts: _Facts) -> Manifest:
         default_preset=settings.default_preset,
         image=facts.image,
         precision={
-            "vision": "fp32",
+            "vision": settings.vision_precision,
             "decoder": settings.precision,
             "lm_head": plan.head_precision,
             "embed_tokens": "fp32" if settings.precision == "fp32" else "fp16",
@@ -314,6 +318,9 @@ def _check_settings(settings: ExportSettings) -> None:
     if settings.default_preset not in names:
         message = f"the default preset {settings.default_preset!r} is not one of the presets"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(sorted(names))}")
+    if settings.vision_precision not in PRECISIONS:
+        message = f"the vision encoder cannot be written with precision {settings.vision_precision!r}"
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(PRECISIONS)}")
     limit = settings.parity_max_new_tokens
     if limit is not None and limit < 1:
         raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")

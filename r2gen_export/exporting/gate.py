@@ -31,6 +31,7 @@ class Plan:
     gate: Gate
     precision: str
     head_precision: str
+    vision_precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def reference(
         probe.studies,
         probe.decodings,
         probe.semantics,
-        steps=min(parity.STEPS[plan.precision], dims.max_positions - length),
+        steps=min(max(parity.STEPS[plan.precision], parity.STEPS[plan.vision_precision]), dims.max_positions - length),
         advance=advance,
     )
 
@@ -124,11 +125,12 @@ def compare(
             wanted=wanted,
             semantics=probe.semantics,
             precision=plan.precision,
+            vision_precision=plan.vision_precision,
             advance=advance,
         )
     from r2gen_export.exporting.layerwise import compare_layers
 
-    checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds)
+    checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds, plan.vision_precision)
     found = compare_layers(
         llama,
         folder / layout.DECODER,

@@ -172,6 +172,7 @@ def compare(
     wanted: Reference,
     semantics: Semantics,
     precision: str = "fp32",
+    vision_precision: str = "fp32",
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
@@ -186,6 +187,8 @@ def compare(
         semantics: the one `wanted` was computed under.
         precision: of the decoder. Below fp32, logits must be those of the rounded weights, within what rounded
             activations explain; the distance from fp32 and the tokens are recorded.
+        vision_precision: of the vision encoder. Below fp32, the decoder is checked on PyTorch's image embeddings, and
+            the distance from fp32 is that of the whole bundle.
         advance: called after each decoding.
 
     Returns:
@@ -199,11 +202,15 @@ def compare(
     from r2gen_export.runtime.generation import generate
     from r2gen_export.runtime.sessions import EmbeddingTable
 
-    checks, prompts = compare_vision(folder, prompt, studies, wanted.image_embeds)
+    checks, prompts = compare_vision(folder, prompt, studies, wanted.image_embeds, vision_precision)
     decoder = DecoderSession(folder / layout.DECODER, dims, **SESSION)
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)
     steps = wanted.step_ids.shape[1]
-    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, steps), table, wanted.step_ids))
+    given_prompts = prompts
+    if vision_precision != "fp32":
+        given_prompts = _prompts(table, prompt, list(wanted.image_embeds[:, None]))
+    exact = precision == vision_precision == "fp32"
+    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
     reachable = wanted.logits if wanted.rounded is None else wanted.rounded
     weights = "" if wanted.rounded is None else f", {precision} weights"
     for name, stage, part in (
@@ -214,10 +221,12 @@ def compare(
         check = logits_check(name, stage, given, reachable[:, part], precision)
         if given is None:
             graph = folder / layout.DECODER
-            check = _naming_the_node(check, graph, prefill_feeds(graph, dims, prompts))
+            check = _naming_the_node(check, graph, prefill_feeds(graph, dims, given_prompts))
         checks.append(check)
 
-    if wanted.rounded is not None:
+    if not exact:
+        if given_prompts is not prompts:
+            logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, steps), table, wanted.step_ids))
         checks.append(quality_check(logits, wanted.logits))
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
@@ -233,13 +242,13 @@ def compare(
             )
         )
         ids = [sequence.token_ids for sequence in sequences] if sequences is not None else None
-        checks.append(token_check(name, decoding, ids, wanted.token_ids[name], gate=wanted.rounded is None))
+        checks.append(token_check(name, decoding, ids, wanted.token_ids[name], gate=exact))
         advance()
     return tuple(checks)
 
 
 def compare_vision(
-    folder: Path, prompt: Prompt, studies: Sequence[Floats], wanted: Floats
+    folder: Path, prompt: Prompt, studies: Sequence[Floats], wanted: Floats, precision: str = "fp32"
 ) -> tuple[list[ParityCheck], Floats]:
     """Compare a bundle's image embeddings with PyTorch's [N, T, d].
 
@@ -260,7 +269,7 @@ def compare_vision(
         mine = [embeds[row] for row in rows]
         found = None if any(one is None for one in mine) else np.concatenate(mine)
         name = f"image_embeds, {views} view{'s' if views > 1 else ''}"
-        check = tensor_check(name, "encode", found, wanted[rows], IMAGE_EMBEDS_TOLERANCE)
+        check = tensor_check(name, "encode", found, wanted[rows], IMAGE_EMBEDS_TOLERANCE[precision])
         if found is None:
             culprit = next(studies[row] for row in rows if embeds[row] is None)
             check = _naming_the_node(check, folder / layout.VISION, {"pixel_values": culprit})
@@ -268,10 +277,14 @@ def compare_vision(
 
     # NaN image tokens would only repeat the finding above.
     usable = [mine if mine is not None else wanted[row : row + 1] for row, mine in enumerate(embeds)]
+    return checks, _prompts(table, prompt, usable)
+
+
+def _prompts(table: EmbeddingTable, prompt: Prompt, images: Sequence[Floats]) -> Floats:
+    """Prompts [N, S, d] around the image tokens [1, T, d] of each study."""
     head = table.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))
     tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))
-    prompts = np.concatenate([np.concatenate([head, mine, tail], axis=1) for mine in usable])  # [N, S, d]
-    return checks, prompts
+    return np.concatenate([np.concatenate([head, one, tail], axis=1) for one in images])
 
 
 def _naming_the_node(check: ParityCheck, graph: Path, feeds: Mapping[str, NDArray[Any]]) -> ParityCheck:

@@ -100,7 +100,7 @@ def _against_sources(
     precision = manifest.precision["decoder"]
     config = LlamaConfig(**source_config(models[1], "LLM", "llama"))
     way = estimate(config, dialect=manifest.dialect, precision=precision).gate
-    plan = gate.Plan(way, precision, manifest.precision.get("lm_head", precision))
+    plan = gate.Plan(way, precision, manifest.precision.get("lm_head", precision), manifest.precision["vision"])
     sources = load_sources(
         checkpoint,
         *models,

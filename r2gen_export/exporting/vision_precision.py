@@ -1,0 +1,76 @@
+"""vision.onnx with smaller weights: float16, or int8 with activations rounded as they come (dynamic).
+
+The projector stays in float32: its LayerNorm spreads every error over all the LLM sees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from r2gen_export.exporting.quiet import quiet
+
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+
+PROJECTOR: Final = "llama_proj"
+
+SENSITIVE: Final = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Div")
+"""Stay in float32 inside a float16 graph: Swin's activations leave float16's range there."""
+
+
+def lower_precision(path: Path, precision: str) -> None:
+    """Rewrite `vision.onnx` in place; inputs and outputs stay float32.
+
+    Args:
+        path: the float32 graph, its weights inside it.
+        precision: one of `PRECISIONS`. `int8`: weights per output channel, activations per tensor at run time
+            (ONNX Runtime's `quantize_dynamic`; convolutions stay float32, their integer kernel is slower).
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    if precision == "fp32":
+        return
+    scratch = path.with_suffix(".part")
+    try:
+        with quiet():
+            (_to_half if precision == "fp16" else _to_int8)(path, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _to_int8(path: Path, scratch: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        path,
+        scratch,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_projector(onnx.load(path)),
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _to_half(path: Path, scratch: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(path)
+    half = convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=list(SENSITIVE), node_block_list=_projector(model)
+    )
+    scratch.write_bytes(half.SerializeToString())
+
+
+def _projector(model: Any) -> list[str]:
+    """Names of the nodes that read the projector's parameters."""
+    aliases = {name for node in model.graph.node if any(PROJECTOR in one for one in node.input) for name in node.output}
+    return [
+        node.name
+        for node in model.graph.node
+        if any(PROJECTOR in one or one in aliases for one in node.input) and node.op_type in ("MatMul", "Gemm", "Add")
+    ]
