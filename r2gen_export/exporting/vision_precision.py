@@ -63,6 +63,10 @@ def _to_half(path: Path, scratch: Path) -> None:
     half = convert_float_to_float16(
         model, keep_io_types=True, op_block_list=list(SENSITIVE), node_block_list=_projector(model)
     )
+    # A tensor that several float32 nodes read is widened once for each of them, under one and the same name.
+    kept = list({node.output[0]: node for node in reversed(half.graph.node)}.values())[::-1]
+    del half.graph.node[:]
+    half.graph.node.extend(kept)
     scratch.write_bytes(half.SerializeToString())
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from r2gen_export.bundle import open_bundle, seal
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting import vision
+from r2gen_export.exporting import estimate, vision
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.pipeline import Pipeline
@@ -155,3 +156,91 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert open_bundle(tmp_path / "bundle").parity
+
+
+@pytest.mark.parametrize(
+    ("settings", "exact"),
+    [
+        ({"dialect": "standard"}, True),
+        ({"dialect": "trt"}, True),
+        ({"precision": "fp16"}, False),
+        ({"precision": "int8", "head_precision": "fp32"}, False),
+        ({"precision": "int4", "vision_precision": "int8"}, False),
+        ({"vision_precision": "fp16"}, False),
+        ({"precision": "int4", "gate": "layers"}, False),
+        ({"gate": "layers"}, True),
+    ],
+    ids=str,
+)
+def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
+    tiny_sources: TinySources, tmp_path: Path, settings: dict[str, str], exact: bool
+) -> None:
+    export(tiny_sources, tmp_path / "bundle", **settings)
+    manifest = open_bundle(tmp_path / "bundle")
+    assert manifest.dialect == settings.get("dialect", "ort")
+    assert manifest.precision["decoder"] == settings.get("precision", "fp32")
+    assert manifest.precision["lm_head"] == settings.get("head_precision", manifest.precision["decoder"])
+    assert manifest.precision["vision"] == settings.get("vision_precision", "fp32")
+    measured = [check for check in manifest.parity if not check.gate]
+    assert bool(measured) is not exact
+    for check in measured[:1]:
+        assert check.name == "next token, against fp32"
+        assert check.metrics["positions"] >= 200
+        assert check.metrics["kl_mean"] >= 0
+    tokens = [check for check in manifest.parity if check.stage == "tokens"]
+    assert bool(tokens) is (settings.get("gate") != "layers")
+    assert all(0 <= check.metrics["match"] <= 1 for check in tokens)
+    checks = verify_bundle(
+        tmp_path / "bundle", tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm, max_new_tokens=5
+    )
+    assert all(check.passed for check in checks)
+    phantom = Path(__file__).parents[1] / "data/phantom.png"
+    assert Pipeline.from_bundle(tmp_path / "bundle", device="cpu").generate(phantom, min_new_tokens=5).text
+
+
+def test_layered_export_merges_lora_of_the_llm(tmp_path: Path) -> None:
+    export(
+        make_sources(tmp_path, llm_lora=True, alignment="delta"), tmp_path / "bundle", gate="layers", precision="int8"
+    )
+    assert all(check.passed for check in open_bundle(tmp_path / "bundle").parity)
+
+
+def test_an_export_without_room_is_refused_before_it_starts(
+    tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    settings = ExportSettings(tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm, tmp_path / "bundle")
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, "available_memory", lambda: 1e9)
+        with pytest.raises(R2GenError, match="R2G-RESOURCE-MEMORY"):
+            export_bundle(settings, say=said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+        with pytest.raises(R2GenError, match="R2G-RESOURCE-DISK"):
+            export_bundle(settings, say=said.append)
+    assert all("M parameters" in line for line in said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_estimates_of_known_sizes() -> None:
+    """LLaMA-2-7B as it was measured: 6,738 M parameters, 2.33 GiB of its own memory and a bundle of 4.5 GiB at int4."""
+    seven = LlamaConfig(intermediate_size=11008, num_hidden_layers=32)
+    layered = estimate.estimate(seven, dialect="ort", precision="int4", gate="layers")
+    assert layered.parameters == pytest.approx(6738e6, rel=0.001)
+    assert 2.33 < layered.memory / 2**30 < 3
+    assert 4.2 < layered.disk / 2**30 < 4.8
+    assert estimate.estimate(seven, dialect="ort", precision="int4", gate="whole").memory > 50e9
+    assert estimate.estimate(seven, dialect="standard", precision="fp32").gate == "whole"
+
+
+def test_peak_memory_counts_what_is_allocated_and_not_what_is_mapped(tmp_path: Path) -> None:
+    np.save(tmp_path / "big.npy", np.ones(30_000_000, np.float32))
+    with estimate.PeakMemory(0.001) as memory:
+        before = estimate.anonymous_memory()
+        mapped = np.load(tmp_path / "big.npy", mmap_mode="r")
+        assert mapped.sum() > 0
+        between = memory.peak
+        held = np.ones(30_000_000, np.float32)
+        assert held.sum() > 0
+    assert between - before < 40e6
+    assert memory.peak - before > 100e6
