@@ -18,6 +18,10 @@ PACKAGES: Final = {
     "llama.cpp": ["--no-binary", "llama-cpp-python", "llama-cpp-python", "gguf", "safetensors", "numpy"],
 }
 
+NO_AMX: Final = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+FLAGS: Final = f"-DGGML_NATIVE=ON '-DCMAKE_C_FLAGS={NO_AMX}' '-DCMAKE_CXX_FLAGS={NO_AMX}'"
+"""For this machine's instructions but AMX, with which llama.cpp ended in a segmentation fault on a virtual machine."""
+
 
 def python_of(folder: Path, name: str) -> Path:
     """The interpreter of a peer's environment."""
@@ -31,7 +35,7 @@ def main() -> None:
         if python_of(folder, name).exists():
             continue
         venv.create(folder / name, with_pip=True)
-        settings = {**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        settings = {**os.environ, "CMAKE_ARGS": FLAGS}
         subprocess.run(
             [python_of(folder, name), "-m", "pip", "install", "--quiet", *PACKAGES[name]], check=True, env=settings
         )
