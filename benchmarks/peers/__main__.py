@@ -54,6 +54,7 @@ class Contender:
     name: str
     process: subprocess.Popen[str]
     load_s: float = 0.0
+    peak_gb: float = 0.0
     samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
@@ -88,9 +89,10 @@ class Contender:
         answer = self._answer()
         if answer is not None:
             self.samples.setdefault(beams, []).append(answer)
+            self.peak_gb = self._peak_gb()
             self.process.send_signal(signal.SIGSTOP)
 
-    def peak_gb(self) -> float:
+    def _peak_gb(self) -> float:
         """Peak resident memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         return next((float(line.split()[1]) / 1e6 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
@@ -166,7 +168,7 @@ def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int)
         rate = bytes_per_token(one.name, shape) / 1e6 / token
         print(
             f"{one.name:20}{prefill:11.0f}{token:10.1f}{total:9.2f}{rate:7.1f}{rate / bandwidth:9.0%}"
-            f"{one.load_s:8.1f}{one.peak_gb():9.2f}"
+            f"{one.load_s:8.1f}{one.peak_gb:9.2f}"
         )
     for one in contenders:
         if runs := one.samples.get(beams, []):
