@@ -71,6 +71,10 @@ class Prompt:
     pad_token_id: int
     unk_token_id: int
 
+    def length(self, image_tokens: int) -> int:
+        """Positions it takes: BOS, text before, image tokens, text after."""
+        return 1 + len(self.before_ids) + image_tokens + len(self.after_ids)
+
 
 @dataclass(frozen=True)
 class Decoding:

@@ -288,7 +288,7 @@ def bundle_presets(settings: ExportSettings, sources: Sources, dims: Dims, promp
     paper = sources.decoding or PAPER.get(str(sources.dataset), PAPER["mimic_cxr"])
     paper = replace(paper, **{name: value for name, value in settings.decoding.items() if value is not None})
     presets = {"paper": paper, "fast": FAST, **settings.presets}
-    length = 1 + len(prompt.before_ids) + dims.image_tokens + len(prompt.after_ids)
+    length = prompt.length(dims.image_tokens)
     for name, preset in presets.items():
         if length + preset.max_new_tokens > dims.max_positions:
             message = (

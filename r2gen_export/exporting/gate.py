@@ -71,13 +71,13 @@ def reference(
     if plan.gate == "layers":
         none = np.zeros((0, 0), np.int64)
         return parity.Reference(parity.reference_embeds(model, probe.studies), none, none.astype(np.float32), {})
-    length = 1 + len(prompt.before_ids) + dims.image_tokens + len(prompt.after_ids)
+    room = dims.max_positions - prompt.length(dims.image_tokens)
     return parity.reference(
         model,
         probe.studies,
         probe.decodings,
         probe.semantics,
-        steps=min(max(parity.STEPS[plan.precision], parity.STEPS[plan.vision_precision]), dims.max_positions - length),
+        steps=min(max(parity.STEPS[plan.precision], parity.STEPS[plan.vision_precision]), room),
         advance=advance,
     )
 

@@ -67,7 +67,7 @@ def compare_layers(
     config = model.config
     weights = ModuleWeights(model)
     proto = onnx.load(graph, load_external_data=False)
-    ends = [*_layer_inputs(proto, config.num_hidden_layers)]
+    ends = _layer_inputs(proto, config.num_hidden_layers)
     torch_chain, onnx_chain = prompts, prompts
     worst = _Worst(LAYER_TOLERANCE[precision])
     for index, (start, end) in enumerate(pairwise(ends)):

@@ -80,7 +80,7 @@ def wipe_store(bundle: Path, manifest: Manifest, *, learned_only: bool = False) 
     if before is not None:
         replace_files(bundle, manifest, drop=before, add={})
         (bundle / before).unlink(missing_ok=True)
-    if (bundle / FOLDER).is_dir():
+    if has_store(bundle):
         with _locked(bundle):
             (bundle / LEARNED).unlink(missing_ok=True)
 
@@ -97,7 +97,7 @@ def open_drafter(bundle: Path, manifest: Manifest, *, learn: bool = True) -> Dra
         R2GenError: `R2G-BUNDLE-GRAPH` when the store is not one.
     """
     sources: list[Ngrams] = []
-    saves = (bundle / FOLDER).is_dir()
+    saves = has_store(bundle)
     if saves and (learned := read_learned(bundle)):
         sources.append(SortedNgrams.build(learned))
     if (name := store_entry(manifest)) is not None:
@@ -117,7 +117,7 @@ def describe(bundle: Path, manifest: Manifest) -> list[str]:
     learned = read_learned(bundle)
     lines = ["no store; r2gen drafts build makes one"] if not has_store(bundle) else []
     if name is not None:
-        tokens = np.load(bundle / name, mmap_mode="r", allow_pickle=False)[0]
+        tokens, _ = _load(bundle / name).arrays
         lines.append(f"site: {np.count_nonzero(tokens < 0)} reports, {np.count_nonzero(tokens >= 0)} tokens")
     if has_store(bundle):
         lines.append(f"learned: {len(learned)} reports, {sum(map(len, learned))} tokens")

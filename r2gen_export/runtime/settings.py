@@ -28,8 +28,7 @@ class Settings:
 
 def prompt_length(manifest: Manifest) -> int:
     """Positions the prompt takes: BOS, text before, image tokens, text after."""
-    prompt = manifest.prompt
-    return 1 + len(prompt.before_ids) + manifest.dims.image_tokens + len(prompt.after_ids)
+    return manifest.prompt.length(manifest.dims.image_tokens)
 
 
 def resolve_settings(
