@@ -21,6 +21,7 @@ class Device(StrEnum):
 
     auto = "auto"
     cpu = "cpu"
+    openvino = "openvino"
     cuda = "cuda"
     tensorrt = "tensorrt"
 

@@ -22,6 +22,7 @@ from r2gen_export.runtime.sessions import (
     DecoderState,
     bad_graph,
     check_names,
+    check_room,
     open_session,
     require_finite,
 )
@@ -88,9 +89,7 @@ class DecoderSession:
             R2GenError: `R2G-GENERATE-NONFINITE`; `R2G-CONFIG-VALUE` when there are more positions than the model has.
         """
         length = inputs_embeds.shape[1] + room
-        if length > self._dims.max_positions:
-            message = f"{length} positions, but this model has {self._dims.max_positions}"
-            raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number")
+        check_room(length, self._dims.max_positions)
         if not self._static:
             shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
             empty = [self._value(np.zeros(shape, self.dtype)) for _ in self._cache_names]

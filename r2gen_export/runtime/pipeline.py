@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
-from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.draft_store import has_store, open_drafter
 from r2gen_export.runtime.drafting import Drafter
+from r2gen_export.runtime.engines import AnyDecoder, is_large, open_decoder
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.hugepages import use_huge_pages
@@ -39,9 +39,6 @@ Images: TypeAlias = "Image | Sequence[Image]"
 """One image, or the views of one study."""
 
 BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
-
-LARGE: Final = 2048 * 16
-"""Width times layers from which the weights of an LLM are worth huge pages, when there are many studies."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Pipeline:
         *,
         manifest: Manifest,
         vision: VisionSession,
-        decoder: DecoderSession,
+        decoder: AnyDecoder,
         embed_tokens: EmbeddingTable,
         detokenizer: Detokenizer,
         provider: ProviderChoice,
@@ -93,7 +90,7 @@ class Pipeline:
         self._embed_tokens = embed_tokens
         self._detokenizer = detokenizer
         self._drafter = drafter
-        self._large = manifest.dims.d_llm * manifest.dims.num_layers >= LARGE
+        self._large = is_large(manifest)
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
         decoder.share_prefix(self._before)
@@ -113,7 +110,7 @@ class Pipeline:
 
         Args:
             path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
-            device: `auto`, `cpu`, `cuda` or `tensorrt`.
+            device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`.
             threads: CPU threads for one graph; one for each core this process may use when None.
             draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
                 None, where the bundle has a store of them.
@@ -125,13 +122,14 @@ class Pipeline:
         folder = bundle_path(path)
         manifest = open_bundle(folder)
         provider = choose_providers(device)
-        options: dict[str, Any] = {"providers": provider.providers, "threads": threads}
+        vision = VisionSession(folder / layout.VISION, providers=provider.providers, threads=threads)
+        decoder, provider = open_decoder(folder, manifest, provider, device=device, threads=threads)
         prompt = manifest.prompt
         drafts = has_store(folder) if draft is None else draft
         return cls(
             manifest=manifest,
-            vision=VisionSession(folder / layout.VISION, **options),
-            decoder=DecoderSession(folder / layout.DECODER, manifest.dims, **options),
+            vision=vision,
+            decoder=decoder,
             embed_tokens=EmbeddingTable(folder / layout.EMBED_TOKENS),
             detokenizer=Detokenizer(
                 folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id

@@ -16,7 +16,10 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
 
-DEVICES: Final = ("auto", "cpu", "cuda", "tensorrt")
+OPENVINO: Final = "OpenVINO"
+"""What reports call a decoder in OpenVINO on the CPU; the vision encoder is then ONNX Runtime's."""
+
+DEVICES: Final = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     # TF32 keeps 10 bits of mantissa: tokens would differ from the fp32 ones the parity gate passed.
@@ -35,6 +38,10 @@ class ProviderChoice:
     name: str
     steps: list[str]
 
+    def with_step(self, step: str, name: str | None = None) -> ProviderChoice:
+        """The same choice with a further step, and another name when one is given."""
+        return ProviderChoice(self.providers, name or self.name, [*self.steps, step])
+
 
 def provider_options(provider: str) -> dict[str, Any]:
     """Options a session opens this provider with."""
@@ -45,8 +52,8 @@ def choose_providers(device: str) -> ProviderChoice:
     """Execution providers for a device.
 
     Args:
-        device: `cpu`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through ONNX Runtime
-            builds engines anew for the growing shapes of decoding, so it is taken only when asked for.
+        device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through
+            ONNX Runtime builds engines anew for the growing shapes of decoding, so it is taken only when asked for.
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable
@@ -56,6 +63,8 @@ def choose_providers(device: str) -> ProviderChoice:
         raise R2GenError("R2G-CONFIG-VALUE", f"device {device!r} is unknown", f"choose one of {', '.join(DEVICES)}")
     if device == "cpu":
         return ProviderChoice([CPU], CPU, ["CPU: asked for"])
+    if device == "openvino":
+        return ProviderChoice([CPU], OPENVINO, ["OpenVINO: asked for"])
     reasons = {CUDA: _why_not_cuda()}
     if device == "tensorrt":
         reasons[TENSORRT] = reasons[CUDA] or _why_not_tensorrt()

@@ -153,15 +153,36 @@ def available_cores(quota: Path = CPU_QUOTA) -> int:
         return cores
 
 
+def thread_count(threads: int | None) -> int:
+    """Threads for an engine, given explicitly, because its own choice counts the machine's cores, not this process's.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`.
+    """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", f"give 1 to {MOST_THREADS}")
+    return threads or available_cores()
+
+
+def check_room(positions: int, most: int) -> None:
+    """Whether a prompt and what may follow fit the model's `most` positions.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`.
+    """
+    if positions > most:
+        message = f"{positions} positions, but this model has {most}"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number")
+
+
 def open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", f"give 1 to {MOST_THREADS}")
     options = onnxruntime.SessionOptions()
-    # Given explicitly, because ONNX Runtime's own choice counts the machine's cores, not this process's.
-    options.intra_op_num_threads = threads or available_cores()
+    options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3
+    # For the 4-bit kernel that ONNX Runtime makes of `DequantizeLinear` (dialect `trt`): as `MatMulNBits` in `ort`.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=[(name, provider_options(name)) for name in providers]
@@ -194,8 +215,8 @@ def require_finite(values: Floats, what: str) -> None:
         )
 
 
-def bad_graph(path: Path, reason: str) -> R2GenError:
-    return R2GenError("R2G-BUNDLE-GRAPH", f"{path.name}: {reason}", "export the bundle again")
+def bad_graph(path: Path, reason: str, mend: str = "export the bundle again") -> R2GenError:
+    return R2GenError("R2G-BUNDLE-GRAPH", f"{path.name}: {reason}", mend)
 
 
 def first_line(error: Exception, path: Path) -> str:

@@ -22,6 +22,7 @@ from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
+from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.sessions import (
     EmbeddingTable,
     VisionSession,
@@ -56,13 +57,16 @@ def graph(folder, llm):
     return folder / "decoder" / "model.onnx"
 
 
-@pytest.fixture(scope="module", params=["standard", "ort", "trt"])
+@pytest.fixture(scope="module", params=["standard", "ort", "trt", "openvino"])
 def decoder(request, folder, llm, graph):
     """The same LLaMA in every dialect. Heads of 16 values: `GroupQueryAttention` takes no smaller ones."""
     if request.param == "standard":
         return DecoderSession(graph, DIMS, **CPU)
     written = folder / request.param
-    write_streamed(llm.config, ModuleWeights(llm), written, dialect=request.param, precision="fp32")
+    dialect = "trt" if request.param == "trt" else "ort"
+    write_streamed(llm.config, ModuleWeights(llm), written, dialect=dialect, precision="fp32")
+    if request.param == "openvino":
+        return OpenVinoDecoder(written / "model.onnx", DIMS, threads=CPU["threads"])
     return DecoderSession(written / "model.onnx", DIMS, **CPU)
 
 
