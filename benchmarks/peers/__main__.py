@@ -8,6 +8,7 @@ neither; their figure comes from phantoms' reports replayed through the verifier
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -31,8 +32,24 @@ from r2gen_export.runtime.sessions import available_cores
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 
-OURS: Final = {"r2gen": "int4", "r2gen-int8": "int8", "r2gen-fp16": "fp16", "r2gen-fp32": "fp32"}
-"""Precision of our own contenders; those with a suffix run when `--only` names them."""
+OURS: Final = {
+    "r2gen": "int4",
+    "r2gen-openvino": "int4",
+    "r2gen-int8": "int8",
+    "r2gen-fp16": "fp16",
+    "r2gen-fp32": "fp32",
+}
+"""Precision of our own contenders; those with one in their name run when `--only` names them."""
+
+SOURCES: Final = {
+    "r2gen": "r2gen",
+    "r2gen-openvino": "r2gen",
+    "transformers": "model",
+    "onnxruntime-genai": "onnxruntime-genai",
+    "openvino-genai": "openvino-genai",
+    "llama.cpp": "llama.cpp",
+}
+"""What each contender reads, beside the model."""
 
 BYTES: Final = {
     "r2gen-int8": (1.125, 1.125),
@@ -62,7 +79,7 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, "r2gen" if name in OURS else name, model, str(threads)],
+            [python, WORKER, name.removesuffix(f"-{OURS.get(name)}"), model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
@@ -149,6 +166,11 @@ def convert(name: str, model: Path, out: Path, python: Path) -> None:
         builder: list[str | Path] = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
         builder += ["-i", model, "-o", out, "-c", out / "cache", "--extra_options", *options]
         subprocess.run(builder, check=True, stdout=quiet, stderr=quiet)
+    elif name == "openvino-genai":
+        # With llama.cpp's file its GGUF reader failed (`map::at`, 2026.4), so as its users export.
+        cli: list[str | Path] = [python, "-m", "optimum.commands.optimum_cli", "export", "openvino", "-m", model]
+        cli += ["--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", "32", "--sym"]
+        subprocess.run([*cli, "--ratio", "1.0", out], check=True, stdout=quiet, stderr=quiet)
     elif name == "llama.cpp":
         subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True, stdout=quiet, stderr=quiet)
 
@@ -192,16 +214,17 @@ def replayed(model: Path, count: int, threads: int, plain_ms: dict[str, float]) 
     tokenizer = Tokenizer.from_file(str(demo_bundle() / layout.TOKENIZER))
     ids = [tokenizer.encode(study["report"], add_special_tokens=False).ids for study in studies]
     reports = [[*one, *two, 2] for one, two in zip(ids[::2], ids[1::2], strict=True)]
-    decoder, embed_tokens = open_decoder(model, threads)
-    for name, store in (("no store", []), (f"store of {len(reports) - count} other reports", reports[count:])):
+    stores = {"no store": [], f"store of {len(reports) - count} other reports": reports[count:]}
+    for engine, (name, store) in itertools.product(("onnxruntime", "openvino"), stores.items()):
+        decoder, embed_tokens = open_decoder(model, threads, engine)
         drafter = Drafter([SortedNgrams.build(store)], vocab_size=32000)
         runs = replay(decoder, embed_tokens, reports[:count], drafter, eos=2)[count // 3 :]
         tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
         accepted, drafted = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
         each = sum(run.milliseconds for run in runs) / len(runs)
         print(
-            f"replayed, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, {accepted / passes:.2f} "
-            f"of {drafted / passes:.2f} drafts accepted a pass, {each / 1000:.2f} s a report"
+            f"replayed in {engine}, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, "
+            f"{accepted / passes:.2f} of {drafted / passes:.2f} drafts accepted a pass, {each / 1000:.2f} s a report"
         )
         for peer, milliseconds in plain_ms.items():
             print(f"  x {each / (milliseconds * tokens / len(runs) / 100):.2f} of {peer}'s plain decoding")
@@ -224,16 +247,14 @@ def main() -> None:
     model = options.work / options.shape / "model"
     if not (model / "tokenizer_config.json").exists():
         make_model(model, options.shape)
-    sources = {"r2gen": "r2gen", "transformers": "model", "onnxruntime-genai": "onnxruntime-genai"}
-    sources |= {"llama.cpp": "llama.cpp", "openvino-genai": "llama.cpp"}
     contenders: list[Contender] = []
-    for name in options.only.split(",") if options.only else sources:
+    for name in options.only.split(",") if options.only else SOURCES:
         own = options.environments and python_of(options.environments, name)
         python = Path(sys.executable) if name in (*OURS, "transformers") else own
         if not python or not python.exists():
             print(f"{name}: no environment for it", file=sys.stderr)
             continue
-        folder = model if name == "transformers" else model.parent / sources.get(name, name)
+        folder = model if name == "transformers" else model.parent / SOURCES.get(name, name)
         try:
             convert(name, model, folder, python)
         except subprocess.CalledProcessError as error:

@@ -14,7 +14,7 @@ from typing import Final
 
 PACKAGES: Final = {
     "onnxruntime-genai": ["onnxruntime-genai", "onnx", "onnx-ir", "transformers>=5", "torch==2.13.0", "safetensors"],
-    "openvino-genai": ["openvino-genai", "openvino-tokenizers"],
+    "openvino-genai": ["openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "torch==2.13.0"],
     "llama.cpp": ["--no-binary", "llama-cpp-python", "llama-cpp-python", "gguf", "safetensors", "numpy"],
 }
 
@@ -36,9 +36,11 @@ def main() -> None:
             continue
         venv.create(folder / name, with_pip=True)
         settings = {**os.environ, "CMAKE_ARGS": FLAGS}
-        subprocess.run(
-            [python_of(folder, name), "-m", "pip", "install", "--quiet", *PACKAGES[name]], check=True, env=settings
-        )
+        pip: list[str | Path] = [python_of(folder, name), "-m", "pip"]
+        subprocess.run([*pip, "install", "--quiet", *PACKAGES[name]], check=True, env=settings)
+        if name == "openvino-genai":
+            # optimum-intel brings one for another build of torch, which then does not import.
+            subprocess.run([*pip, "uninstall", "--quiet", "--yes", "torchvision"], check=True)
 
 
 if __name__ == "__main__":

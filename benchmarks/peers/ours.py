@@ -13,7 +13,9 @@ from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.drafted import generate_drafted
 from r2gen_export.runtime.drafting import Drafter
+from r2gen_export.runtime.engines import AnyDecoder
 from r2gen_export.runtime.hugepages import use_huge_pages
+from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.sessions import EmbeddingTable
 
 
@@ -32,8 +34,8 @@ def convert(model: Path, out: Path, precision: str = "int4") -> None:
     write_embeddings(table, out / "embed_tokens.npy", half=True)
 
 
-def open_decoder(folder: Path, threads: int) -> tuple[DecoderSession, EmbeddingTable]:
-    """The session of what `convert` wrote, its weights in huge pages as `generate_many` has them."""
+def open_decoder(folder: Path, threads: int, engine: str = "onnxruntime") -> tuple[AnyDecoder, EmbeddingTable]:
+    """What `convert` wrote, in `onnxruntime` or `openvino`; the weights in huge pages as `generate_many` has them."""
     import json
 
     config = json.loads((folder / "decoder/config.json").read_text(encoding="utf-8"))
@@ -47,9 +49,14 @@ def open_decoder(folder: Path, threads: int) -> tuple[DecoderSession, EmbeddingT
         max_positions=config["max_position_embeddings"],
     )
     path = folder / "decoder/model.onnx"
-    decoder = DecoderSession(path, dims, providers=["CPUExecutionProvider"], threads=threads)
+    table = EmbeddingTable(folder / "embed_tokens.npy")
+    if engine == "openvino":
+        decoder: AnyDecoder = OpenVinoDecoder(path, dims, threads=threads)
+        decoder.share_prefix(table.lookup(np.array([[1]])))
+    else:
+        decoder = DecoderSession(path, dims, providers=["CPUExecutionProvider"], threads=threads)
     use_huge_pages()
-    return decoder, EmbeddingTable(folder / "embed_tokens.npy")
+    return decoder, table
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Replay:
 
 
 def replay(
-    decoder: DecoderSession, table: EmbeddingTable, reports: Sequence[Sequence[int]], drafter: Drafter, eos: int
+    decoder: AnyDecoder, table: EmbeddingTable, reports: Sequence[Sequence[int]], drafter: Drafter, eos: int
 ) -> list[Replay]:
     """Make the model write recorded reports: whatever its logits, the report's own token is chosen.
 

@@ -7,6 +7,7 @@ Protocol, one JSON object a line: first `{"load_s": ...}`, then for every `{"bea
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -100,11 +101,14 @@ def onnxruntime_genai(model: Path, threads: int) -> Run:
 
 
 def openvino_genai(model: Path, threads: int) -> Run:
-    """OpenVINO GenAI on the same GGUF file as llama.cpp; its prompt cache is off."""
+    """OpenVINO GenAI on what optimum-intel exported; its prompt cache is off."""
     import openvino as ov
     import openvino_genai as ov_genai
 
-    pipe = ov_genai.LLMPipeline(str(model / "model.gguf"), "CPU", INFERENCE_NUM_THREADS=threads)
+    scheduler = ov_genai.SchedulerConfig()
+    # It would find every round's prompt in its cache.
+    scheduler.enable_prefix_caching = False
+    pipe = ov_genai.LLMPipeline(str(model), "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=threads)
 
     def run(beams: int, new: int) -> dict[str, Any]:
         import numpy as np
@@ -152,7 +156,7 @@ def llama_cpp(model: Path, threads: int) -> Run:
     return run
 
 
-def r2gen(model: Path, threads: int) -> Run:
+def r2gen(model: Path, threads: int, engine: str = "onnxruntime") -> Run:
     """r2gen's decoder and loop on an exported `decoder/`, the prompt as embeddings."""
     import numpy as np
 
@@ -160,7 +164,7 @@ def r2gen(model: Path, threads: int) -> Run:
     from r2gen_export.bundle import Decoding
     from r2gen_export.runtime.generation import generate
 
-    decoder, table = open_decoder(model, threads)
+    decoder, table = open_decoder(model, threads, engine)
 
     def run(beams: int, new: int) -> dict[str, Any]:
         decoding = Decoding(
@@ -175,8 +179,9 @@ def r2gen(model: Path, threads: int) -> Run:
     return run
 
 
-ENGINES = {
+ENGINES: dict[str, Any] = {
     "r2gen": r2gen,
+    "r2gen-openvino": functools.partial(r2gen, engine="openvino"),
     "transformers": transformers_eager,
     "onnxruntime-genai": onnxruntime_genai,
     "openvino-genai": openvino_genai,
@@ -190,7 +195,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # engines that print would break into the protocol
     started = perf_counter()
-    run: Any = ENGINES[engine](model, threads)
+    run = ENGINES[engine](model, threads)
     print(json.dumps({"load_s": perf_counter() - started}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), file=answers, flush=True)
