@@ -63,9 +63,8 @@ def estimate(config: LlamaConfig, *, dialect: str, precision: str, gate: Gate | 
     matrices = _layer_parameters(config)
     table = config.vocab_size * config.hidden_size
     parameters = config.num_hidden_layers * matrices + 2 * table
-    stored = (parameters - table) * BYTES[precision] + table * min(
-        BYTES[precision], 4.0 if precision == "fp32" else 2.0
-    )
+    # The embedding table is looked up, never multiplied: float16 beside every reduced precision.
+    stored = (parameters - table) * BYTES[precision] + table * (4.0 if precision == "fp32" else 2.0)
     disk = stored + 400e6  # Swin-base in float32, tokenizer
     whole = BASE + WHOLE_COPIES * 4 * parameters
     if dialect == "standard":
