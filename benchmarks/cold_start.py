@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -28,6 +27,7 @@ from r2gen_export import __version__
 from r2gen_export.bundle import load_manifest
 from r2gen_export.runtime.pipeline import bundle_path
 from r2gen_export.runtime.sessions import available_cores
+from r2gen_export.versions import installed_version
 
 R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
 """What the console script does, without depending on where it is installed."""
@@ -99,7 +99,7 @@ def conditions(bundle: Path) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "r2gen": __version__,
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name)) is not None},
         "model": manifest.model_id,
         "bundle_bytes": sum(entry.size for entry in manifest.files.values()),
         "preset": "fast",
@@ -113,13 +113,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def measure(bundle: Path, runs: int) -> list[Timing]:

@@ -8,7 +8,6 @@ neither; their figure comes from phantoms' reports replayed through the verifier
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -33,13 +32,13 @@ from r2gen_export.runtime.sessions import available_cores
 WORKER: Final = Path(__file__).with_name("worker.py")
 
 OURS: Final = {
-    "r2gen": "int4",
-    "r2gen-openvino": "int4",
-    "r2gen-int8": "int8",
-    "r2gen-fp16": "fp16",
-    "r2gen-fp32": "fp32",
+    "r2gen": ("r2gen", "int4"),
+    "r2gen-openvino": ("r2gen-openvino", "int4"),
+    "r2gen-int8": ("r2gen", "int8"),
+    "r2gen-fp16": ("r2gen", "fp16"),
+    "r2gen-fp32": ("r2gen", "fp32"),
 }
-"""Precision of our own contenders; those with one in their name run when `--only` names them."""
+"""Engine of the worker, and precision, of our own contenders; those not in `SOURCES` run when `--only` names them."""
 
 SOURCES: Final = {
     "r2gen": "r2gen",
@@ -79,7 +78,7 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, name.removesuffix(f"-{OURS.get(name)}"), model, str(threads)],
+            [python, WORKER, OURS[name][0] if name in OURS else name, model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
@@ -160,7 +159,7 @@ def convert(name: str, model: Path, out: Path, python: Path) -> None:
     if name.startswith("r2gen"):
         from benchmarks.peers.ours import convert as convert_ours
 
-        convert_ours(model, out, OURS[name])
+        convert_ours(model, out, OURS[name][1])
     elif name == "onnxruntime-genai":
         options = ["int4_accuracy_level=4", "int4_block_size=32"]
         builder: list[str | Path] = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
@@ -215,19 +214,21 @@ def replayed(model: Path, count: int, threads: int, plain_ms: dict[str, float]) 
     ids = [tokenizer.encode(study["report"], add_special_tokens=False).ids for study in studies]
     reports = [[*one, *two, 2] for one, two in zip(ids[::2], ids[1::2], strict=True)]
     stores = {"no store": [], f"store of {len(reports) - count} other reports": reports[count:]}
-    for engine, (name, store) in itertools.product(("onnxruntime", "openvino"), stores.items()):
+    for engine in ("onnxruntime", "openvino"):
         decoder, embed_tokens = open_decoder(model, threads, engine)
-        drafter = Drafter([SortedNgrams.build(store)], vocab_size=32000)
-        runs = replay(decoder, embed_tokens, reports[:count], drafter, eos=2)[count // 3 :]
-        tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
-        accepted, drafted = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
-        each = sum(run.milliseconds for run in runs) / len(runs)
-        print(
-            f"replayed in {engine}, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, "
-            f"{accepted / passes:.2f} of {drafted / passes:.2f} drafts accepted a pass, {each / 1000:.2f} s a report"
-        )
-        for peer, milliseconds in plain_ms.items():
-            print(f"  x {each / (milliseconds * tokens / len(runs) / 100):.2f} of {peer}'s plain decoding")
+        for name, store in stores.items():
+            drafter = Drafter([SortedNgrams.build(store)], vocab_size=32000)
+            runs = replay(decoder, embed_tokens, reports[:count], drafter, eos=2)[count // 3 :]
+            tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
+            accepted, drafted = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
+            each = sum(run.milliseconds for run in runs) / len(runs)
+            print(
+                f"replayed in {engine}, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, "
+                f"{accepted / passes:.2f} of {drafted / passes:.2f} drafts accepted a pass, "
+                f"{each / 1000:.2f} s a report"
+            )
+            for peer, milliseconds in plain_ms.items():
+                print(f"  x {each / (milliseconds * tokens / len(runs) / 100):.2f} of {peer}'s plain decoding")
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -31,6 +30,7 @@ from r2gen_export.bundle import (
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.vision_precision import PRECISIONS
 from r2gen_export.presets import FAST, PAPER
+from r2gen_export.versions import installed_version
 
 if TYPE_CHECKING:
     from r2gen_export.exporting.estimate import Gate
@@ -301,13 +301,8 @@ def bundle_presets(settings: ExportSettings, sources: Sources, dims: Dims, promp
 
 def tool_versions() -> dict[str, str]:
     """Versions of what made the bundle, by package name."""
-    found = {}
-    for name in ("r2gen", *TOOLS, "onnxruntime-gpu", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    names = ("r2gen", *TOOLS, "onnxruntime-gpu", "onnxruntime")
+    return {name: version for name in names if (version := installed_version(name)) is not None}
 
 
 def _check_settings(settings: ExportSettings) -> None:

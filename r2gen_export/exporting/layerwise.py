@@ -27,6 +27,7 @@ from r2gen_export.exporting.rounding import round_weights
 from r2gen_export.exporting.streamed.lowering import HEAD
 from r2gen_export.exporting.streamed.skeleton import head_dim
 from r2gen_export.exporting.streamed.weights import ModuleWeights
+from r2gen_export.runtime.sessions import session_options
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -129,9 +130,7 @@ class _Part:
         output = helper.make_tensor_value_info(end, kind, None)
         whole = helper.make_graph(nodes, "part", inputs, [output], weights)
         part = helper.make_model(whole, opset_imports=list(proto.opset_import), ir_version=proto.ir_version)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        options = session_options()
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         self._session = onnxruntime.InferenceSession(
             part.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from r2gen_export.bundle import Dims
+from r2gen_export.runtime.sessions import session_options
 
 CHUNK: Final = 48
 """Nodes looked at in one run: the outputs of all nodes of a Swin-base together take gigabytes."""
@@ -43,9 +44,8 @@ def first_nonfinite(path: Path, feeds: Mapping[str, NDArray[Any]]) -> str | None
     nodes = [(node, name) for node in model.graph.node for name in node.output if types.get(name) in FLOATS]
     known = {value.name for value in model.graph.output}
     kept = list(model.graph.output)
-    options = onnxruntime.SessionOptions()
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     for start in range(0, len(nodes), CHUNK):
         part = nodes[start : start + CHUNK]
         names = [name for _, name in part]

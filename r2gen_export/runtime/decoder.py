@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
-from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cache import DeviceCache, HostCache, Pass
 from r2gen_export.runtime.sessions import (
     FLOAT_TYPES,
     DecoderState,
+    PassingState,
     bad_graph,
     check_names,
     check_room,
@@ -160,18 +161,17 @@ class DecoderSession:
         return last, cache
 
 
-class _StaticState:
+class _StaticState(PassingState):
     """A `DecoderState` whose cache has its full length from the start; `logits` are valid until the next pass."""
 
     def __init__(self, session: DecoderSession, cache: HostCache | DeviceCache, prompts: Floats) -> None:
+        super().__init__(prompts.shape[1], prompts.shape[1])
         self._cache = cache
-        self._length = prompts.shape[1]
-        self._prompt = self._length
         self._rows = len(prompts)
         self._groups = np.arange(len(prompts))
         """Which prompt each row began with: rows of one prompt have its cache in common."""
         if isinstance(cache, DeviceCache):
-            self._logits = self._pass(slice(0, self._rows), prompts, 0)[:, -1]
+            self._logits = self._run(slice(0, self._rows), prompts, 0)[:, -1]
             return
         found = []
         for row, prompt in enumerate(prompts):
@@ -179,27 +179,8 @@ class _StaticState:
             for array, part in zip(cache.arrays, cached, strict=False):
                 array[row, :, :shared] = part
             # Row by row: what a row gets does not depend on the others, and the prefix can be skipped.
-            found.append(self._pass(slice(row, row + 1), prompt[None, shared:], shared)[:, -1].copy())
+            found.append(self._run(slice(row, row + 1), prompt[None, shared:], shared)[:, -1].copy())
         self._logits = np.concatenate(found)
-
-    @property
-    def logits(self) -> Floats:
-        return self._logits
-
-    def decode(self, embeds: Floats) -> None:
-        self._logits = self._pass(slice(0, self._rows), embeds, self._length)[:, -1]
-        self._length += embeds.shape[1]
-
-    def extend(self, embeds: Floats) -> Floats:
-        logits = self._pass(slice(0, self._rows), embeds, self._length, keep=embeds.shape[1])
-        self._length += embeds.shape[1]
-        self._logits = logits[:, -1]
-        return logits
-
-    def rollback(self, count: int) -> None:
-        if not 0 <= count <= self._length - self._prompt:
-            raise InternalError(f"rolling back {count} positions of {self._length - self._prompt}")
-        self._length -= count
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
@@ -210,7 +191,10 @@ class _StaticState:
         self._cache.reorder(rows, same, self._prompt, self._length)
         self._groups, self._rows = groups, len(rows)
 
-    def _pass(self, rows: slice, embeds: Floats, start: int, keep: int = 1) -> Floats:
+    def _pass(self, embeds: Floats, keep: int) -> Floats:
+        return self._run(slice(0, self._rows), embeds, self._length, keep)
+
+    def _run(self, rows: slice, embeds: Floats, start: int, keep: int = 1) -> Floats:
         bound: Pass = self._cache.bind(rows, embeds.shape[1], keep)
         logits = bound.run(embeds, start)
         try:
@@ -221,7 +205,7 @@ class _StaticState:
         return logits
 
 
-class _GrowingState:
+class _GrowingState(PassingState):
     """A `DecoderState` whose cache ONNX Runtime grows by concatenation: key and value [B, kv_heads, P, head_dim]."""
 
     def __init__(
@@ -231,30 +215,19 @@ class _GrowingState:
         empty: list[onnxruntime.OrtValue],
         prompt: Floats,
     ) -> None:
+        super().__init__(prompt.shape[1], 0)
         self._run = run
         self._value = value
-        self._length = 0
         self._cache = empty
-        self.decode(prompt)
+        self._append(prompt, 1)
 
-    @property
-    def logits(self) -> Floats:
-        return self._logits
-
-    def decode(self, embeds: Floats) -> None:
-        logits, self._cache = self._run(embeds, self._cache, self._length, 1)
-        self._logits = logits[:, -1]
-        self._length += embeds.shape[1]
-
-    def extend(self, embeds: Floats) -> Floats:
-        logits, self._cache = self._run(embeds, self._cache, self._length, embeds.shape[1])
-        self._logits = logits[:, -1]
-        self._length += embeds.shape[1]
+    def _pass(self, embeds: Floats, keep: int) -> Floats:
+        logits, self._cache = self._run(embeds, self._cache, self._length, keep)
         return logits
 
     def rollback(self, count: int) -> None:
+        super().rollback(count)
         if count:
-            self._length -= count
             for index, value in enumerate(self._cache):
                 self._cache[index] = self._value(np.ascontiguousarray(value.numpy()[:, :, : self._length]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import platform
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from r2gen_export import __version__
 from r2gen_export.errors import CodedError, InternalError
+from r2gen_export.versions import installed_version
 
 if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Pipeline
@@ -64,7 +64,7 @@ def system_checks() -> list[Check]:
 def package_checks() -> list[Check]:
     """Packages of the base install, and the optional extras. Reads their metadata and imports none."""
     checks = []
-    found = {name: version for name in BASE_PACKAGES if (version := _version(name)) is not None}
+    found = {name: version for name in BASE_PACKAGES if (version := installed_version(name)) is not None}
     for name in BASE_PACKAGES:
         if name in found:
             checks.append(Check("packages", name, "ok", found[name]))
@@ -77,17 +77,10 @@ def package_checks() -> list[Check]:
         fix = "pip uninstall onnxruntime onnxruntime-gpu, then install r2gen again"
         checks.append(Check("packages", "onnxruntime", "fail", detail, "R2G-DEPENDENCY-MISSING", fix))
     for extra, names in EXTRAS.items():
-        lacking = [name for name in names if _version(name) is None]
+        lacking = [name for name in names if installed_version(name) is None]
         detail = f"not installed: {', '.join(lacking)} (pip install 'r2gen[{extra}]')" if lacking else "installed"
         checks.append(Check("extras", extra, "info" if lacking else "ok", detail))
     return checks
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _missing(name: str) -> Check:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.providers import CPU, OPENVINO, ProviderChoice
 from r2gen_export.runtime.sessions import thread_count
+from r2gen_export.versions import installed_version
 
 LARGE: Final = 2048 * 16
 """Width times layers from which an LLM's speed is worth a race, or huge pages for its weights."""
@@ -48,7 +48,7 @@ AnyDecoder = DecoderSession | OpenVinoDecoder
 
 @dataclass(frozen=True)
 class Race:
-    """Milliseconds of each engine for a report: `prefill` of the prompt, `passes` of one position for each token."""
+    """Milliseconds of each engine for a report: its prompt, and `REPORT` passes of one position."""
 
     onnxruntime: float
     openvino: float
@@ -121,19 +121,21 @@ def run_race(manifest: Manifest, *engines: Callable[[], AnyDecoder]) -> Race:
 
 def _time(decoder: AnyDecoder, embeds: Any, rows: int) -> float:
     decoder.share_prefix(embeds[:, :1])
-    times: list[float] = []
-    for _ in range(2):  # the first pass of a shape is not like the others
+    _report_ms(decoder, embeds, rows)  # the first pass of a shape is not like the others
+    return _report_ms(decoder, embeds, rows)
+
+
+def _report_ms(decoder: AnyDecoder, embeds: Any, rows: int) -> float:
+    started = perf_counter()
+    state = decoder.prefill(embeds, PASSES)
+    prefill = (perf_counter() - started) * 1000
+    state.reorder(np.zeros(rows, np.int64))
+    token = np.repeat(embeds[:, :1], rows, axis=0)
+    times = []
+    for _ in range(PASSES):
         started = perf_counter()
-        state = decoder.prefill(embeds, PASSES)
-        prefill = (perf_counter() - started) * 1000
-        state.reorder(np.zeros(rows, np.int64))
-        token = np.repeat(embeds[:, :1], rows, axis=0)
-        times = []
-        for _ in range(PASSES):
-            started = perf_counter()
-            state.decode(token)
-            times.append((perf_counter() - started) * 1000)
-        del state
+        state.decode(token)
+        times.append((perf_counter() - started) * 1000)
     return float(prefill + REPORT * np.median(times))
 
 
@@ -145,7 +147,7 @@ def _why_not_raced(manifest: Manifest) -> str:
 
 def _record_path(manifest: Manifest, threads: int) -> Path:
     """One file for what the result depends on: bundle, processor, threads, versions."""
-    versions = [_version(name) for name in ("openvino", "onnxruntime-gpu", "onnxruntime")]
+    versions = [installed_version(name) or "" for name in ("openvino", "onnxruntime-gpu", "onnxruntime")]
     facts = [bundle_id(manifest), _processor(), str(threads), *versions]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     base = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r2gen"
@@ -168,13 +170,6 @@ def _keep(path: Path, race: Race) -> Race:
     except (OSError, R2GenError):
         pass  # a cache folder that cannot be written costs the next start a race
     return race
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _processor() -> str:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
-from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
-from r2gen_export.runtime.sessions import bad_graph, check_room, first_line, require_finite, thread_count
+from r2gen_export.runtime.sessions import PassingState, bad_graph, check_room, first_line, require_finite, thread_count
 
 if TYPE_CHECKING:
     import openvino
@@ -77,7 +77,7 @@ class OpenVinoDecoder:
         """
         self._prefix = None
         state = self.prefill(inputs_embeds, 0)
-        # Slices of a copy: a state's own memory goes with the next pass.
+        # Copies: a state's own memory goes with the next pass.
         self._prefix_cache = {one.name: np.array(one.state.data) for one in state.request.query_state()}
         self._prefix = np.ascontiguousarray(inputs_embeds)
 
@@ -109,33 +109,18 @@ class OpenVinoDecoder:
         return size
 
 
-class _CachedState:
+class _CachedState(PassingState):
     """A `DecoderState` whose cache is inside OpenVINO: positions taken back stay in it and are masked."""
 
     def __init__(self, request: openvino.InferRequest, prompts: Floats, cached: int) -> None:
+        super().__init__(prompts.shape[1], cached)
         self.request = request
-        self._prompt = prompts.shape[1]
-        self._length = cached
         self._slots = np.arange(cached, dtype=np.int64)
         self._rows = np.arange(len(prompts), dtype=np.int32)
-        self._logits = self._pass(prompts[:, cached:], 1)[:, -1]
-
-    @property
-    def logits(self) -> Floats:
-        return self._logits
-
-    def decode(self, embeds: Floats) -> None:
-        self._logits = self._pass(embeds, 1)[:, -1]
-
-    def extend(self, embeds: Floats) -> Floats:
-        logits = self._pass(embeds, embeds.shape[1])
-        self._logits = logits[:, -1]
-        return logits
+        self._append(prompts[:, cached:], 1)
 
     def rollback(self, count: int) -> None:
-        if not 0 <= count <= self._length - self._prompt:
-            raise InternalError(f"rolling back {count} positions of {self._length - self._prompt}")
-        self._length -= count
+        super().rollback(count)
         self._slots[self._slots >= self._length] = NEVER
 
     def reorder(self, rows: Integers) -> None:
@@ -154,7 +139,6 @@ class _CachedState:
             ROWS: self._rows,
         }
         self.request.infer(inputs, share_inputs=True)
-        self._length += size
         self._rows = np.arange(len(embeds), dtype=np.int32)
         logits: Floats = self.request.get_output_tensor(0).data
         require_finite(logits, "logits")

@@ -8,6 +8,7 @@ The decoder itself is in `decoder.py`.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.providers import ProviderChoice, choose_providers, provider_options
 
 if TYPE_CHECKING:
@@ -70,6 +71,53 @@ class DecoderState(Protocol):
 
     def reorder(self, rows: Integers) -> None:
         """Make row i the row `rows[i]` was. `rows` [B'] may repeat rows (beams) and leave some out (finished ones)."""
+
+
+class PassingState(ABC):
+    """What every engine's `DecoderState` does alike: it counts positions and keeps the last logits.
+
+    Args:
+        prompt: positions of the prompt; rolling back ends there.
+        cached: those already in the cache.
+    """
+
+    _logits: Floats
+
+    def __init__(self, prompt: int, cached: int) -> None:
+        self._prompt, self._length = prompt, cached
+
+    @abstractmethod
+    def _pass(self, embeds: Floats, keep: int) -> Floats:
+        """Logits [B, keep, vocab] of the last `keep` positions of embeds [B, n, d], behind `_length` cached ones."""
+
+    @property
+    def logits(self) -> Floats:
+        """See `DecoderState`, here and below."""
+        return self._logits
+
+    def decode(self, embeds: Floats) -> None:
+        """Append one position."""
+        self._append(embeds, 1)
+
+    def extend(self, embeds: Floats) -> Floats:
+        """Append n positions, with logits behind each."""
+        return self._append(embeds, embeds.shape[1])
+
+    def rollback(self, count: int) -> None:
+        """Forget the last `count` positions.
+
+        Raises:
+            InternalError: when some of them are the prompt's.
+        """
+        if not 0 <= count <= self._length - self._prompt:
+            raise InternalError(f"rolling back {count} positions of {self._length - self._prompt}")
+        self._length -= count
+
+    def _append(self, embeds: Floats, keep: int) -> Floats:
+        logits = self._pass(embeds, keep)
+        self._length += embeds.shape[1]
+        self._logits = logits[:, -1]
+        return logits
 
 
 class Decoder(Protocol):
@@ -175,14 +223,22 @@ def check_room(positions: int, most: int) -> None:
         raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number")
 
 
-def open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
+def session_options() -> onnxruntime.SessionOptions:
+    """What every session of ONNX Runtime is opened with, so that a gate runs the kernels that `infer` runs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3
     # For the 4-bit kernel that ONNX Runtime makes of `DequantizeLinear` (dialect `trt`): as `MatMulNBits` in `ort`.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    return options
+
+
+def open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = session_options()
+    options.intra_op_num_threads = thread_count(threads)
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=[(name, provider_options(name)) for name in providers]
