@@ -88,7 +88,10 @@ def infer(
         str | None, typer.Option("--preset", metavar="paper|fast", help="Decoding settings. Default: the bundle's.")
     ] = None,
     device: DeviceOption = Device.auto,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: one a core.")] = None,
+    cpus: Annotated[
+        str | None, typer.Option("--cpus", metavar="LIST", help="Logical CPUs to stay on, like 0-3,8. Default: all.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Studies decoded together.")] = 8,
     names: Annotated[bool, typer.Option("--names", help="Show file names, which may identify patients.")] = False,
     stream: Annotated[
@@ -143,6 +146,7 @@ def infer(
         out=out,
         device=device.value,
         threads=threads,
+        cpus=cpus,
         batch_size=batch_size,
         names=names,
         stream=stream,

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
-from r2gen_export.runtime.sessions import available_cores
+from r2gen_export.runtime.cores import available_cores
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 

@@ -31,6 +31,7 @@ class InferRequest:
     out: Path | None = None
     device: str = "auto"
     threads: int | None = None
+    cpus: str | None = None
     batch_size: int = 8
     names: bool = False
     stream: bool | None = None
@@ -46,9 +47,12 @@ def run_infer(request: InferRequest) -> None:
     Raises:
         R2GenError: what the single study raises; `R2G-STUDIES-FAILED` after many when some could not be reported.
     """
+    from r2gen_export.runtime.cores import use_cpus
     from r2gen_export.runtime.pipeline import Pipeline
     from r2gen_export.runtime.studies import collect_studies
 
+    if request.cpus is not None:
+        use_cpus(request.cpus)
     studies = collect_studies(request.images)
     pipeline = Pipeline.from_bundle(
         request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn

@@ -23,10 +23,10 @@ from r2gen_export import bundle as layout
 from r2gen_export.atomic import atomic_file
 from r2gen_export.bundle import Manifest, bundle_id
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.providers import CPU, OPENVINO, ProviderChoice
-from r2gen_export.runtime.sessions import thread_count
 from r2gen_export.versions import installed_version
 
 LARGE: Final = 2048 * 16

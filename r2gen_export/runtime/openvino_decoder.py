@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
-from r2gen_export.runtime.sessions import PassingState, bad_graph, check_room, first_line, require_finite, thread_count
+from r2gen_export.runtime.sessions import PassingState, bad_graph, check_room, first_line, require_finite
 
 if TYPE_CHECKING:
     import openvino

@@ -111,7 +111,7 @@ class Pipeline:
         Args:
             path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
             device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`.
-            threads: CPU threads for one graph; one for each core this process may use when None.
+            threads: CPU threads for one graph; one for each physical core this process may use when None.
             draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
                 None, where the bundle has a store of them.
             learn: save what is written to that store, where there is one.

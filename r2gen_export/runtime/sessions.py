@@ -7,7 +7,6 @@ The decoder itself is in `decoder.py`.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.providers import ProviderChoice, choose_providers, provider_options
 
 if TYPE_CHECKING:
@@ -29,18 +29,11 @@ __all__ = [
     "Embeddings",
     "ProviderChoice",
     "VisionSession",
-    "available_cores",
     "choose_providers",
 ]
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
-MOST_THREADS: Final = 1024
-"""Each takes memory of its own; a typing error must not take all of it."""
-
-CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux (cgroup v2) writes a container's CPU limit: `QUOTA PERIOD`, or `max PERIOD`."""
 
 FLOAT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -189,27 +182,6 @@ class VisionSession:
         )
         require_finite(image_embeds, "image tokens")
         return image_embeds
-
-
-def available_cores(quota: Path = CPU_QUOTA) -> int:
-    """CPU cores this process may keep busy: its affinity, and the container's quota where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        allowed, period = quota.read_text(encoding="ascii").split()
-        return cores if allowed == "max" else max(1, min(cores, round(int(allowed) / int(period))))
-    except (OSError, ValueError):
-        return cores
-
-
-def thread_count(threads: int | None) -> int:
-    """Threads for an engine, given explicitly, because its own choice counts the machine's cores, not this process's.
-
-    Raises:
-        R2GenError: `R2G-CONFIG-VALUE`.
-    """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", f"give 1 to {MOST_THREADS}")
-    return threads or available_cores()
 
 
 def check_room(positions: int, most: int) -> None:
