@@ -2,7 +2,7 @@
 
 Every contender is a process that has the model loaded; in each round each of them generates once, the others stopped.
 Prompt of 80, 100 new tokens, greedy; then with beams. Random weights: speed means something, words do not, and drafts
-neither; their figure comes from phantoms' reports replayed through the verifier, two joined to a length of about 80.
+neither; their figure comes from reports replayed through the verifier (`replays.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
+from benchmarks.peers.replays import replay_reports
 from r2gen_export.runtime.cores import available_cores
 
 WORKER: Final = Path(__file__).with_name("worker.py")
@@ -44,17 +44,26 @@ SOURCES: Final = {
     "r2gen": "r2gen",
     "r2gen-openvino": "r2gen",
     "transformers": "model",
+    "transformers-bf16": "model",
     "onnxruntime-genai": "onnxruntime-genai",
     "openvino-genai": "openvino-genai",
     "llama.cpp": "llama.cpp",
 }
 """What each contender reads, beside the model."""
 
+DECODERS: Final = ("r2gen", "onnxruntime-genai", "openvino-genai", "llama.cpp")
+"""Whose plain decoding drafts are compared with."""
+
+HUGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Set for the peers: allocated weights in huge pages. r2gen sees to its own."""
+
 BYTES: Final = {
     "r2gen-int8": (1.125, 1.125),
     "r2gen-fp16": (4.0, 4.0),
     "r2gen-fp32": (4.0, 4.0),
-    "transformers": (2.0, 2.0),
+    "transformers": (4.0, 4.0),
+    "transformers-bf16": (2.0, 2.0),
+    "transformers-fp16": (2.0, 2.0),
     "llama.cpp": (0.5625, 0.5625),
     "openvino-genai": (0.5625, 0.5625),
 }
@@ -83,7 +92,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
             text=True,
-            env={**os.environ, "PYTHONPATH": here} if name in OURS else None,
+            env={**os.environ, **({"PYTHONPATH": here} if name in OURS else HUGE_PAGES)},
         )
         one = cls(name, process)
         answer = one._answer()
@@ -107,6 +116,11 @@ class Contender:
             self.samples.setdefault(beams, []).append(answer)
             self.peak_gb = self._peak_gb()
             self.process.send_signal(signal.SIGSTOP)
+
+    def time(self, new: int) -> float:
+        """Milliseconds for the prompt and so many tokens, greedy; not among the samples."""
+        self.run(1, new)
+        return float(self.samples[1].pop()["total_ms"])
 
     def _peak_gb(self) -> float:
         """Peak resident memory."""
@@ -196,41 +210,6 @@ def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int)
             print(f"{one.name:20}beam {beams}: total {statistics.median(run['total_ms'] for run in runs) / 1000:.2f} s")
 
 
-def replayed(model: Path, count: int, threads: int, plain_ms: dict[str, float]) -> None:
-    """Print what drafts make of recorded reports, and the ratio to each contender's plain decoding."""
-    from tokenizers import Tokenizer
-
-    from benchmarks.peers.ours import open_decoder, replay
-    from r2gen_export import bundle as layout
-    from r2gen_export.bundle import demo_bundle
-    from r2gen_export.runtime.drafting import Drafter
-    from r2gen_export.runtime.ngrams import SortedNgrams
-    from r2gen_export.training.phantom import write_phantoms
-
-    with tempfile.TemporaryDirectory() as scratch:
-        write_phantoms(Path(scratch) / "phantoms", 2000, 11, val_fraction=0.0, test_fraction=0.0, progress=False)
-        studies = json.loads((Path(scratch) / "phantoms/annotation.json").read_text(encoding="utf-8"))["train"]
-    tokenizer = Tokenizer.from_file(str(demo_bundle() / layout.TOKENIZER))
-    ids = [tokenizer.encode(study["report"], add_special_tokens=False).ids for study in studies]
-    reports = [[*one, *two, 2] for one, two in zip(ids[::2], ids[1::2], strict=True)]
-    stores = {"no store": [], f"store of {len(reports) - count} other reports": reports[count:]}
-    for engine in ("onnxruntime", "openvino"):
-        decoder, embed_tokens = open_decoder(model, threads, engine)
-        for name, store in stores.items():
-            drafter = Drafter([SortedNgrams.build(store)], vocab_size=32000)
-            runs = replay(decoder, embed_tokens, reports[:count], drafter, eos=2)[count // 3 :]
-            tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
-            accepted, drafted = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
-            each = sum(run.milliseconds for run in runs) / len(runs)
-            print(
-                f"replayed in {engine}, {name}: {len(runs)} reports of {tokens / len(runs):.0f} tokens, "
-                f"{accepted / passes:.2f} of {drafted / passes:.2f} drafts accepted a pass, "
-                f"{each / 1000:.2f} s a report"
-            )
-            for peer, milliseconds in plain_ms.items():
-                print(f"  x {each / (milliseconds * tokens / len(runs) / 100):.2f} of {peer}'s plain decoding")
-
-
 def main() -> None:
     """Make, convert, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -241,7 +220,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=100)
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--only", help="contenders, comma-separated")
-    parser.add_argument("--replay", type=int, default=30, help="reports replayed, the first third to warm up; 0: none")
+    parser.add_argument("--replay", type=int, default=30, help="reports replayed each way, a third to warm up; 0: none")
     parser.add_argument("--verbose", action="store_true", help="what the engines print")
     options = parser.parse_args()
     threads = available_cores()
@@ -251,11 +230,11 @@ def main() -> None:
     contenders: list[Contender] = []
     for name in options.only.split(",") if options.only else SOURCES:
         own = options.environments and python_of(options.environments, name)
-        python = Path(sys.executable) if name in (*OURS, "transformers") else own
+        python = Path(sys.executable) if name in OURS or name.startswith("transformers") else own
         if not python or not python.exists():
             print(f"{name}: no environment for it", file=sys.stderr)
             continue
-        folder = model if name == "transformers" else model.parent / SOURCES.get(name, name)
+        folder = model if name.startswith("transformers") else model.parent / SOURCES.get(name, name)
         try:
             convert(name, model, folder, python)
         except subprocess.CalledProcessError as error:
@@ -277,16 +256,14 @@ def main() -> None:
             f"rounds after one to warm up, in turn; {bandwidth:.1f} GB/s read; {platform.machine()}"
         )
         table(contenders, options.shape, bandwidth, options.beams)
-        plain = {
-            one.name: statistics.median(run["total_ms"] for run in one.samples[1]) * 100 / options.new
-            for one in contenders
-            if one.samples.get(1)
-        }
+        if options.replay:
+            raced = {one.name: one for one in contenders if one.samples.get(1) and one.name in DECODERS}
+            replay_reports(
+                model.parent / "r2gen", options.replay, threads, list(raced), lambda name, new: raced[name].time(new)
+            )
     finally:
         for one in contenders:
             one.close()
-    if options.replay:
-        replayed(model.parent / "r2gen", options.replay, threads, plain)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ def timed(steps: Callable[[Callable[[], None]], None]) -> dict[str, Any]:
     }
 
 
-def transformers_eager(model: Path, threads: int) -> Run:
-    """What the published code runs: `LlamaForCausalLM`, bfloat16 on the CPU, with its KV cache."""
+def transformers_eager(model: Path, threads: int, dtype: str = "float32") -> Run:
+    """What the published code runs: `LlamaForCausalLM` with its KV cache."""
     import torch
     from transformers import GenerationConfig, LlamaForCausalLM
 
     torch.set_num_threads(threads)
-    llama = LlamaForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    llama = LlamaForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
     def run(beams: int, new: int) -> dict[str, Any]:
         with torch.inference_mode():
@@ -183,6 +183,8 @@ ENGINES: dict[str, Any] = {
     "r2gen": r2gen,
     "r2gen-openvino": functools.partial(r2gen, engine="openvino"),
     "transformers": transformers_eager,
+    "transformers-bf16": functools.partial(transformers_eager, dtype="bfloat16"),
+    "transformers-fp16": functools.partial(transformers_eager, dtype="float16"),
     "onnxruntime-genai": onnxruntime_genai,
     "openvino-genai": openvino_genai,
     "llama.cpp": llama_cpp,
