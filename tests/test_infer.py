@@ -9,6 +9,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,12 @@ def test_ctrl_c_between_studies_leaves_no_file(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_large_bundle_starts_again_with_huge_pages_and_says_the_same(tmp_path: Path) -> None:
+    large = "import sys, r2gen_export.runtime.engines as e; e.LARGE = 0; from cli import main; main()"
+    command = [sys.executable, "-c", large, "infer", str(PHANTOM), "--preset", "fast", "--format", "json"]
+    environment = {**os.environ, "R2GEN_CACHE": str(tmp_path)}
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    report = Pipeline.from_bundle(None, device="cpu").generate(PHANTOM, preset="fast")
+    assert json.loads(found.stdout)["token_ids"] == list(report.token_ids)

@@ -47,10 +47,15 @@ def run_infer(request: InferRequest) -> None:
     Raises:
         R2GenError: what the single study raises; `R2G-STUDIES-FAILED` after many when some could not be reported.
     """
+    from r2gen_export.bundle import load_manifest
     from r2gen_export.runtime.cores import use_cpus
-    from r2gen_export.runtime.pipeline import Pipeline
+    from r2gen_export.runtime.engines import is_large
+    from r2gen_export.runtime.hugepages import restart_with_huge_pages
+    from r2gen_export.runtime.pipeline import Pipeline, bundle_path
     from r2gen_export.runtime.studies import collect_studies
 
+    if is_large(load_manifest(bundle_path(request.bundle))):
+        restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
     studies = collect_studies(request.images)

@@ -1,15 +1,26 @@
 """Weights in pages of 2 MB: a decoder reads all of them for every token, and looks 512 times fewer addresses up.
 
-Linux gives huge pages only where they are asked for (`madvise`). ONNX Runtime does not ask; this collapses what it has
-allocated, once, after loading (about a second for a gigabyte), so it pays for many reports, not for one.
+Linux gives huge pages only where they are asked for (`madvise`). ONNX Runtime does not ask. glibc's allocator does when
+it is told so before the process starts: `restart_with_huge_pages`, for commands. `use_huge_pages` collapses what was
+allocated without (about a second for a gigabyte), which pays for many reports, not for one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import Final
+
+TUNABLES: Final = "GLIBC_TUNABLES"
+
+HUGE: Final = "glibc.malloc.hugetlb"
+"""glibc 2.35 and newer: 1 asks for transparent huge pages (glibc manual, "Memory Allocation Tunables")."""
+
+MODE: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""`always [madvise] never`, the one in brackets holds."""
 
 PAGE: Final = 2 << 20
 
@@ -41,3 +52,28 @@ def use_huge_pages() -> int:
         if madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), MADV_COLLAPSE) == 0:
             done += high - low
     return done
+
+
+def huge_page_environment(mode: Path = MODE) -> dict[str, str]:
+    """Variables with which a process starts that is to have its allocations in huge pages.
+
+    Empty where that changes nothing: not Linux with glibc 2.35, or a kernel that gives such pages always or never; and
+    where the user has set it.
+    """
+    set_already = os.environ.get(TUNABLES, "")
+    if not sys.platform.startswith("linux") or HUGE in set_already:
+        return {}
+    library, version = platform.libc_ver()
+    try:
+        old = library != "glibc" or tuple(map(int, version.split("."))) < (2, 35)
+        if old or "[madvise]" not in mode.read_text(encoding="ascii"):
+            return {}
+    except (OSError, ValueError):
+        return {}
+    return {TUNABLES: ":".join(filter(None, (set_already, f"{HUGE}=1")))}
+
+
+def restart_with_huge_pages() -> None:
+    """Replace this process by the same one with its allocations in huge pages, where that can be had; once."""
+    if variables := huge_page_environment():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
