@@ -1,6 +1,7 @@
 """All contenders on one model, in turn: `python -m benchmarks.peers --shape tinyllama-1.1b --environments DIR`.
 
-Every contender is a process that has the model loaded; in each round each of them generates once, the others stopped.
+Every contender is a process that has the model loaded, its memory in huge pages as `r2gen infer` starts itself; in each
+round each of them generates once, the others stopped.
 Prompt of 80, 100 new tokens, greedy; then with beams. Random weights: speed means something, words do not, and drafts
 neither; their figure comes from reports replayed through the verifier (`replays.py`).
 """
@@ -28,6 +29,7 @@ from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
 from r2gen_export.runtime.cores import available_cores
+from r2gen_export.runtime.hugepages import huge_page_environment
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 
@@ -51,11 +53,8 @@ SOURCES: Final = {
 }
 """What each contender reads, beside the model."""
 
-DECODERS: Final = ("r2gen", "onnxruntime-genai", "openvino-genai", "llama.cpp")
+DECODERS: Final = ("r2gen", "llama.cpp")
 """Whose plain decoding drafts are compared with."""
-
-HUGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Set for the peers: allocated weights in huge pages. r2gen sees to its own."""
 
 BYTES: Final = {
     "r2gen-int8": (1.125, 1.125),
@@ -92,7 +91,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
             text=True,
-            env={**os.environ, **({"PYTHONPATH": here} if name in OURS else HUGE_PAGES)},
+            env={**os.environ, **huge_page_environment(), **({"PYTHONPATH": here} if name in OURS else {})},
         )
         one = cls(name, process)
         answer = one._answer()

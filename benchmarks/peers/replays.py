@@ -49,9 +49,10 @@ def replay_reports(
     ):
         replayed, earlier = reports[:count], reports[count:]
         stores: dict[str, list[Reports]] = {
-            "empty store that learns": [],
-            f"store of {len(earlier)} earlier ones": [earlier, *([site] if site else [])],
+            f"store of {len(earlier)} earlier ones": [earlier, *([site] if site else [])]
         }
+        if site:
+            stores["empty store that learns"] = []
         for engine in ("onnxruntime", "openvino"):
             opened = open_decoder(model, threads, engine)
             for name, sources in stores.items():

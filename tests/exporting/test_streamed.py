@@ -191,6 +191,24 @@ def test_layer_by_layer_gate(tmp_path: Path, dialect: str, precision: str) -> No
     assert found[-1].metrics["kl_mean"] > 1e-8
 
 
+def test_projections_of_one_input_are_one_product_where_that_is_faster(tmp_path: Path) -> None:
+    model = make_llama(attention_bias=True)
+    products = {}
+    for dialect in ("ort", "trt"):
+        write_decoder(model, tmp_path / dialect, dialect=dialect, precision="fp32")
+        nodes = onnx.load(tmp_path / dialect / "model.onnx", load_external_data=False).graph.node
+        products[dialect] = [node.input[1] for node in nodes if node.op_type == "MatMul"]
+    layers = model.config.num_hidden_layers
+    assert [len(products[dialect]) for dialect in ("ort", "trt")] == [4 * layers + 1, 7 * layers + 1]
+    first = [name.removeprefix("model.layers.0.") for name in products["ort"][:4]]
+    assert first == [
+        "self_attn.q_k_v_proj.weight",
+        "self_attn.o_proj.weight",
+        "mlp.gate_up_proj.weight",
+        "mlp.down_proj.weight",
+    ]
+
+
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj", "model.layers.0.self_attn.k_proj", "lm_head"])
 def test_layer_by_layer_gate_finds_a_wrong_weight(tmp_path: Path, name: str) -> None:
     """One matrix is changed between the export and the gate."""

@@ -30,6 +30,13 @@ class Dialect(Protocol):
     """How one engine's graphs are written."""
 
     @property
+    def packs(self) -> bool:
+        """Whether projections of one input (q, k, v; gate, up) become one product; attention then gets q, k, v as one.
+
+        Same numbers, fewer nodes to share out among threads: at the 1.1B shape, int4, a token takes 0.95 of the time.
+        """
+
+    @property
     def opsets(self) -> dict[str, int]:
         """Versions by domain."""
 
@@ -45,6 +52,8 @@ class Dialect(Protocol):
 
 class OrtDialect:
     """`GroupQueryAttention` with the rotary embedding inside, and `MatMulNBits`."""
+
+    packs = True
 
     @property
     def opsets(self) -> dict[str, int]:
@@ -88,6 +97,8 @@ class OrtDialect:
 
 class TrtDialect:
     """Opset 24: `RotaryEmbedding`, `TensorScatter` into the cache, `Attention` with an additive mask."""
+
+    packs = False
 
     @property
     def opsets(self) -> dict[str, int]:

@@ -61,7 +61,7 @@ def lower(
     for name, table in zip((COS, SIN), rope_tables(config), strict=True):
         graph.floats(name, table)
     dialect.prologue(graph)
-    for node in skeleton.graph.node:
+    for node in _packed(skeleton) if dialect.packs else skeleton.graph.node:
         attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         if node.domain != DOMAIN:
             graph.nodes.append(node)
@@ -72,12 +72,48 @@ def lower(
             inputs = [node.input[0], scale]
             graph.node("RMSNormalization", inputs, node.output[0], epsilon=attributes["epsilon"], axis=-1)
         else:
-            _linear(
-                graph, dialect, weights, node, attributes, head_precision if _name(attributes) == HEAD else precision
-            )
-            if _name(attributes).endswith("down_proj"):
+            names = _name(attributes).split(",")
+            _linear(graph, dialect, weights, node, names, head_precision if names == [HEAD] else precision)
+            if names[0].endswith("down_proj"):
                 advance()
     return _model(skeleton, graph, dialect)
+
+
+def _packed(skeleton: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The skeleton's nodes, the projections of one input as one: q, k and v, then gate and up.
+
+    A packed node's `name` lists its parameters' names. Attention takes q, k and v packed; others are split again.
+    """
+    together: dict[str, list[onnx.NodeProto]] = {}
+    for node in skeleton.graph.node:
+        if (node.domain, node.op_type) == (DOMAIN, "Linear"):
+            together.setdefault(node.input[0], []).append(node)
+    packed = {name: _pack(group) for group in together.values() if len(group) > 1 for name in group[0].output}
+    inside = {name for group in together.values() if len(group) > 1 for node in group for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in skeleton.graph.node:
+        name = node.output[0]
+        if name in packed:
+            nodes += packed[name]
+        elif name not in inside:
+            nodes.append(node)
+    for node in nodes:
+        if (node.domain, node.op_type) == (DOMAIN, "Attention"):
+            node.input[:3] = [packed[node.input[0]][0].output[0], "", ""]
+    return nodes
+
+
+def _pack(group: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """One node for the projections of one input; where they are two, gate and up, with the node that parts them."""
+    attributes = [{one.name: helper.get_attribute_value(one) for one in node.attribute} for node in group]
+    names = [_name(one) for one in attributes]
+    out = f"{group[0].output[0]}_packed"
+    whole = helper.make_node("Linear", group[0].input, [out], name=out, domain=DOMAIN, bias=attributes[0]["bias"])
+    whole.attribute.append(helper.make_attribute("name", ",".join(names)))
+    if len(group) == 3:
+        return [whole]
+    outputs = [node.output[0] for node in group]
+    return [whole, helper.make_node("Split", [out], outputs, name=f"{out}_split", axis=-1, num_outputs=len(group))]
 
 
 def rope_tables(config: LlamaConfig) -> tuple[Any, Any]:
@@ -95,21 +131,37 @@ def _linear(  # noqa: PLR0917
     dialect: Dialect,
     weights: Weights,
     node: onnx.NodeProto,
-    attributes: dict[str, Any],
+    names: list[str],
     precision: str,
 ) -> None:
-    name, out = _name(attributes), node.output[0]
-    product = f"{out}_product" if attributes["bias"] else out
-    weight = weights.read(f"{name}.weight")  # [N, K]
+    """`node` with the weights of the layers `names`, one below the other."""
+    out = node.output[0]
+    has_bias = any(one.name == "bias" and one.i for one in node.attribute)
+    product = f"{out}_product" if has_bias else out
+    weight = _joined(weights, names, "weight")  # [N, K]
+    title = _title(names)
     bits = BITS.get(precision)
     if bits:
-        dialect.matmul(graph, node.input[0], name, quantize(weight, bits), product)
+        dialect.matmul(graph, node.input[0], title, quantize(weight, bits), product)
     else:
-        transposed = graph.floats(f"{name}.weight", _array(weight.to(_torch_type(graph)).t()))
+        transposed = graph.floats(f"{title}.weight", _array(weight.to(_torch_type(graph)).t()))
         graph.node("MatMul", [node.input[0], transposed], product)
-    if attributes["bias"]:
-        bias = graph.floats(f"{name}.bias", _array(weights.read(f"{name}.bias")))
+    if has_bias:
+        bias = graph.floats(f"{title}.bias", _array(_joined(weights, names, "bias")))
         graph.node("Add", [product, bias], out)
+
+
+def _joined(weights: Weights, names: list[str], parameter: str) -> torch.Tensor:
+    tensors = [weights.read(f"{name}.{parameter}") for name in names]
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _title(names: list[str]) -> str:
+    """`model.layers.0.self_attn.q_k_v_proj` for q_proj, k_proj and v_proj of that layer."""
+    if len(names) == 1:
+        return names[0]
+    parent = names[0].rpartition(".")[0]
+    return f"{parent}.{'_'.join(name.rpartition('.')[2].removesuffix('_proj') for name in names)}_proj"
 
 
 def _model(skeleton: onnx.ModelProto, graph: GraphBuilder, dialect: Dialect) -> onnx.ModelProto:
