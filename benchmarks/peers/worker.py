@@ -134,7 +134,7 @@ def llama_cpp(model: Path, threads: int) -> Run:
     from llama_cpp import Llama
 
     llama = Llama(
-        str(model / "model.gguf"), n_ctx=256, n_threads=threads, n_threads_batch=threads, use_mmap=False, verbose=False
+        str(model / "model.gguf"), n_ctx=512, n_threads=threads, n_threads_batch=threads, use_mmap=False, verbose=False
     )
 
     def run(beams: int, new: int) -> dict[str, Any]:
