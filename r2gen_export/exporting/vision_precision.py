@@ -50,7 +50,7 @@ def _to_int8(path: Path, scratch: Path) -> None:
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_projector(onnx.load(path)),
+        nodes_to_exclude=projector_nodes(onnx.load(path)),
         extra_options={"MatMulConstBOnly": True},
     )
 
@@ -61,7 +61,7 @@ def _to_half(path: Path, scratch: Path) -> None:
 
     model = onnx.load(path)
     half = convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=list(SENSITIVE), node_block_list=_projector(model)
+        model, keep_io_types=True, op_block_list=list(SENSITIVE), node_block_list=projector_nodes(model)
     )
     # A tensor that several float32 nodes read is widened once for each of them, under one and the same name.
     kept = list({node.output[0]: node for node in reversed(half.graph.node)}.values())[::-1]
@@ -70,7 +70,7 @@ def _to_half(path: Path, scratch: Path) -> None:
     scratch.write_bytes(half.SerializeToString())
 
 
-def _projector(model: Any) -> list[str]:
+def projector_nodes(model: Any) -> list[str]:
     """Names of the nodes that read the projector's parameters."""
     aliases = {name for node in model.graph.node if any(PROJECTOR in one for one in node.input) for name in node.output}
     return [
