@@ -21,23 +21,30 @@ from r2gen_export.commands.options import (
     DatasetName,
     Device,
     DeviceOption,
-    Dialect,
+    DialectOption,
     EarlyStopping,
+    EmbeddingsOption,
+    ExportOut,
     Format,
     FormatOption,
-    GateName,
+    GateOption,
     GlobalOption,
+    HeadPrecisionOption,
     LlmAlphaOption,
     LlmHelp,
+    ParityTokensOption,
+    PhantomStudiesOption,
     PrecisionName,
+    PrecisionOption,
     PromptOption,
     Select,
     SemanticsName,
+    TensorPrecision,
     TrainPrecision,
     UnexpectedOption,
     VisAlphaOption,
     VisionHelp,
-    VisionPrecision,
+    VisionPrecisionOption,
     overrides,
 )
 
@@ -174,22 +181,13 @@ def export(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)],
     vision: Annotated[str, typer.Option("--vision", metavar="MODEL", help=VisionHelp)],
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")],
-    dialect: Annotated[
-        Dialect | None, typer.Option("--dialect", help="Operators of the decoder. Default: ort where its heads allow.")
-    ] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
-    ] = PrecisionName.fp32,
-    head_precision: Annotated[
-        PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: the same.")
-    ] = None,
-    vision_precision: Annotated[
-        VisionPrecision, typer.Option("--vision-precision", help="Of the vision encoder.")
-    ] = VisionPrecision.fp32,
-    gate: Annotated[
-        GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")
-    ] = None,
+    out: ExportOut,
+    dialect: DialectOption = None,
+    precision: PrecisionOption = PrecisionName.fp32,
+    head_precision: HeadPrecisionOption = None,
+    vision_precision: VisionPrecisionOption = TensorPrecision.fp32,
+    embeddings: EmbeddingsOption = None,
+    gate: GateOption = None,
     semantics: Annotated[
         SemanticsName, typer.Option("--semantics", help="Decoding arithmetic the bundle records.")
     ] = SemanticsName.current,
@@ -210,10 +208,8 @@ def export(
     default_preset: Annotated[
         str, typer.Option("--default-preset", metavar="paper|fast", help="What infer takes when not told.")
     ] = "paper",
-    parity_tokens: Annotated[
-        int | None,
-        typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
-    ] = None,
+    parity_tokens: ParityTokensOption = None,
+    phantom_studies: PhantomStudiesOption = 0,
 ) -> None:
     """Write a bundle from a checkpoint and its source models, checked against PyTorch before it appears."""
     with needs("export"):
@@ -230,6 +226,7 @@ def export(
                 precision=precision.value,
                 head_precision=head_precision.value if head_precision else None,
                 vision_precision=vision_precision.value,
+                embeddings=embeddings.value if embeddings else None,
                 gate=gate.value if gate else None,
                 semantics=semantics.value,
                 model_id=model_id,
@@ -244,6 +241,7 @@ def export(
                 allow_unexpected=tuple(allow_unexpected or ()),
                 default_preset=default_preset,
                 parity_max_new_tokens=parity_tokens,
+                phantom_studies=phantom_studies,
             )
         )
 
@@ -256,10 +254,7 @@ def verify(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)] = None,
     vision: Annotated[str | None, typer.Option("--vision", metavar="MODEL", help=VisionHelp)] = None,
     llm: Annotated[str | None, typer.Option("--llm", metavar="MODEL", help=LlmHelp)] = None,
-    parity_tokens: Annotated[
-        int | None,
-        typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports."),
-    ] = None,
+    parity_tokens: ParityTokensOption = None,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="PATH", help="Compare on these studies (folder, list, annotation.json)."),

@@ -130,8 +130,8 @@ class ParityCheck:
     """One comparison of the exported graphs with PyTorch.
 
     `observed` is the smallest tolerance that would pass (max abs difference), for tokens the number of studies that
-    differ. `stage`: where in the flow (encode, prefill, decode, tokens). `metrics`: further figures by name. `gate` is
-    false for what is recorded only: how far a reduced precision is from fp32.
+    differ. `stage`: where in the flow (encode, prefill, decode, tokens, report). `metrics`: further figures by name.
+    `gate` is false for what is recorded only: how far a reduced precision is from fp32, how well findings are named.
     """
 
     name: str

@@ -23,8 +23,11 @@ class TinySources:
     llm: Path
 
 
-def make_sources(folder: Path, **config: object) -> TinySources:
-    """Random weights in every trained tensor, so that nothing passes because it is zero. `config`: of ModelConfig."""
+def make_sources(folder: Path, *, tied: bool = False, **config: object) -> TinySources:
+    """Random weights in every trained tensor, so that nothing passes because it is zero.
+
+    `tied`: the LLM's embeddings are its output layer too. `config`: of ModelConfig.
+    """
     import torch
 
     from r2gen_export.training.checkpoint import save_checkpoint
@@ -32,7 +35,7 @@ def make_sources(folder: Path, **config: object) -> TinySources:
 
     sources = TinySources(folder / "checkpoint", folder / "vision", folder / "llm")
     make_tiny_vision(sources.vision)
-    make_tiny_llm(sources.llm)
+    make_tiny_llm(sources.llm, tied=tied)
     torch.manual_seed(1)
     settings = ModelConfig(vision=str(sources.vision), llm=str(sources.llm), **config)  # type: ignore[arg-type]
     model = R2GenGPT.from_sources(sources.vision, sources.llm, settings, torch.float32)

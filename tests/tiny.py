@@ -84,6 +84,7 @@ def make_tiny_llm(
     layers: int = 2,
     kv_heads: int = 2,
     head_dim: int = 16,
+    tied: bool = False,
 ) -> Path:
     """A LLaMA with random weights, wide enough in its initialisation that greedy choices are clear, and a tokenizer."""
     make_tiny_tokenizer(folder, vocab_size)
@@ -101,7 +102,7 @@ def make_tiny_llm(
         bos_token_id=1,
         eos_token_id=2,
         initializer_range=0.2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).eval().save_pretrained(folder)
     return folder

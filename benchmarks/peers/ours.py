@@ -31,7 +31,7 @@ def convert(model: Path, out: Path, precision: str = "int4") -> None:
     write_decoder(llama, out / "decoder", dialect="ort", precision=precision)
     table = llama.get_input_embeddings()
     assert isinstance(table, torch.nn.Embedding)
-    write_embeddings(table, out / "embed_tokens.npy", half=True)
+    write_embeddings(table, out / "embed_tokens.npy", "fp16")
 
 
 def open_decoder(folder: Path, threads: int, engine: str = "onnxruntime") -> tuple[AnyDecoder, EmbeddingTable]:

@@ -67,8 +67,8 @@ class PrecisionName(StrEnum):
     int4 = "int4"
 
 
-class VisionPrecision(StrEnum):
-    """How the vision encoder's weights are stored."""
+class TensorPrecision(StrEnum):
+    """How the vision encoder's weights or the embedding table are stored."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -105,6 +105,37 @@ PromptOption = Annotated[str | None, typer.Option("--prompt", help="Instruction 
 UnexpectedOption = Annotated[
     list[str] | None,
     typer.Option("--allow-unexpected", metavar="NAME", help="Tensor to leave aside, * allowed; may be repeated."),
+]
+
+
+ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")]
+DialectOption = Annotated[
+    Dialect | None, typer.Option("--dialect", help="Operators of the decoder. Default: ort where its heads allow.")
+]
+PrecisionOption = Annotated[
+    PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
+]
+HeadPrecisionOption = Annotated[
+    PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: the same.")
+]
+VisionPrecisionOption = Annotated[TensorPrecision, typer.Option("--vision-precision", help="Of the vision encoder.")]
+EmbeddingsOption = Annotated[
+    TensorPrecision | None,
+    typer.Option("--embeddings", help="Of the embedding table. Default: fp32 beside an fp32 decoder, else fp16."),
+]
+GateOption = Annotated[
+    GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")
+]
+ParityTokensOption = Annotated[
+    int | None, typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports.")
+]
+PhantomStudiesOption = Annotated[
+    int,
+    typer.Option(
+        "--phantom-studies",
+        min=0,
+        help="Report on so many phantoms; the manifest keeps how many findings come back.",
+    ),
 ]
 
 

@@ -1,6 +1,6 @@
 """`r2gen demo`: the embedded demo bundle from nothing, in stages that an interrupted build does not repeat.
 
-phantoms -> tiny LLaMA -> tiny Swin -> `r2gen train` (shallow) -> `r2gen export` -> score on held-out phantoms.
+phantoms -> tiny LLaMA -> tiny Swin -> `r2gen train` (shallow) -> `r2gen export`, scored on held-out phantoms.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from r2gen_export.atomic import atomic_dir, atomic_file
+from r2gen_export.bundle import load_manifest
 from r2gen_export.demo.llm import LlmSettings, train_llm
-from r2gen_export.demo.score import DEMO_SEED, score_phantoms, write_held_out
+from r2gen_export.demo.score import DEMO_SEED, FINDINGS
 from r2gen_export.demo.vision import LabelledStudy, VisionSettings, train_vision
 from r2gen_export.errors import R2GenError
 from r2gen_export.presets import FAST, PAPER
@@ -93,7 +94,7 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
     """Build the demo bundle and score it.
 
     Args:
-        out: folder for all stages; the bundle ends up in `out/bundle`, its score in `out/score/stage.json`.
+        out: folder for all stages; the bundle ends up in `out/bundle`, its score in the manifest.
         settings: sizes and seed; the shipped bundle's settings when None.
         device: torch device of the first two trainings; CUDA where there is one when None.
 
@@ -165,23 +166,11 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
                 dialect="standard",  # at this size it is as fast as any, and every engine runs it
                 presets={"paper": PAPER["iu_xray"]},  # the phantoms' reports have that length
                 default_preset="fast",
+                phantom_studies=settings.held_out,
+                phantom_seed=settings.seed,
             )
         )
-    _stage(out / "score", lambda folder: _score(bundle, folder, settings), console)
+    for check in load_manifest(bundle).parity:
+        if check.name == FINDINGS:
+            console.print(f"{check.name}: {check.detail}", highlight=False)
     return bundle
-
-
-def _score(bundle: Path, folder: Path, settings: DemoSettings) -> dict[str, float]:
-    from r2gen_export.runtime.pipeline import Pipeline
-
-    write_held_out(folder / "phantoms", settings.held_out, settings.seed)
-    score = score_phantoms(Pipeline.from_bundle(bundle, device="cpu"), folder / "phantoms")
-    return {
-        "studies": score.studies,
-        "failed": score.failed,
-        "micro_f1": score.f1.f1,
-        "precision": score.f1.precision,
-        "recall": score.f1.recall,
-        "exact_studies": score.exact,
-        "distinct_reports": score.distinct,
-    }

@@ -24,12 +24,11 @@ FILES: Final = ("model.onnx", "model.onnx.data", "config.json", "generation_conf
 """What the bundle's `decoder/` may hold."""
 
 
-DIALECTS: Final = {
-    "standard": ("fp32",),
-    "ort": ("fp32", "fp16", "int8", "int4"),
-    "trt": ("fp32", "fp16", "int8", "int4"),
-}
-"""The dialects, and the precisions each can be written in."""
+def dialects() -> dict[str, tuple[str, ...]]:
+    """The dialects, and the precisions each can be written in."""
+    from r2gen_export.exporting.streamed.dialects import DIALECTS, PRECISIONS
+
+    return {"standard": ("fp32",), **dict.fromkeys(DIALECTS, PRECISIONS)}
 
 
 def check_variant(dialect: str, precision: str, head_precision: str | None = None) -> None:
@@ -38,9 +37,10 @@ def check_variant(dialect: str, precision: str, head_precision: str | None = Non
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`; the message names what there is.
     """
-    known = DIALECTS.get(dialect, ())
+    choices = dialects()
+    known = choices.get(dialect, ())
     if precision not in known or (head_precision or precision) not in known:
-        listed = "; ".join(f"--dialect {one} --precision {'|'.join(each)}" for one, each in sorted(DIALECTS.items()))
+        listed = "; ".join(f"--dialect {one} --precision {'|'.join(each)}" for one, each in sorted(choices.items()))
         message = f"the decoder cannot be written in dialect {dialect!r} with precision {precision!r}"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose from: {listed}")
     if head_precision is not None and (head_precision == "fp16") != (precision == "fp16"):
@@ -63,7 +63,7 @@ def write_decoder(
         model: the language model; for `standard` in float32 with its LoRA merged, else of any float type, its
             parameters possibly mapped from files.
         folder: made when it is not there.
-        dialect: a key of `DIALECTS`.
+        dialect: a key of `dialects()`.
         precision: one of its values.
         head_precision: of the output layer, None: that of the other layers.
         advance: called behind each decoder layer.

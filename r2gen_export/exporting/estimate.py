@@ -51,20 +51,30 @@ class Estimate:
         )
 
 
-def estimate(config: LlamaConfig, *, dialect: str, precision: str, gate: Gate | None = None) -> Estimate:
+def estimate(
+    config: LlamaConfig,
+    *,
+    dialect: str,
+    precision: str,
+    embeddings: str | None = None,
+    gate: Gate | None = None,
+    runs: bool = False,
+) -> Estimate:
     """Estimate from the LLM's configuration.
 
     Args:
         config: the LLM's.
         dialect: of the decoder; `standard` is only written from a whole model.
         precision: of the decoder.
+        embeddings: of the embedding table; `default_embeddings` when None.
         gate: `whole` or `layers`; chosen by the memory that is free when None.
+        runs: whether the finished bundle writes reports, of phantoms; how long it takes for them is not counted.
     """
     matrices = _layer_parameters(config)
     table = config.vocab_size * config.hidden_size
     parameters = config.num_hidden_layers * matrices + 2 * table
-    # The embedding table is looked up, never multiplied: float16 beside every reduced precision.
-    stored = (parameters - table) * BYTES[precision] + table * (4.0 if precision == "fp32" else 2.0)
+    weights = (parameters - table) * BYTES[precision]
+    stored = weights + table * BYTES[embeddings or default_embeddings(precision)]
     disk = stored + 400e6  # Swin-base in float32, tokenizer
     whole = BASE + WHOLE_COPIES * 4 * parameters
     if dialect == "standard":
@@ -73,13 +83,19 @@ def estimate(config: LlamaConfig, *, dialect: str, precision: str, gate: Gate | 
         gate = "whole" if whole < WHOLE_SHARE * available_memory() else "layers"
     # One PyTorch layer, the session of one exported layer, and their copies on the way; or the output layer's.
     layered = BASE + max(matrices * (4.0 + 2 * BYTES[precision]), table * (8.0 + 2 * BYTES[precision]))
+    memory = whole if gate == "whole" else max(layered, BASE + weights if runs else 0.0)
     return Estimate(
         parameters=parameters,
-        memory=whole if gate == "whole" else layered,
+        memory=memory,
         disk=disk,
         seconds=20 + parameters / PARAMETERS_A_SECOND[gate],
         gate=gate,
     )
+
+
+def default_embeddings(precision: str) -> str:
+    """The embedding table is looked up, never multiplied: float16 beside every reduced precision."""
+    return "fp32" if precision == "fp32" else "fp16"
 
 
 def _layer_parameters(config: LlamaConfig) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from r2gen_export import bundle as layout
 from r2gen_export.atomic import atomic_dir
@@ -27,6 +27,7 @@ from r2gen_export.bundle import (
     seal,
     sha256_file,
 )
+from r2gen_export.demo.score import DEMO_SEED, record_findings
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.vision_precision import PRECISIONS
 from r2gen_export.presets import FAST, PAPER
@@ -52,6 +53,9 @@ class ExportSettings:
     a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer;
     None: of the others (on the demo, int8 above int4 layers changes KL by 2 % and micro-F1 not at all). `dialect`
     None: what the LLM's heads allow. `gate`: compare the whole models or layer by layer; by free memory when None.
+    `embeddings` is the precision of the embedding table; None: fp32 beside fp32, else fp16. The finished bundle reports
+    on `phantom_studies` phantoms, none of those a demo build with `phantom_seed` trains on, and the manifest keeps how
+    many findings it names.
     """
 
     checkpoint: Path
@@ -62,6 +66,7 @@ class ExportSettings:
     precision: str = "fp32"
     head_precision: str | None = None
     vision_precision: str = "fp32"
+    embeddings: str | None = None
     gate: Gate | None = None
     semantics: Semantics = "hf-current"
     model_id: str | None = None
@@ -72,6 +77,8 @@ class ExportSettings:
     allow_unexpected: tuple[str, ...] = ()
     default_preset: str = "paper"
     parity_max_new_tokens: int | None = None
+    phantom_studies: int = 0
+    phantom_seed: int = DEMO_SEED
 
 
 def export_bundle(
@@ -125,7 +132,7 @@ def export_bundle(
             halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
             checks = check_tokenizer(model.tokenizer, folder / layout.TOKENIZER, halves)
             merge_lora(model, llm=plan.gate == "whole")
-            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS, half=settings.precision != "fp32")
+            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS, plan.embeddings)
         with _stage(shown, "exporting the vision encoder"):
             size = {"height": sources.image.height, "width": sources.image.width}
             vision_opset = export_vision(model, folder / layout.VISION, **size)
@@ -151,6 +158,9 @@ def export_bundle(
         with _stage(shown, "sealing the bundle"):
             facts = _Facts(source, dialect, dims, prompt, presets, image, vision_opset, decoder_opset, checks)
             sealed = seal(folder, _manifest(settings, plan, facts))
+        if count := settings.phantom_studies:
+            with _stage(shown, "reporting on phantoms", count) as advance:
+                sealed = record_findings(folder, sealed, count, settings.phantom_seed, advance=advance)
     if memory.peak:
         say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
     return sealed
@@ -161,7 +171,7 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Pl
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.decoder import check_variant
-    from r2gen_export.exporting.estimate import estimate, require_room
+    from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
     from r2gen_export.exporting.gate import Plan
     from r2gen_export.exporting.streamed.skeleton import default_dialect
     from r2gen_export.training.sources import source_config
@@ -172,10 +182,18 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Pl
     llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
     dialect = settings.dialect or default_dialect(llm)
     check_variant(dialect, settings.precision, head_precision)
-    needed = estimate(llm, dialect=dialect, precision=settings.precision, gate=settings.gate)
+    embeddings = settings.embeddings or default_embeddings(settings.precision)
+    needed = estimate(
+        llm,
+        dialect=dialect,
+        precision=settings.precision,
+        embeddings=embeddings,
+        gate=settings.gate,
+        runs=settings.phantom_studies > 0,
+    )
     say(str(needed))
     require_room(needed, Path(settings.out))
-    return dialect, Plan(needed.gate, settings.precision, head_precision, settings.vision_precision)
+    return dialect, Plan(needed.gate, settings.precision, head_precision, settings.vision_precision, embeddings)
 
 
 @dataclass(frozen=True)
@@ -209,7 +227,7 @@ def _manifest(settings: ExportSettings, plan: Plan, facts: _Facts) -> Manifest:
             "vision": settings.vision_precision,
             "decoder": settings.precision,
             "lm_head": plan.head_precision,
-            "embed_tokens": "fp32" if settings.precision == "fp32" else "fp16",
+            "embed_tokens": plan.embeddings,
         },
         opset={"vision": facts.vision_opset, "decoder": facts.decoder_opset},
         tools=tool_versions(),
@@ -313,9 +331,12 @@ def _check_settings(settings: ExportSettings) -> None:
     if settings.default_preset not in names:
         message = f"the default preset {settings.default_preset!r} is not one of the presets"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(sorted(names))}")
-    if settings.vision_precision not in PRECISIONS:
-        message = f"the vision encoder cannot be written with precision {settings.vision_precision!r}"
-        raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(PRECISIONS)}")
+    for what, chosen in (("vision encoder", settings.vision_precision), ("embedding table", settings.embeddings)):
+        if chosen is not None and chosen not in PRECISIONS:
+            message = f"the {what} cannot be written with precision {chosen!r}"
+            raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(PRECISIONS)}")
+    if settings.phantom_studies < 0:
+        raise R2GenError("R2G-CONFIG-VALUE", f"{settings.phantom_studies} phantoms", "give 0 or more")
     limit = settings.parity_max_new_tokens
     if limit is not None and limit < 1:
         raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")
@@ -339,7 +360,7 @@ def _display(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as own:
         yield own
 

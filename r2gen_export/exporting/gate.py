@@ -19,6 +19,7 @@ from r2gen_export.exporting.parity import require
 if TYPE_CHECKING:
     import torch
 
+    from r2gen_export.runtime.sessions import Embeddings
     from r2gen_export.training.model import R2GenGPT
 
 __all__ = ["Plan", "Probe", "compare", "llm_dtype", "reference", "require", "round_reference", "steps"]
@@ -32,6 +33,7 @@ class Plan:
     precision: str
     head_precision: str
     vision_precision: str = "fp32"
+    embeddings: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def reference(
         probe.studies,
         probe.decodings,
         probe.semantics,
-        steps=min(max(parity.STEPS[plan.precision], parity.STEPS[plan.vision_precision]), room),
+        steps=min(max(parity.STEPS[one] for one in (plan.precision, plan.vision_precision, plan.embeddings)), room),
         advance=advance,
     )
 
@@ -86,7 +88,7 @@ def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: Plan) -> pa
     """The same with what rounded weights give; LoRA must be merged, the export done: it changes the model."""
     if plan.gate == "layers":
         return wanted
-    return parity.with_rounded(model, wanted, plan.precision, plan.head_precision)
+    return parity.with_rounded(model, wanted, plan.precision, plan.head_precision, plan.embeddings)
 
 
 def compare(
@@ -126,17 +128,35 @@ def compare(
             semantics=probe.semantics,
             precision=plan.precision,
             vision_precision=plan.vision_precision,
+            embeddings=plan.embeddings,
             advance=advance,
         )
     from r2gen_export.exporting.layerwise import compare_layers
+    from r2gen_export.exporting.torch_decoder import TorchEmbeddings
 
     checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds, plan.vision_precision)
+    table = TorchEmbeddings(llama)
+    reduced = plan.vision_precision != "fp32" or plan.embeddings != "fp32"
     found = compare_layers(
         llama,
         folder / layout.DECODER,
-        prompts,
+        parity.prompts_around(table, prompt, list(wanted.image_embeds[:, None])) if reduced else prompts,
+        onnx_prompts=prompts if reduced else None,
         precision=plan.precision,
         head_precision=plan.head_precision,
         advance=advance,
     )
-    return (*checks, *found)
+    return (*checks, _compare_rows(folder, prompt, table, plan.embeddings), *found)
+
+
+def _compare_rows(folder: Path, prompt: Prompt, table: Embeddings, precision: str) -> ParityCheck:
+    """The bundle's embeddings of the prompt's tokens: the layers start from them on both sides."""
+    import torch
+
+    from r2gen_export.exporting.measures import rows_check
+    from r2gen_export.exporting.rounding import round_embeddings
+    from r2gen_export.runtime.sessions import EmbeddingTable
+
+    ids = np.unique([prompt.bos_token_id, prompt.eos_token_id, *prompt.before_ids, *prompt.after_ids])
+    wanted = round_embeddings(torch.from_numpy(table.lookup(ids)), precision).numpy()
+    return rows_check(EmbeddingTable(folder / layout.EMBED_TOKENS).lookup(ids), wanted)

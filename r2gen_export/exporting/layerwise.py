@@ -47,6 +47,7 @@ def compare_layers(
     graph: Path,
     prompts: Floats,
     *,
+    onnx_prompts: Floats | None = None,
     precision: str,
     head_precision: str | None = None,
     advance: Callable[[], None] = lambda: None,
@@ -57,19 +58,20 @@ def compare_layers(
         model: the LLM, plain or wrapped by peft, of any float type, its parameters possibly mapped from files.
         graph: `decoder/model.onnx` in the `ort` or `trt` dialect.
         prompts: float32.
+        onnx_prompts: what ONNX's chain starts from, None: the same.
         precision: of the graph's layers.
         head_precision: of its output layer, None: the same.
         advance: called behind each layer.
 
     Returns:
         Three checks: the worst layer; the logits of all N * S positions on equal input; how far the two chains' logits
-        are apart, which is a gate in fp32 and recorded below.
+        are apart, which is a gate in fp32 from equal prompts, else recorded.
     """
     config = model.config
     weights = ModuleWeights(model)
     proto = onnx.load(graph, load_external_data=False)
     ends = _layer_inputs(proto, config.num_hidden_layers)
-    torch_chain, onnx_chain = prompts, prompts
+    torch_chain, onnx_chain = prompts, prompts if onnx_prompts is None else onnx_prompts
     worst = _Worst(LAYER_TOLERANCE[precision])
     for index, (start, end) in enumerate(pairwise(ends)):
         wanted, reachable = _torch_layer(config, weights, index, torch_chain, precision)
@@ -84,7 +86,7 @@ def compare_layers(
     local = head.run(torch_chain)
     checks = (worst.check(), logits_check("output layer", "decode", local, reachable, head_precision or precision))
     chained = head.run(onnx_chain)
-    if precision == "fp32":
+    if precision == "fp32" and onnx_prompts is None:
         return (*checks, logits_check("logits, all layers", "decode", chained, wanted))
     return (*checks, quality_check(chained, wanted))
 

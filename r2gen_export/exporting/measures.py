@@ -71,6 +71,13 @@ def logits_check(name: str, stage: str, found: Floats | None, wanted: Floats, pr
     return dataclasses.replace(check, detail=detail, metrics={**check.metrics, **more})
 
 
+def rows_check(found: Floats, wanted: Floats) -> ParityCheck:
+    """Embeddings [n, d] of the bundle's table against the source's, rounded alike: equal to the last bit."""
+    worst = float(np.abs(found - wanted).max())
+    detail = f"{len(wanted)} rows of the prompt, max abs"
+    return ParityCheck("embed_tokens", worst == 0, worst, 0.0, detail, "prefill")
+
+
 def quality_check(found: Floats | None, wanted: Floats) -> ParityCheck:
     """How far a reduced precision is from fp32, logits [N, K, vocab]; recorded, not a gate.
 

@@ -31,7 +31,7 @@ from r2gen_export.exporting.nonfinite import first_nonfinite, prefill_feeds
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r2gen_export.runtime.sessions import DecoderState, EmbeddingTable
+    from r2gen_export.runtime.sessions import DecoderState, Embeddings, EmbeddingTable
     from r2gen_export.training.model import R2GenGPT
 
 Floats = NDArray[np.float32]
@@ -145,18 +145,21 @@ def reference_embeds(model: R2GenGPT, studies: Sequence[Floats]) -> Floats:
     return embeds
 
 
-def with_rounded(model: R2GenGPT, wanted: Reference, precision: str, head_precision: str | None = None) -> Reference:
+def with_rounded(
+    model: R2GenGPT, wanted: Reference, precision: str, head_precision: str | None = None, embeddings: str = "fp32"
+) -> Reference:
     """`wanted` with the logits of rounded weights. LoRA must be merged; `model` keeps the rounded weights."""
     import torch
 
-    from r2gen_export.exporting.rounding import round_weights
+    from r2gen_export.exporting.rounding import round_embeddings, round_weights
 
-    if precision == "fp32" and head_precision in (None, "fp32"):
+    if precision == embeddings == "fp32" and head_precision in (None, "fp32"):
         return wanted
+    # First, and a tensor of its own: it may be tied to the output layer, which is rounded in another way.
+    table = round_embeddings(model.embed_tokens.weight, embeddings).clone()
     round_weights(model.llama_model, precision, head_precision)
+    model.llama_model.set_input_embeddings(torch.nn.Embedding.from_pretrained(table))
     with torch.no_grad():
-        table = model.embed_tokens.weight
-        table.copy_(table.half())  # as the bundle stores it
         embeds = torch.from_numpy(wanted.image_embeds)
         _, rounded = _torch_steps(model, embeds, wanted.step_ids.shape[1], torch.from_numpy(wanted.step_ids))
     return dataclasses.replace(wanted, rounded=rounded)
@@ -173,6 +176,7 @@ def compare(
     semantics: Semantics,
     precision: str = "fp32",
     vision_precision: str = "fp32",
+    embeddings: str = "fp32",
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
@@ -189,6 +193,7 @@ def compare(
             activations explain; the distance from fp32 and the tokens are recorded.
         vision_precision: of the vision encoder. Below fp32, the decoder is checked on PyTorch's image embeddings, and
             the distance from fp32 is that of the whole bundle.
+        embeddings: precision of the embedding table.
         advance: called after each decoding.
 
     Returns:
@@ -208,11 +213,12 @@ def compare(
     steps = wanted.step_ids.shape[1]
     given_prompts = prompts
     if vision_precision != "fp32":
-        given_prompts = _prompts(table, prompt, list(wanted.image_embeds[:, None]))
-    exact = precision == vision_precision == "fp32"
+        given_prompts = prompts_around(table, prompt, list(wanted.image_embeds[:, None]))
+    exact = precision == vision_precision == embeddings == "fp32"
     logits = _unless_nonfinite(lambda: _steps(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
     reachable = wanted.logits if wanted.rounded is None else wanted.rounded
-    weights = "" if wanted.rounded is None else f", {precision} weights"
+    rounded = f"{precision} weights" if precision != "fp32" else f"{embeddings} embeddings"
+    weights = "" if wanted.rounded is None else f", {rounded}"
     for name, stage, part in (
         (f"logits, first step{weights}", "prefill", slice(0, 1)),
         (f"logits, next {steps} steps{weights}", "decode", slice(1, None)),
@@ -277,10 +283,10 @@ def compare_vision(
 
     # NaN image tokens would only repeat the finding above.
     usable = [mine if mine is not None else wanted[row : row + 1] for row, mine in enumerate(embeds)]
-    return checks, _prompts(table, prompt, usable)
+    return checks, prompts_around(table, prompt, usable)
 
 
-def _prompts(table: EmbeddingTable, prompt: Prompt, images: Sequence[Floats]) -> Floats:
+def prompts_around(table: Embeddings, prompt: Prompt, images: Sequence[Floats]) -> Floats:
     """Prompts [N, S, d] around the image tokens [1, T, d] of each study."""
     head = table.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))
     tail = table.lookup(np.array([prompt.after_ids], dtype=np.int64))

@@ -5,11 +5,23 @@ Comparing with this model tells a wrong graph from coarse weights; comparing wit
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 from r2gen_export.exporting.streamed.lowering import BITS, HEAD
 from r2gen_export.exporting.streamed.quantize import ROWS, dequantize, quantize
+
+
+@torch.no_grad()
+def round_embeddings(rows: torch.Tensor, precision: str) -> torch.Tensor:
+    """Embeddings [n, d] as a bundle's table gives them back, float32."""
+    if precision == "fp16":
+        return rows.half().float()
+    if precision == "int8":
+        parts = [dequantize(quantize(rows[start : start + ROWS], 8)) for start in range(0, len(rows), ROWS)]
+        return torch.from_numpy(np.concatenate(parts))
+    return rows.float()
 
 
 @torch.no_grad()

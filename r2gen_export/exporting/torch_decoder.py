@@ -20,11 +20,12 @@ class TorchEmbeddings:
 
     def __init__(self, model: PreTrainedModel) -> None:
         weight: Any = model.get_input_embeddings().weight
-        self._table: Floats = weight.detach().float().numpy()
+        self._table: torch.Tensor = weight.detach()
 
     def lookup(self, ids: Integers) -> Floats:
         """ids [B, n] int64 -> [B, n, d] float32."""
-        return self._table[ids]
+        rows: Floats = self._table[torch.from_numpy(ids)].float().numpy()
+        return rows
 
 
 class TorchDecoder:

@@ -100,7 +100,13 @@ def _against_sources(
     precision = manifest.precision["decoder"]
     config = LlamaConfig(**source_config(models[1], "LLM", "llama"))
     way = estimate(config, dialect=manifest.dialect, precision=precision).gate
-    plan = gate.Plan(way, precision, manifest.precision.get("lm_head", precision), manifest.precision["vision"])
+    plan = gate.Plan(
+        way,
+        precision,
+        manifest.precision.get("lm_head", precision),
+        manifest.precision["vision"],
+        manifest.precision["embed_tokens"],
+    )
     sources = load_sources(
         checkpoint,
         *models,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,43 @@ class Pass:
         return self._logits if self._logits.dtype == np.float32 else self._logits.astype(np.float32)
 
 
-class HostCache:
+class Cache(ABC):
+    """What both caches do alike: they keep the passes bound to them.
+
+    Args:
+        session: the decoder's.
+        names: past and present name of every key and value tensor.
+        dtype: of the tensors.
+        widths: d_llm and vocab_size.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        names: Sequence[tuple[str, str]],
+        dtype: Any,
+        widths: tuple[int, int],
+    ) -> None:
+        self._session, self._names, self._dtype, self._widths = session, names, dtype, widths
+        self._passes: dict[tuple[int, int, int, int], Pass] = {}
+
+    @abstractmethod
+    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
+        """The tensors of these rows, in the order of the names."""
+
+    def bind(self, rows: slice, size: int, keep: int) -> Pass:
+        """A pass of `size` positions over `rows`, bound once and kept."""
+        key = (rows.start, rows.stop, size, keep)
+        if key not in self._passes:
+            bound = [(*names, value) for names, value in zip(self._names, self._values(rows), strict=True)]
+            count = rows.stop - rows.start
+            self._passes[key] = Pass(
+                self._session, bound, rows=count, size=size, keep=keep, dtype=self._dtype, widths=self._widths
+            )
+        return self._passes[key]
+
+
+class HostCache(Cache):
     """Keys and values [R, kv_heads, length, head_dim] in host memory; a pass may use any run of rows.
 
     Attributes:
@@ -85,9 +122,8 @@ class HostCache:
         dtype: Any,
         widths: tuple[int, int],
     ) -> None:
-        self._session, self._names, self._dtype, self._widths = session, names, dtype, widths
+        super().__init__(session, names, dtype, widths)
         self.arrays = [np.zeros(shape, dtype) for _ in names]
-        self._passes: dict[tuple[int, int, int, int], Pass] = {}
 
     @property
     def rows(self) -> int:
@@ -99,19 +135,10 @@ class HostCache:
         """Positions a row has room for."""
         return int(self.arrays[0].shape[2])
 
-    def bind(self, rows: slice, size: int, keep: int) -> Pass:
-        """A pass of `size` positions over `rows`, bound once and kept."""
+    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
         from onnxruntime import OrtValue
 
-        key = (rows.start, rows.stop, size, keep)
-        if key not in self._passes:
-            values = [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
-            bound = [(past, present, value) for (past, present), value in zip(self._names, values, strict=True)]
-            count = rows.stop - rows.start
-            self._passes[key] = Pass(
-                self._session, bound, rows=count, size=size, keep=keep, dtype=self._dtype, widths=self._widths
-            )
-        return self._passes[key]
+        return [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
 
     def clear(self) -> None:
         """Zeros everywhere."""
@@ -138,7 +165,7 @@ class HostCache:
                 array[whole, :, :prompt] = array[rows[whole], :, :prompt]
 
 
-class DeviceCache:
+class DeviceCache(Cache):
     """The same on a device, where a pass uses all rows. Rows move through host memory."""
 
     def __init__(
@@ -153,21 +180,13 @@ class DeviceCache:
     ) -> None:
         from onnxruntime import OrtValue
 
-        self._session, self._names, self._dtype, self._widths = session, names, dtype, widths
+        super().__init__(session, names, dtype, widths)
         self._device = device
-        self._values = [OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, 0) for _ in names]
+        self._tensors = [OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, 0) for _ in names]
         self._rows = shape[0]
-        self._passes: dict[tuple[int, int], Pass] = {}
 
-    def bind(self, rows: slice, size: int, keep: int) -> Pass:
-        """A pass of `size` positions over all rows, bound once and kept."""
-        key = (size, keep)
-        if key not in self._passes:
-            bound = [(past, present, value) for (past, present), value in zip(self._names, self._values, strict=True)]
-            self._passes[key] = Pass(
-                self._session, bound, rows=self._rows, size=size, keep=keep, dtype=self._dtype, widths=self._widths
-            )
-        return self._passes[key]
+    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
+        return self._tensors
 
     def clear(self) -> None:
         """Nothing: another report gets a cache of its own."""
@@ -176,12 +195,12 @@ class DeviceCache:
         """Make row i the row `rows[i]` was."""
         from onnxruntime import OrtValue
 
-        for index, value in enumerate(self._values):
+        for index, value in enumerate(self._tensors):
             moved = np.take(value.numpy(), rows, axis=0)
             if len(rows) == self._rows:
                 value.update_inplace(moved)
             else:
-                self._values[index] = OrtValue.ortvalue_from_numpy(moved, self._device, 0)
+                self._tensors[index] = OrtValue.ortvalue_from_numpy(moved, self._device, 0)
         if len(rows) != self._rows:
             self._rows = len(rows)
             self._passes.clear()

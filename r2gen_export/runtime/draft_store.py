@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -98,15 +99,16 @@ def open_drafter(bundle: Path, manifest: Manifest, *, learn: bool = True) -> Dra
     """
     sources: list[Ngrams] = []
     saves = has_store(bundle)
-    if saves and (learned := read_learned(bundle)):
-        sources.append(SortedNgrams.build(learned))
+    learned = Learned(bundle)
+    if saves and (reports := learned.read()):
+        sources.append(SortedNgrams.build(reports))
     if (name := store_entry(manifest)) is not None:
         sources.append(_load(bundle / name))
 
     def save(tokens: Sequence[int]) -> None:
         # A read-only bundle, or a full disk, must not cost the report.
-        with suppress(OSError):
-            append_learned(bundle, tokens)
+        with suppress(OSError, R2GenError):
+            learned.append(tokens)
 
     return Drafter(sources, vocab_size=manifest.dims.vocab_size, save=save if saves and learn else None)
 
@@ -114,7 +116,7 @@ def open_drafter(bundle: Path, manifest: Manifest, *, learn: bool = True) -> Dra
 def describe(bundle: Path, manifest: Manifest) -> list[str]:
     """What the store holds, one line a source."""
     name = store_entry(manifest)
-    learned = read_learned(bundle)
+    learned = Learned(bundle).read()
     lines = ["no store; r2gen drafts build makes one"] if not has_store(bundle) else []
     if name is not None:
         tokens, _ = _load(bundle / name).arrays
@@ -141,38 +143,71 @@ def _load(path: Path) -> SortedNgrams:
     return SortedNgrams(both[0], order[: np.count_nonzero(order >= 0)])
 
 
-def read_learned(bundle: Path) -> list[tuple[int, ...]]:
-    """The reports in `learned.bin`, oldest first, up to the first record that is not whole."""
-    try:
-        content = (bundle / LEARNED).read_bytes()
-    except OSError:
-        return []
-    return [tokens for tokens, _ in _records(content)]
-
-
-def append_learned(bundle: Path, tokens: Sequence[int]) -> None:
-    """Add one report.
-
-    Raises:
-        OSError: when it cannot be written.
+class Learned:
+    """A bundle's `learned.bin`. It remembers how far it has seen the file whole, so that adding a report reads no more
+    than what other processes have added since.
     """
-    payload = np.array(tokens, "<i4").tobytes()
-    record = HEADER.pack(len(tokens), zlib.crc32(payload)) + payload
-    path = bundle / LEARNED
-    with _locked(bundle):
-        content = path.read_bytes() if path.exists() else b""
+
+    def __init__(self, bundle: Path) -> None:
+        self._bundle, self._path = bundle, bundle / LEARNED
+        self._inode, self._known = 0, 0
+
+    def read(self) -> list[tuple[int, ...]]:
+        """The reports, oldest first, up to the first record that is not whole."""
+        try:
+            with self._path.open("rb") as file:
+                self._inode, content = os.fstat(file.fileno()).st_ino, file.read()
+        except OSError:
+            return []
+        found = list(_records(content))
+        self._known = found[-1][1] if found else 0
+        return [tokens for tokens, _ in found]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Add one report.
+
+        Raises:
+            OSError: when it cannot be written.
+            R2GenError: `R2G-OUTPUT-WRITE`, when the older half cannot be dropped.
+        """
+        payload = np.array(tokens, "<i4").tobytes()
+        record = HEADER.pack(len(tokens), zlib.crc32(payload)) + payload
+        with _locked(self._bundle):
+            with self._path.open("a+b") as file:
+                whole = self._whole(file)
+                if whole + len(record) <= MOST_BYTES:
+                    file.truncate(whole)  # a process may have been killed while it wrote
+                    file.write(record)
+                    file.flush()
+                    self._inode, self._known = os.fstat(file.fileno()).st_ino, whole + len(record)
+                    return
+            self._drop_older_half(record)
+
+    def _whole(self, file: BinaryIO) -> int:
+        """Bytes up to the end of the last record that is whole."""
+        state = os.fstat(file.fileno())
+        if state.st_ino == self._inode and state.st_size >= self._known:
+            file.seek(self._known)
+            end = self._known + _whole_bytes(file.read())
+            if end == state.st_size:
+                return end
+        # Another file under this name, or a torn record: only a look at all of it tells.
+        file.seek(0)
+        return _whole_bytes(file.read())
+
+    def _drop_older_half(self, record: bytes) -> None:
+        content = self._path.read_bytes()
         ends = [end for _, end in _records(content)]
         whole = ends[-1] if ends else 0
-        if whole + len(record) > MOST_BYTES:
-            middle = next((end for end in ends if end >= whole // 2), whole)
-            with atomic_file(path) as scratch:
-                scratch.write_bytes(content[middle:whole] + record)
-            return
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)  # a process was killed while it wrote
-        with path.open("ab") as file:
-            file.write(record)
+        middle = next((end for end in ends if end >= whole // 2), whole)
+        with atomic_file(self._path) as scratch:
+            scratch.write_bytes(content[middle:whole] + record)
+        self._inode, self._known = self._path.stat().st_ino, whole - middle + len(record)
+
+
+def _whole_bytes(content: bytes) -> int:
+    """Where the last whole record ends."""
+    return max((end for _, end in _records(content)), default=0)
 
 
 def _records(content: bytes) -> Iterator[tuple[tuple[int, ...], int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,9 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 FLOAT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+BLOCK: Final = 32
+"""Values of an int8 embedding that share a scale."""
 
 
 class DecoderState(Protocol):
@@ -127,8 +130,18 @@ class Embeddings(Protocol):
         """Embeddings [..., d] float32 of ids [...]."""
 
 
+def int8_row(width: int) -> np.dtype[np.void]:
+    """A row of an int8 table, `codes` [width] and `scales` [blocks] side by side: a lookup reads one place of the file.
+
+    Its value is codes times their block's scale, in float32.
+    """
+    return np.dtype([("codes", "i1", (width,)), ("scales", "<f4", (-(-width // BLOCK),))])
+
+
 class EmbeddingTable:
-    """Token embeddings [vocab, d] of a `.npy` file, float32 or float16, memory-mapped: only rows in use are read.
+    """Token embeddings [vocab, d] of a `.npy` file, memory-mapped: only rows in use are read.
+
+    The file holds float32 or float16 [vocab, d], or [vocab] rows of `int8_row(d)`.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when the file is no such table.
@@ -139,11 +152,12 @@ class EmbeddingTable:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise bad_graph(path, f"it is not a .npy array ({first_line(error, path)})") from error
-        if table.ndim != 2 or table.dtype not in (np.float32, np.float16):
+        width = _table_width(table)
+        if width is None:
             found = f"{table.dtype} {list(table.shape)}"
-            raise bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d]")
+            raise bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d], or rows of int8")
         self._table = table
-        self.vocab_size, self.width = int(table.shape[0]), int(table.shape[1])
+        self.vocab_size, self.width = int(table.shape[0]), width
 
     def lookup(self, ids: Integers) -> Floats:
         """Embeddings [..., d] float32 of ids [...].
@@ -151,7 +165,21 @@ class EmbeddingTable:
         Raises:
             IndexError: for an id outside the vocabulary.
         """
-        return np.asarray(self._table[ids], dtype=np.float32)
+        rows = self._table[ids]
+        if rows.dtype.names is None:
+            return np.asarray(rows, dtype=np.float32)
+        values: Floats = rows["codes"] * np.repeat(rows["scales"], BLOCK, axis=-1)[..., : self.width]
+        return values
+
+
+def _table_width(table: NDArray[Any]) -> int | None:
+    """d of an embedding table, None when it is none."""
+    if table.ndim == 2 and table.dtype in (np.float32, np.float16):
+        return int(table.shape[1])
+    if table.ndim == 1 and table.dtype.names == ("codes", "scales"):
+        width = int(np.prod(table.dtype["codes"].shape))
+        return width if table.dtype == int8_row(width) else None
+    return None
 
 
 class VisionSession:

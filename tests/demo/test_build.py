@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from r2gen_export.errors import R2GenError
 pytest.importorskip("lightning")
 
 from r2gen_export.demo.build import DemoSettings, build_demo
+from r2gen_export.demo.score import FINDINGS
 
 
 @pytest.mark.slow
@@ -22,18 +23,17 @@ def test_quick_build_runs_every_stage_and_resumes(tmp_path: Path) -> None:
     manifest = open_bundle(bundle)
     assert manifest.synthetic
     assert set(manifest.presets) == {"fast", "paper"}
-    score = json.loads((out / "score/stage.json").read_text())
-    assert score["studies"] == DemoSettings.quick().held_out
-    assert 0 <= score["micro_f1"] <= 1
+    score = manifest.parity[-1]
+    assert (score.name, score.stage, score.gate) == (FINDINGS, "report", False)
+    assert score.metrics["studies"] == DemoSettings.quick().held_out
+    assert 0 <= score.metrics["f1"] <= 1
 
     weights = out / "llm/model.safetensors"
     before = weights.stat().st_mtime_ns
-    (out / "score/stage.json").unlink()
-    for path in sorted((out / "score").rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    shutil.rmtree(bundle)
     assert build_demo(out, DemoSettings.quick(), device="cpu") == bundle
     assert weights.stat().st_mtime_ns == before
-    assert json.loads((out / "score/stage.json").read_text()) == score
+    assert open_bundle(bundle).parity[-1] == score
 
     with pytest.raises(R2GenError, match="R2G-OUTPUT-EXISTS"):
         build_demo(out, DemoSettings.quick(seed=8), device="cpu")

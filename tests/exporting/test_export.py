@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from r2gen_export.bundle import open_bundle, seal
+from r2gen_export.demo.score import FINDINGS
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting import estimate, vision
+from r2gen_export.exporting import estimate, tokenizer, vision
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.pipeline import Pipeline
+from r2gen_export.runtime.sessions import EmbeddingTable
 from tests.conftest import TinySources, make_sources
 from tests.test_cli import run_cli
 
@@ -167,6 +169,9 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
         ({"precision": "int8", "head_precision": "fp32"}, False),
         ({"precision": "int4", "vision_precision": "int8"}, False),
         ({"vision_precision": "fp16"}, False),
+        ({"embeddings": "int8"}, False),
+        ({"precision": "int4", "embeddings": "fp32"}, False),
+        ({"embeddings": "int8", "gate": "layers"}, False),
         ({"precision": "int4", "gate": "layers"}, False),
         ({"gate": "layers"}, True),
     ],
@@ -181,6 +186,8 @@ def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
     assert manifest.precision["decoder"] == settings.get("precision", "fp32")
     assert manifest.precision["lm_head"] == settings.get("head_precision", manifest.precision["decoder"])
     assert manifest.precision["vision"] == settings.get("vision_precision", "fp32")
+    usual = "fp32" if manifest.precision["decoder"] == "fp32" else "fp16"
+    assert manifest.precision["embed_tokens"] == settings.get("embeddings", usual)
     measured = [check for check in manifest.parity if not check.gate]
     assert bool(measured) is not exact
     for check in measured[:1]:
@@ -196,6 +203,49 @@ def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
     assert all(check.passed for check in checks)
     phantom = Path(__file__).parents[1] / "data/phantom.png"
     assert Pipeline.from_bundle(tmp_path / "bundle", device="cpu").generate(phantom, min_new_tokens=5).text
+
+
+@pytest.mark.parametrize("gate", ["whole", "layers"])
+def test_a_wrong_int8_table_does_not_pass(
+    tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str
+) -> None:
+    """Scales one block off, as a careless repeat would give; the other table of the same codes is a valid file."""
+    honest = tokenizer.stored_rows
+
+    def sabotaged(rows: object, precision: str) -> object:
+        stored = honest(rows, precision)  # type: ignore[arg-type]
+        stored["scales"] *= 1.1
+        return stored
+
+    monkeypatch.setattr(tokenizer, "stored_rows", sabotaged)
+    with pytest.raises(R2GenError, match="R2G-PARITY-FAILED"):
+        export(tiny_sources, tmp_path / "bundle", embeddings="int8", gate=gate)
+
+
+def test_a_tied_output_layer_does_not_round_the_embeddings(tmp_path: Path) -> None:
+    sources = make_sources(tmp_path, tied=True)
+    export(sources, tmp_path / "bundle", precision="int4", gate="whole")
+    model = LlamaForCausalLM.from_pretrained(sources.llm)
+    rounded = model.get_input_embeddings().weight.detach().half().float().numpy()
+    table = EmbeddingTable(tmp_path / "bundle/embed_tokens.npy")
+    np.testing.assert_array_equal(table.lookup(np.arange(len(rounded))), rounded)
+    checks = {check.name: check for check in open_bundle(tmp_path / "bundle").parity}
+    assert checks["logits, first step, int4 weights"].metrics["cosine"] > 0.999
+
+
+def test_reports_on_phantoms_are_scored_before_the_bundle_appears(tiny_sources: TinySources, tmp_path: Path) -> None:
+    done = run_cli("export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
+                   "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3,
+                   "--default-preset", "fast", "--embeddings", "int8", "--phantom-studies", 5)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "micro-F1" in done.stderr
+    check = open_bundle(tmp_path / "bundle").parity[-1]
+    assert (check.name, check.gate, check.metrics["studies"]) == (FINDINGS, False, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
+        export(tiny_sources, tmp_path / "other", phantom_studies=-1)
+    with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
+        export(tiny_sources, tmp_path / "other", embeddings="int4")
 
 
 def test_layered_export_merges_lora_of_the_llm(tmp_path: Path) -> None:
@@ -229,6 +279,9 @@ def test_estimates_of_known_sizes() -> None:
     assert layered.parameters == pytest.approx(6738e6, rel=0.001)
     assert 2.33 < layered.memory / 2**30 < 3
     assert 4.2 < layered.disk / 2**30 < 4.8
+    small = estimate.estimate(seven, dialect="ort", precision="int4", embeddings="int8", gate="layers")
+    assert layered.disk - small.disk == pytest.approx(32000 * 4096 * 0.875)
+    assert 5 < estimate.estimate(seven, dialect="ort", precision="int4", gate="layers", runs=True).memory / 2**30 < 6
     assert estimate.estimate(seven, dialect="ort", precision="int4", gate="whole").memory > 50e9
     assert estimate.estimate(seven, dialect="standard", precision="fp32").gate == "whole"
 

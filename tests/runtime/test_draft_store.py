@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,48 +98,132 @@ def test_torn_records_are_cut_off_and_the_size_is_bounded(bundle: Path, monkeypa
     learned = bundle / draft_store.LEARNED
     reports = [tuple(range(number, number + 50)) for number in range(40)]
     for report in reports[:3]:
-        draft_store.append_learned(bundle, report)
+        draft_store.Learned(bundle).append(report)
     whole = learned.read_bytes()
     rng = np.random.default_rng(0)
     for cut in range(1, len(whole)):
         learned.write_bytes(whole[:cut])
-        kept = draft_store.read_learned(bundle)
+        kept = draft_store.Learned(bundle).read()
         assert kept == reports[: cut * 3 // len(whole)]
         if cut % 20 == 0:
-            draft_store.append_learned(bundle, reports[9])
-            assert draft_store.read_learned(bundle) == [*kept, reports[9]]
+            draft_store.Learned(bundle).append(reports[9])
+            assert draft_store.Learned(bundle).read() == [*kept, reports[9]]
     damaged = bytearray(whole)
     damaged[int(rng.integers(len(whole) // 3))] ^= 4
     learned.write_bytes(damaged)
-    assert draft_store.read_learned(bundle) == []
+    assert draft_store.Learned(bundle).read() == []
     learned.write_bytes(b"")
     monkeypatch.setattr(draft_store, "MOST_BYTES", 4096)
     for report in reports:
-        draft_store.append_learned(bundle, report)
+        draft_store.Learned(bundle).append(report)
         assert learned.stat().st_size <= 4096
-    kept = draft_store.read_learned(bundle)
+    kept = draft_store.Learned(bundle).read()
     assert 5 <= len(kept) < 40
     assert kept == reports[-len(kept) :]
+
+
+def append_reading_all(path: Path, tokens: Sequence[int], most: int) -> None:
+    """What adding a report means, said without remembering anything: every record is looked at each time."""
+    content = path.read_bytes() if path.exists() else b""
+    ends = [0]
+    while ends[-1] + 8 <= len(content):
+        count, checksum = struct.unpack_from("<II", content, ends[-1])
+        end = ends[-1] + 8 + 4 * count
+        if end > len(content) or zlib.crc32(content[ends[-1] + 8 : end]) != checksum:
+            break
+        ends.append(end)
+    payload = np.array(tokens, "<i4").tobytes()
+    record = struct.pack("<II", len(tokens), zlib.crc32(payload)) + payload
+    start = 0
+    if ends[-1] + len(record) > most:
+        start = next((end for end in ends[1:] if end >= ends[-1] // 2), ends[-1])
+    path.write_bytes(content[start : ends[-1]] + record)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_remembering_what_was_whole_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Several writers, reads, kills in the middle of a record, wipes, halvings, damage by others: the same bytes."""
+    most = 3000
+    monkeypatch.setattr(draft_store, "MOST_BYTES", most)
+    (tmp_path / "drafts").mkdir()
+    learned, wanted = tmp_path / draft_store.LEARNED, tmp_path / "wanted.bin"
+    rng = np.random.default_rng(seed)
+    writers = [draft_store.Learned(tmp_path) for _ in range(3)]
+    seen = set()
+    for _ in range(1500):
+        writer = writers[rng.integers(3)]
+        action = rng.choice(
+            ["append", "read", "kill", "wipe", "restart", "damage"], p=[0.7, 0.1, 0.1, 0.01, 0.08, 0.01]
+        )
+        seen.add(action)
+        if action == "append":
+            # Few lengths and many zeros: ends of other records then lie where this writer thinks one ends.
+            tokens = rng.integers(0, 2, rng.choice([0, 1, 20, 20, 90])).tolist()
+            writer.append(tokens)
+            append_reading_all(wanted, tokens, most)
+        elif action == "read":
+            writer.read()
+        elif action == "wipe":
+            learned.unlink(missing_ok=True)
+            wanted.unlink(missing_ok=True)
+        elif action == "restart":
+            writers[rng.integers(3)] = draft_store.Learned(tmp_path)
+        elif learned.exists():
+            content = bytearray(learned.read_bytes())
+            if action == "kill":
+                tokens = rng.integers(0, 9, 20)
+                record = (
+                    struct.pack("<II", 20, zlib.crc32(tokens.astype("<i4").tobytes())) + tokens.astype("<i4").tobytes()
+                )
+                content += record[: rng.integers(1, len(record))]
+            elif content:
+                del content[rng.integers(len(content)) :]
+            with learned.open("r+b") as file:  # the same file, as another process would leave it
+                file.truncate(len(content))
+                file.write(content)
+            wanted.write_bytes(content)
+        assert (learned.read_bytes() if learned.exists() else None) == (
+            wanted.read_bytes() if wanted.exists() else None
+        )
+    assert len(seen) == 6
+
+
+def test_an_append_reads_only_what_it_has_not_seen(tmp_path: Path) -> None:
+    """Damage in front goes unnoticed by those who have been there, and only by those."""
+    (tmp_path / "drafts").mkdir()
+    learned = tmp_path / draft_store.LEARNED
+    one, two = draft_store.Learned(tmp_path), draft_store.Learned(tmp_path)
+    one.append(range(100))
+    two.read()
+    with learned.open("r+b") as file:
+        file.write(b"\xff")
+    one.append(range(10))
+    two.append(range(10))
+    one.append(range(10))
+    assert learned.stat().st_size == 408 + 3 * 48
+    draft_store.Learned(tmp_path).append(range(10))
+    assert learned.stat().st_size == 48
 
 
 def test_processes_that_learn_together_lose_nothing(bundle: Path) -> None:
     (bundle / "drafts").mkdir()
     code = (
-        "import sys; from pathlib import Path; from r2gen_export.runtime.draft_store import append_learned\n"
-        "for step in range(100): append_learned(Path(sys.argv[1]), [int(sys.argv[2]), step, *range(30)])\n"
+        "import sys; from pathlib import Path; from r2gen_export.runtime.draft_store import Learned\n"
+        "learned = Learned(Path(sys.argv[1]))\n"
+        "for step in range(100): learned.append([int(sys.argv[2]), step, *range(30)])\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(bundle), str(number)]) for number in range(4)]
     assert [one.wait() for one in running] == [0] * 4
-    found = draft_store.read_learned(bundle)
+    found = draft_store.Learned(bundle).read()
     assert sorted((one[0], one[1]) for one in found) == [(number, step) for number in range(4) for step in range(100)]
 
 
 def test_a_killed_writer_leaves_a_store_that_works(bundle: Path) -> None:
     (bundle / "drafts").mkdir()
     code = (
-        "import sys; from pathlib import Path; from r2gen_export.runtime.draft_store import append_learned\n"
-        "print('go', flush=True)\n"
-        "while True: append_learned(Path(sys.argv[1]), range(5000))\n"
+        "import sys; from pathlib import Path; from r2gen_export.runtime.draft_store import Learned\n"
+        "learned = Learned(Path(sys.argv[1])); print('go', flush=True)\n"
+        "while True: learned.append(range(5000))\n"
     )
     for _ in range(5):
         running = subprocess.Popen([sys.executable, "-c", code, str(bundle)], stdout=subprocess.PIPE)
@@ -144,8 +231,8 @@ def test_a_killed_writer_leaves_a_store_that_works(bundle: Path) -> None:
         running.stdout.readline()
         running.kill()
         running.wait()
-        draft_store.append_learned(bundle, [1, 2, 3])
-        assert draft_store.read_learned(bundle)[-1] == (1, 2, 3)
+        draft_store.Learned(bundle).append([1, 2, 3])
+        assert draft_store.Learned(bundle).read()[-1] == (1, 2, 3)
 
 
 def test_a_changed_store_is_noticed_and_a_read_only_one_costs_no_report(bundle: Path, tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from transformers import LlamaForCausalLM
 from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import write_standard_fp32
+from r2gen_export.exporting.rounding import round_embeddings
 from r2gen_export.exporting.streamed.weights import ModuleWeights
 from r2gen_export.exporting.streamed.write import write_streamed
+from r2gen_export.exporting.tokenizer import write_embeddings
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
-from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.cache import DeviceCache
+from r2gen_export.runtime.decoder import DecoderSession, _StaticState
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
@@ -140,6 +143,26 @@ def test_a_cache_is_used_again_without_a_trace_of_the_last_report(decoder, table
     np.testing.assert_array_equal(run(), wanted)
     with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
         decoder.prefill(prompt, 252)
+
+
+@pytest.mark.parametrize("dialect", ["ort", "trt"])
+def test_the_cache_of_a_device_goes_through_the_same_passes(folder, llm, table, dialect):
+    """Its code, with the CPU as the device: no GPU is needed to run it."""
+    written = folder / f"{dialect} device"
+    write_streamed(llm.config, ModuleWeights(llm), written, dialect=dialect, precision="fp32")
+    decoder = DecoderSession(written / "model.onnx", DIMS, **CPU)
+    prompts = make_prompts(np.random.default_rng(8), 3, 5, 32)
+    shape = (3, DIMS.num_kv_heads, 16, DIMS.head_dim)
+    names = decoder._cache_names
+    cache = DeviceCache(decoder._session, names, shape, np.float32, (DIMS.d_llm, DIMS.vocab_size), device="cpu")
+    wanted, found = decoder.prefill(prompts, 10), _StaticState(decoder, cache, prompts)
+    for rows in ([2, 0, 0], [1, 1], [0, 1, 1, 0], [3]):
+        np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-5)
+        for state in (wanted, found):
+            state.reorder(np.array(rows))
+            state.decode(table.lookup(np.arange(len(rows))[:, None] + 5))
+    np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-5)
+    assert cache.bind(slice(0, 1), 1, 1) is cache.bind(slice(0, 1), 1, 1)
 
 
 def test_reorder_repeats_drops_and_permutes_rows(decoder, table):
@@ -297,6 +320,30 @@ def test_embedding_table_is_mapped_and_reads_both_precisions(tmp_path):
         table.lookup(np.array([10]))
 
 
+@pytest.mark.parametrize("width", [32, 96, 70, 5])
+def test_int8_embeddings_are_what_rounding_says_and_only_rows_in_use_are_read(tmp_path, width):
+    torch.manual_seed(width)
+    weight = torch.randn(5000, width) * torch.rand(5000, 1)
+    weight[7] = 0
+    write_embeddings(torch.nn.Embedding.from_pretrained(weight.half()), tmp_path / "table.npy", "int8")
+    assert (tmp_path / "table.npy").stat().st_size == pytest.approx(5000 * (width + 4 * -(-width // 32)), abs=512)
+    table = EmbeddingTable(tmp_path / "table.npy")
+    assert isinstance(table._table, np.memmap)
+    assert (table.vocab_size, table.width) == (5000, width)
+    ids = np.array([[0, 7, 4999], [4095, 4096, 7]])
+    found = table.lookup(ids)
+    assert (found.dtype, found.shape) == (np.float32, (2, 3, width))
+    rounded = round_embeddings(weight.half(), "int8").numpy()
+    np.testing.assert_array_equal(found, rounded[ids])
+    values = weight.half().float().numpy()
+    blocks = np.pad(np.abs(values), ((0, 0), (0, -width % 32))).reshape(5000, -1, 32).max(-1)
+    step = np.repeat(blocks / 128, 32, axis=-1)[:, :width]
+    assert (np.abs(rounded - values) <= step * 1.001).all()
+    assert np.abs(rounded - values).max() > 0
+    with pytest.raises(IndexError):
+        table.lookup(np.array([5000]))
+
+
 def test_embedding_table_refuses_other_files(tmp_path):
     path = tmp_path / "table.npy"
     np.save(path, np.zeros((2, 3, 4), np.float32))
@@ -304,7 +351,11 @@ def test_embedding_table_refuses_other_files(tmp_path):
     np.save(tmp_path / "integers.npy", np.zeros((2, 3), np.int64))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("text")
-    shapes += [tmp_path / name for name in ("integers.npy", "objects.npy", "text.npy", "absent.npy")]
+    np.save(tmp_path / "int8.npy", np.zeros((2, 3), np.int8))
+    np.save(tmp_path / "scales.npy", np.zeros(4, [("codes", "i1", (64,)), ("scales", "<f4", (1,))]))
+    np.save(tmp_path / "codes.npy", np.zeros(4, [("codes", "i1"), ("scales", "<f4", (1,))]))
+    names = ("integers.npy", "objects.npy", "text.npy", "absent.npy", "int8.npy", "scales.npy", "codes.npy")
+    shapes += [tmp_path / name for name in names]
     for one in shapes:
         with pytest.raises(R2GenError) as caught:
             EmbeddingTable(one)
