@@ -25,9 +25,10 @@ from r2gen_export.bundle import ImageSpec, demo_bundle, load_manifest, seal
 from r2gen_export.demo.score import DEMO_SEED, score_phantoms, write_held_out
 from r2gen_export.exporting.quiet import quiet
 from r2gen_export.exporting.vision_precision import lower_precision, projector_nodes
+from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.images import load_image, preprocess
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.sessions import VisionSession, available_cores
+from r2gen_export.runtime.sessions import VisionSession
 from r2gen_export.training.phantom import write_phantoms
 
 Floats = NDArray[np.float32]
