@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
 from trt_engines.machine import gpu
 from trt_engines.probe import BINDINGS, INSTALL
+
+if TYPE_CHECKING:
+    # Made from the real bindings by tests/trt_engines/stubs.py, for a type check of its own; without them it is Any.
+    from tensorrt_stubs import TensorRT
 
 PRODUCTS: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 """Names of `--backend`, best first, and what the product is called."""
@@ -29,7 +33,7 @@ class Backend:
     """A backend that imports. `name`: a key of `PRODUCTS`; `trt`: its Python module; `version`: as it says itself."""
 
     name: str
-    trt: Any
+    trt: TensorRT
     version: str
 
     @property
@@ -81,7 +85,7 @@ def _import(name: str) -> Backend | str:
     reasons = []
     for module in installed:
         try:
-            trt = importlib.import_module(module)
+            trt: Any = importlib.import_module(module)
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
             reasons.append(f"{module} does not import ({str(error).partition(chr(10))[0]})")
             continue
