@@ -24,6 +24,7 @@ from r2gen_export.runtime.sessions import (
     bad_graph,
     check_names,
     check_room,
+    common_prompts,
     open_session,
     require_finite,
 )
@@ -184,12 +185,8 @@ class _StaticState(PassingState):
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
-        groups = self._groups[rows]
-        same = np.zeros(len(rows), bool)
-        known = min(len(rows), self._rows)
-        same[:known] = groups[:known] == self._groups[:known]
-        self._cache.reorder(rows, same, self._prompt, self._length)
-        self._groups, self._rows = groups, len(rows)
+        self._cache.reorder(rows, common_prompts(self._groups, rows), self._prompt, self._length)
+        self._groups, self._rows = self._groups[rows], len(rows)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
         return self._run(slice(0, self._rows), embeds, self._length, keep)

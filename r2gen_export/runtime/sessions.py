@@ -120,6 +120,17 @@ class PassingState(ABC):
         return logits
 
 
+def common_prompts(groups: Integers, rows: Integers) -> NDArray[np.bool_]:
+    """For a reorder to `rows` [B']: which rows stay on their prompt. `groups` [B]: the prompt each row began with.
+
+    Such a row has its prompt's part of the cache already.
+    """
+    same = np.zeros(len(rows), bool)
+    known = min(len(rows), len(groups))
+    same[:known] = groups[rows][:known] == groups[:known]
+    return same
+
+
 class Decoder(Protocol):
     """What `generate` needs of a language model."""
 

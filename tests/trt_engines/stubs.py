@@ -134,7 +134,7 @@ def mend(printed: str) -> str:
     ]
     tree.body = [_Mend(known).visit(node) for node in body]
     for node in classes:
-        _mend_class(node, classes)
+        _mend_class(node)
     tree.body += ast.parse(PACKAGE_FUNCTIONS).body
     tree.body.append(_module_class(tree.body))
     return HEADER + ast.unparse(ast.fix_missing_locations(tree)) + "\n"
@@ -216,7 +216,7 @@ def _or_none(annotation: ast.expr) -> ast.expr:
     return ast.parse(f"{ast.unparse(annotation)} | None", mode="eval").body
 
 
-def _mend_class(node: ast.ClassDef, classes: list[ast.ClassDef]) -> None:
+def _mend_class(node: ast.ClassDef) -> None:
     added = ""
     if node.name == "IHostMemory":
         added = "def __buffer__(self, flags: int, /) -> memoryview: ..."
@@ -224,12 +224,6 @@ def _mend_class(node: ast.ClassDef, classes: list[ast.ClassDef]) -> None:
         added = "def __iter__(self) -> collections.abc.Iterator[int]: ..."  # by __getitem__ and __len__
     elif node.name == "DataType":
         added = "@property\ndef itemsize(self) -> int: ..."
-    elif node.name == "Logger":  # the package copies the severities there
-        (severity,) = (
-            one for owner in classes if owner.name == "ILogger" for one in owner.body if isinstance(one, ast.ClassDef)
-        )
-        members = [one.target.id for one in severity.body if isinstance(one, ast.AnnAssign)]  # type: ignore[union-attr]
-        added = "\n".join(f"{name}: typing.ClassVar[ILogger.Severity]" for name in members if name.isupper())
     node.body += ast.parse(added).body
     if node.name not in OVERRIDDEN:
         return
