@@ -6,6 +6,7 @@ pass of a shape is enqueued plainly, because TensorRT then still prepares it; th
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -91,13 +92,18 @@ class EngineRunner:
         return [one for one in self.tensors.values() if not one.is_input]
 
     def profile_of(self, shapes: Mapping[str, Shape]) -> int | None:
-        """The narrowest optimisation profile that takes these input shapes, None when none does."""
+        """The optimisation profile that takes these input shapes and is made for the most alike, None without one."""
         fitting = [
             index
             for index in range(int(self._engine.num_optimization_profiles))
             if all(_within(self.tensors[name], shape, index) for name, shape in shapes.items())
         ]
-        return min(fitting, key=lambda index: sum(np.prod(one.largest[index]) for one in self.inputs), default=None)
+
+        def excess(index: int) -> float:
+            sizes = ((self.tensors[name].largest[index], shape) for name, shape in shapes.items())
+            return max(math.prod(largest) / math.prod(shape) for largest, shape in sizes)
+
+        return min(fitting, key=excess, default=None)
 
     def bind(self, shapes: Mapping[str, Shape], addresses: Mapping[str, int]) -> BoundPass:
         """A pass of fixed shapes over fixed memory.

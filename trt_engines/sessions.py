@@ -154,7 +154,11 @@ class EngineDecoder:
             message = f"{size + room} positions, but the engine was built for {self._head[1]}"
             raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number, or build it longer")
         cache = self._take(rows)
-        state = EngineState(self, cache, inputs_embeds)
+        try:
+            state = EngineState(self, cache, inputs_embeds)
+        except BaseException:
+            self._free.append(cache)
+            raise
         weakref.finalize(state, self._free.append, cache)
         return state
 
