@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -51,9 +52,11 @@ class Identity:
     `compute_capabilities`: what the plan was compiled for (`8.9`). `gpu` and `driver`: of the machine that built it,
     None without one; a TensorRT plan belongs to that GPU. `precision`: of the graph (`fp32`, `fp16`, `int4`).
     `bundle_id` and `source_sha256`: the bundle and its ONNX file; `onnx_sha256`: the graph derived from it that was
-    parsed, weights excluded. `max_length`: positions of the decoder's cache, None for vision. `flags`: names of the
-    builder flags set. `command`: what builds this engine again from the bundle. `build_s`, `peak_rss_bytes`,
+    parsed, weights excluded. `asked`: the precision of the call (a vision encoder asked for in int4 is fp16).
+    `max_length`: positions of the decoder's cache, None for vision. `flags`: names of the builder flags set.
+    `options`: the rest of the recipe, as `r2gen build` takes it. `build_s` (seconds), `peak_rss_bytes`,
     `parameter_bytes`, `plan_bytes`: what the build cost, beside the size of the weights in the graph.
+    `layer_source`: where `layers.json` comes from, the engine's inspector or, without a GPU, the parsed network.
     """
 
     backend: str
@@ -64,6 +67,7 @@ class Identity:
     driver: str | None
     part: Part
     precision: str
+    asked: str
     dialect: str
     bundle_id: str
     source_sha256: str
@@ -74,7 +78,7 @@ class Identity:
     plan_sha256: str
     plan_bytes: int
     timing_cache_sha256: str | None
-    command: str
+    options: tuple[str, ...]
     created: str
     build_s: float
     peak_rss_bytes: int
@@ -92,6 +96,17 @@ class Identity:
         """
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
         (folder / IDENTITY).write_text(text, encoding="utf-8")
+
+    def build_command(self, bundle: Path, machine: Machine | None = None) -> str:
+        """What builds this engine again from its bundle, for the same target or for a machine's backend and GPU."""
+        backend, capabilities = self.backend, self.compute_capabilities
+        if machine is not None:
+            backend = machine.backend
+            capabilities = (machine.compute_capability,) if machine.compute_capability else capabilities
+        words = ["r2gen", "build", str(bundle), "--backend", backend, "--parts", self.part, "--precision", self.asked]
+        for one in capabilities:
+            words += ["--compute-capability", one]
+        return shlex.join([*words, *self.options])
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,11 @@ def read_identity(folder: Path) -> Identity:
     return identity
 
 
+def bundle_of(folder: Path) -> Path:
+    """The bundle an engine's folder lies in: `BUNDLE/engines/TARGET/PART`."""
+    return folder.parent.parent.parent
+
+
 def verify_plan(folder: Path, identity: Identity) -> None:
     """Check the plan against its identity: a plan is code that runs on the GPU.
 
@@ -159,7 +179,9 @@ def verify_plan(folder: Path, identity: Identity) -> None:
         if digest == identity.plan_sha256:
             return
         found = f"{plan} has SHA-256 {digest[:12]}..., its identity says {identity.plan_sha256[:12]}..."
-    raise R2GenError("R2G-ENGINE-HASH", found, f"do not load it; build it again: {identity.command}")
+    raise R2GenError(
+        "R2G-ENGINE-HASH", found, f"do not load it; build it again: {identity.build_command(bundle_of(folder))}"
+    )
 
 
 def compare(identity: Identity, machine: Machine, *, source_sha256: str | None = None) -> list[str]:
