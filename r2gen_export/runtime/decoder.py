@@ -28,6 +28,7 @@ from r2gen_export.runtime.sessions import (
     open_session,
     require_finite,
 )
+from r2gen_export.runtime.trt_provider import Tuning
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,14 +48,23 @@ class DecoderSession:
         dims: the bundle's sizes.
         providers: names of ONNX Runtime's execution providers, best first.
         threads: CPU threads, None: the cores this process may use.
+        tuning: for providers that build engines.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
             `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
     """
 
-    def __init__(self, path: Path, dims: Dims, *, providers: Sequence[str], threads: int | None = None) -> None:
-        self._session = open_session(path, providers, threads)
+    def __init__(
+        self,
+        path: Path,
+        dims: Dims,
+        *,
+        providers: Sequence[str],
+        threads: int | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self._session = open_session(path, providers, threads, tuning)
         self._dims = dims
         parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
         past = [f"past_key_values.{part}" for part in parts]
