@@ -93,7 +93,8 @@ def prepare(bundle: Path, manifest: Manifest, part: Part, precision: str, limits
     """
     graph = Graph.load(bundle / SOURCES[part])
     if part == "decoder":
-        return _decoder(graph, manifest, precision, limits.length(manifest))
+        stored = manifest.precision.get("decoder", "fp32")
+        return rewrite_decoder(graph, manifest.dialect, stored, precision, limits.length(manifest))
     if precision == "fp32":
         make_single(graph)
     else:
@@ -101,12 +102,21 @@ def prepare(bundle: Path, manifest: Manifest, part: Part, precision: str, limits
     return graph
 
 
-def _decoder(graph: Graph, manifest: Manifest, precision: str, length: int) -> Graph:
-    if manifest.dialect == "standard":
+def rewrite_decoder(graph: Graph, dialect: str, stored: str, precision: str, length: int) -> Graph:
+    """The decoder's graph for an engine.
+
+    Args:
+        graph: as it lies in the bundle; rewritten in place.
+        dialect: `standard` or `trt`.
+        stored: precision of the bundle's decoder.
+        precision: of the engine's.
+        length: positions of the cache.
+    """
+    if dialect == "standard":
         decoder_graph.make_static(graph)
     decoder_graph.fix_length(graph, length)
     decoder_graph.drop_lengths(graph)
-    if precision != "int4" or manifest.precision.get("decoder") == "int8":
+    if precision != "int4" or stored == "int8":
         dequantised(graph)
     if precision == "fp32":
         decoder_graph.decompose_attention(graph)

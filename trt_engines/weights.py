@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
-from trt_engines.graph import FLOAT, FLOATS, HALF, INT4, Graph, Tensor, attributes_of, float_array
+from trt_engines.graph import FLOATS, HALF, INT4, Graph, Tensor, attributes_of, float_array
 
 BLOCK: Final = 32
 
@@ -28,7 +29,7 @@ def dequantised(graph: Graph) -> None:
             kept.append(node)
             continue
         block = int(attributes_of(node).get("block_size", 0))
-        graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block))
+        graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block).load)
     graph.nodes = kept
 
 
@@ -49,9 +50,9 @@ def quantised(graph: Graph) -> None:
             codes, scales = _Codes(weight), _Scales(weight)
             rows, columns = weight.dims
             stored = graph.fresh(f"{name}.codes")
-            graph.tensors[stored] = Tensor(INT4, weight.dims, codes)
+            graph.tensors[stored] = Tensor(INT4, weight.dims, codes.load)
             scale = graph.fresh(f"{name}.scales")
-            graph.tensors[scale] = Tensor(FLOAT, (rows // BLOCK, columns), scales)
+            graph.tensors[scale] = Tensor(weight.kind, (rows // BLOCK, columns), scales.load)
             replaced[name] = graph.add(
                 "DequantizeLinear", [stored, scale], f"{name}.dequantised", at=nodes, axis=0, block_size=BLOCK
             )
@@ -67,7 +68,7 @@ class _Dense:
     def __init__(self, codes: Tensor, scales: Tensor, block: int) -> None:
         self._codes, self._scales, self._block = codes, scales, block
 
-    def __call__(self) -> NDArray[Any]:
+    def load(self) -> NDArray[Any]:
         codes = self._codes.load()
         if self._codes.kind == INT4:
             # Two's complement of four bits: shift the sign up and back.
@@ -81,29 +82,33 @@ class _Dense:
 
 
 class _Scales:
-    """Scales [K / 32, N] float32 of a weight [K, N]: the value of largest magnitude of a block becomes code -8."""
+    """Scales [K / 32, N] of a weight [K, N]: the value of largest magnitude of a block becomes code -8."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
 
-    def __call__(self) -> NDArray[np.float32]:
-        blocks = self.blocks()
-        low, high = blocks.min(axis=1), blocks.max(axis=1)
-        return np.where(-low > high, low, high) / np.float32(-8)
+    def load(self) -> NDArray[Any]:
+        """In the weight's float type."""
+        return self._scales(self._blocks()).astype(helper.tensor_dtype_to_np_dtype(self._weight.kind))
 
-    def blocks(self) -> NDArray[np.float32]:
+    def _blocks(self) -> NDArray[np.float32]:
         """The weight as [K / 32, 32, N]."""
         values = float_array(self._weight)
         return values.reshape(-1, BLOCK, values.shape[1])
+
+    def _scales(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = blocks.min(axis=1), blocks.max(axis=1)
+        return np.where(-low > high, low, high) / np.float32(-8)
 
 
 class _Codes(_Scales):
     """Packed codes of a weight [K, N], the first of a pair in the low half."""
 
-    def __call__(self) -> NDArray[Any]:
-        scales = super().__call__()[:, None]
+    def load(self) -> NDArray[Any]:
+        blocks = self._blocks()
+        scales = self._scales(blocks)[:, None]
         inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
-        codes = np.clip(np.rint(self.blocks() * inverse), -8, 7).astype(np.int8).reshape(-1).view(np.uint8) & 15
+        codes = np.clip(np.rint(blocks * inverse), -8, 7).astype(np.int8).reshape(-1).view(np.uint8) & 15
         if len(codes) % 2:
             codes = np.append(codes, np.uint8(0))
         packed: NDArray[Any] = codes[0::2] | (codes[1::2] << 4)
