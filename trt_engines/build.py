@@ -6,7 +6,6 @@ beside the plan what it is, what it cost and what it is made of.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from r2gen_export.atomic import atomic_dir, write_error
 from r2gen_export.bundle import Manifest, bundle_id, open_bundle, sha256_file
@@ -22,19 +21,17 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.versions import installed_version
 from trt_engines import networks, store
 from trt_engines.backends import Backend, load_backend
-from trt_engines.builder import Order, Toolchain, inspect_plan
+from trt_engines.builder import Order, Toolchain
 from trt_engines.checks import find_problems, require_clean
 from trt_engines.graph import graph_sha256
 from trt_engines.identity import LAYERS, PLAN, Identity, Machine, Part, read_identity, this_machine, verify_plan
 from trt_engines.memory import peak_rss, reset_peak_rss
 from trt_engines.networks import Limits
-from trt_engines.progress import Progress, Show
+from trt_engines.progress import Show
+from trt_engines.worker import Outcome, build_apart
 
 SCRATCH: Final = ".graph-"
 """Beginning of the names of folders that hold the graph while it is built, inside the target's."""
-
-NETWORK, INSPECTOR = "network", "engine inspector"
-"""Where `layers.json` comes from."""
 
 
 @dataclass(frozen=True)
@@ -175,60 +172,62 @@ def _build_in(job: _Job, scratch: Path, show: Show) -> Built:
     graph = networks.prepare(job.bundle, job.manifest, job.part, job.precision, job.settings.limits)
     product = f"{job.backend.product} {job.backend.version}"
     require_clean(find_problems(graph, job.tools.supports), product, f"the {job.part}'s graph")
-    model = graph.write(scratch)
+    model = graph.write(scratch)  # where the worker finds it
     profiles = networks.profiles(graph, job.manifest, job.part, job.settings.limits)
-    parameter_bytes = graph.parameter_bytes()
     capabilities = job.settings.capabilities if job.backend.builds_without_gpu else ()
-    order = Order(capabilities, profiles, job.settings.weight_streaming)
     cache, note = store.read_timing_cache(job.folder.parent, job.machine)
-    plan = job.tools.build(model, order, cache, Progress(show))
-    build_s = time.perf_counter() - begun
-    peak = peak_rss()
+    (scratch / store.TIMING_CACHE).write_bytes(cache)
+    order = Order(capabilities, profiles, job.settings.weight_streaming)
+    outcome = build_apart(job.backend, order, scratch, show)
+    cost = _Cost(time.perf_counter() - begun, max(peak_rss(), outcome.peak_rss_bytes), graph.parameter_bytes())
+    timings = (scratch / store.TIMING_CACHE).read_bytes()
+    kept = store.write_timing_cache(job.folder.parent, timings, job.machine) if timings else None
     with atomic_dir(job.folder, overwrite=True) as folder:
-        with (folder / PLAN).open("wb") as file:
-            file.write(plan.content)
-        layers, layer_source = _describe(job, folder / PLAN, plan.layers)
-        (folder / LAYERS).write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
-        cache_sha256 = None
-        if plan.timing_cache:
-            cache_sha256 = store.write_timing_cache(job.folder.parent, plan.timing_cache, job.machine)
-        identity = Identity(
-            backend=job.backend.name,
-            version=job.backend.version,
-            platform=job.machine.platform,
-            compute_capabilities=job.settings.capabilities,
-            gpu=job.machine.gpu,
-            driver=job.machine.driver,
-            part=job.part,
-            precision=job.precision,
-            asked=str(job.settings.precision),
-            dialect=job.manifest.dialect,
-            bundle_id=bundle_id(job.manifest),
-            source_sha256=store.source_sha256(job.manifest, job.part),
-            onnx_sha256=graph_sha256(model),
-            max_length=job.settings.limits.length(job.manifest) if job.part == "decoder" else None,
-            profiles=profiles,
-            flags=plan.flags,
-            plan_sha256=sha256_file(folder / PLAN),
-            plan_bytes=(folder / PLAN).stat().st_size,
-            timing_cache_sha256=cache_sha256,
-            options=job.options,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            build_s=round(build_s, 3),
-            peak_rss_bytes=peak,
-            parameter_bytes=parameter_bytes,
-            layer_source=layer_source,
-            tools={"onnx": installed_version("onnx") or "unknown", "r2gen": installed_version("r2gen") or "unknown"},
-        )
+        for name in (PLAN, LAYERS):
+            (scratch / name).rename(folder / name)
+        identity = _identity(job, order, outcome, cost, onnx_sha256=graph_sha256(model), plan=folder / PLAN, cache=kept)
         identity.write(folder)
     return Built(job.folder, identity, False, (note,) if note else ())
 
 
-def _describe(job: _Job, plan: Path, network: list[dict[str, Any]]) -> tuple[Any, str]:
-    """Layers of the engine where it can be loaded, else of the network it was built from, and which it is."""
-    fits = job.machine.compute_capability in job.settings.capabilities
-    inspected = inspect_plan(job.backend, plan) if fits else None
-    return (network, NETWORK) if inspected is None else (inspected, INSPECTOR)
+@dataclass(frozen=True)
+class _Cost:
+    build_s: float
+    peak_rss_bytes: int
+    parameter_bytes: int
+
+
+def _identity(
+    job: _Job, order: Order, outcome: Outcome, cost: _Cost, *, onnx_sha256: str, plan: Path, cache: str | None
+) -> Identity:
+    return Identity(
+        backend=job.backend.name,
+        version=job.backend.version,
+        platform=job.machine.platform,
+        compute_capabilities=job.settings.capabilities,
+        gpu=job.machine.gpu,
+        driver=job.machine.driver,
+        part=job.part,
+        precision=job.precision,
+        asked=str(job.settings.precision),
+        dialect=job.manifest.dialect,
+        bundle_id=bundle_id(job.manifest),
+        source_sha256=store.source_sha256(job.manifest, job.part),
+        onnx_sha256=onnx_sha256,
+        max_length=job.settings.limits.length(job.manifest) if job.part == "decoder" else None,
+        profiles=order.profiles,
+        flags=outcome.flags,
+        plan_sha256=sha256_file(plan),
+        plan_bytes=plan.stat().st_size,
+        timing_cache_sha256=cache,
+        options=job.options,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        build_s=round(cost.build_s, 3),
+        peak_rss_bytes=cost.peak_rss_bytes,
+        parameter_bytes=cost.parameter_bytes,
+        layer_source=outcome.layer_source,
+        tools={name: installed_version(name) or "unknown" for name in ("onnx", "r2gen")},
+    )
 
 
 def _ready(job: _Job) -> Built | None:
@@ -238,11 +237,9 @@ def _ready(job: _Job) -> Built | None:
         verify_plan(job.folder, identity)
     except R2GenError:
         return None
-    streaming = "WEIGHT_STREAMING" in identity.flags
     same = (
         identity.source_sha256 == store.source_sha256(job.manifest, job.part)
         and identity.options == job.options
         and (job.backend.builds_without_gpu or identity.gpu == job.machine.gpu)
-        and streaming == job.settings.weight_streaming
     )
     return Built(job.folder, identity, True, ()) if same else None

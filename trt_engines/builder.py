@@ -6,6 +6,7 @@ between TensorRT 10 and 11.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from r2gen_export.errors import R2GenError
 from trt_engines.backends import Backend
 from trt_engines.identity import Profile
-from trt_engines.progress import Progress, interruptible, make_monitor
+from trt_engines.progress import Progress, make_monitor
 
 if TYPE_CHECKING:
     from tensorrt_stubs import Builder, IBuilderConfig, ILogger, INetworkDefinition, OnnxParser
@@ -109,7 +110,6 @@ class Toolchain:
 
         Raises:
             R2GenError: `R2G-ENGINE-PARSE` with every error of the parser; `R2G-ENGINE-BUILD`.
-            KeyboardInterrupt: when Ctrl-C came; the builder stops at its next step.
         """
         network, parser = self._network()
         if not parser.parse_from_file(str(model)):
@@ -120,8 +120,7 @@ class Toolchain:
         self._said.clear()
         with _quiet_deprecations():
             self._use_timing_cache(config, timing_cache)
-            with interruptible(progress):
-                content = self._builder.build_serialized_network(network, config)
+            content = self._builder.build_serialized_network(network, config)
             if content is None:
                 raise self._build_error()
             cache = config.get_timing_cache()
@@ -242,17 +241,16 @@ def _quiet_deprecations() -> Iterator[None]:
         yield
 
 
-def inspect_plan(backend: Backend, plan: Path) -> Any:
+def inspect_plan(backend: Backend, content: Any) -> Any:
     """What the engine's own inspector says of its layers. Needs a GPU the plan was built for.
 
     Returns:
         The parsed JSON, None when the plan does not load here.
     """
-    import json
-
     said: list[str] = []
     logger = _make_logger(backend.trt, said)
-    engine = backend.trt.Runtime(logger).deserialize_cuda_engine(plan.read_bytes())
+    runtime = backend.trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()

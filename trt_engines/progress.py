@@ -1,13 +1,10 @@
-"""How far a build is, from the backend's own progress monitor, and the way Ctrl-C gets into it."""
+"""How far a build is, from the backend's own progress monitor."""
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 Show = Callable[[float, str], None]
@@ -34,8 +31,6 @@ class Progress:
         self._phases: dict[str, _Phase] = {}
         self._lock = threading.Lock()
         self._most = 0.0
-        self.cancelled = False
-        """Set by Ctrl-C; the backend asks after each step whether to go on."""
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins, inside another one or not."""
@@ -43,13 +38,12 @@ class Progress:
             self._phases[name] = _Phase(name, parent, max(1, steps))
             self._tell(name)
 
-    def step(self, name: str, index: int) -> bool:
-        """Step `index` of a phase is done. Whether to go on."""
+    def step(self, name: str, index: int) -> None:
+        """Step `index` of a phase is done."""
         with self._lock:
             if name in self._phases:
                 self._phases[name].done = index + 1
                 self._tell(name)
-        return not self.cancelled
 
     def finish(self, name: str) -> None:
         """A phase ends."""
@@ -82,35 +76,10 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
             progress.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return progress.step(phase_name, step)
+            progress.step(phase_name, step)
+            return True
 
         def phase_finish(self, phase_name: str) -> None:
             progress.finish(phase_name)
 
     return Monitor()
-
-
-@contextmanager
-def interruptible(progress: Progress) -> Iterator[None]:
-    """Let Ctrl-C cancel the build at its next step; a second one is raised at once. Main thread only.
-
-    Raises:
-        KeyboardInterrupt: at the end of the block, when Ctrl-C came inside it.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-
-    def cancel(number: int, frame: FrameType | None) -> None:
-        if progress.cancelled:
-            before(number, frame)
-        progress.cancelled = True
-
-    signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if progress.cancelled:
-            before(signal.SIGINT, None)
