@@ -57,7 +57,7 @@ class EngineRung:
     def drop(self, part: str, error: R2GenError) -> None:
         """An engine that does not load after all."""
         del self.fitting[part]
-        self.reasons[part] = f"{error.code}: {error.message}"
+        self.reasons[part] = f"{error.code}: {error.message} ({error.fix})"
 
     @property
     def steps(self) -> list[str]:
@@ -110,6 +110,29 @@ def open_sessions(
     rung = EngineRung(folder, manifest, device)
     vision, decoder = _open_engines(rung, manifest) if rung.fitting else (None, None)
     choice = rung.choose(device)
+    try:
+        return _open_rest(folder, manifest, choice, vision, decoder, device=device, threads=threads)
+    except R2GenError as error:
+        # A provider whose libraries load may still not start; whoever asked for it by name gets the error.
+        if choice.providers[0] == CPU or not (device == "auto" or rung.fitting):
+            raise
+        failed = f"{choice.providers[0]}: not taken after all, {error.message}"
+        steps = [*(step for step in choice.steps if not step.endswith(": taken")), failed, "CPU: taken"]
+        choice = ProviderChoice([CPU], choice.name if decoder is not None else CPU, steps)
+        return _open_rest(folder, manifest, choice, vision, decoder, device=device, threads=threads)
+
+
+def _open_rest(
+    folder: Path,
+    manifest: Manifest,
+    choice: ProviderChoice,
+    vision: Encoder | None,
+    decoder: PrefixDecoder | None,
+    *,
+    device: str,
+    threads: int | None,
+) -> tuple[Encoder, PrefixDecoder, ProviderChoice]:
+    """What no engine was loaded for, in ONNX Runtime or OpenVINO."""
     if vision is None:
         tuning = vision_tuning(manifest) if choice.builds_engines else None
         vision = VisionSession(folder / layout.VISION, providers=choice.providers, threads=threads, tuning=tuning)
