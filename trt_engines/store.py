@@ -1,8 +1,4 @@
-"""`BUNDLE/engines/`: one folder per target, one per part within it, and the timing cache builds of a target share.
-
-What the runtime needs is here too: which engine of a bundle fits this machine, and why the others do not.
-"""
-
+"""`BUNDLE/engines/`: one folder per target, one per part within it, and the timing cache builds of a target share."""
 from __future__ import annotations
 
 import hashlib
@@ -19,7 +15,7 @@ from r2gen_export.atomic import atomic_file, write_error
 from r2gen_export.bundle import DECODER, VISION, Manifest, safe_path
 from r2gen_export.errors import R2GenError
 from trt_engines.backends import load_backend
-from trt_engines.identity import PLAN, Identity, Machine, Part, compare, read_identity, this_machine
+from trt_engines.identity import PLAN, Identity, Machine, Part, compare, this_machine
 
 ENGINES: Final = "engines"
 TIMING_CACHE: Final = "timing.cache"
@@ -38,18 +34,6 @@ class Engine:
     target: str
     part: Part
     folder: Path
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What `choose_engine` found: the engine that fits, None when there is none, and a line for each one that does not.
-
-    `identity` is the chosen engine's.
-    """
-
-    engine: Engine | None
-    identity: Identity | None
-    reasons: tuple[str, ...]
 
 
 def source_sha256(manifest: Manifest, part: Part) -> str:
@@ -86,37 +70,6 @@ def list_engines(bundle: Path) -> list[Engine]:
         for part in PARTS
         if (folder / target / part).is_dir()
     ]
-
-
-def choose_engine(bundle: Path, manifest: Manifest, part: Part, machine: Machine) -> Choice:
-    """The engine of a part that fits a machine, the newest when several do. The plan's hash is not checked here.
-
-    Args:
-        bundle: the folder.
-        manifest: its manifest, verified.
-        part: `vision` or `decoder`.
-        machine: where the engine is to run.
-    """
-    fitting: list[tuple[str, Engine, Identity]] = []
-    reasons = []
-    wanted = source_sha256(manifest, part)
-    for engine in list_engines(bundle):
-        if engine.part != part:
-            continue
-        try:
-            identity = read_identity(engine.folder)
-        except R2GenError as error:
-            reasons.append(f"{engine.target}/{part}: {error.code}: {error.message}")
-            continue
-        if differences := compare(identity, machine, source_sha256=wanted):
-            rebuild = identity.build_command(bundle, machine)
-            reasons.append(f"{engine.target}/{part}: {'; '.join(differences)}; run: {rebuild}")
-        else:
-            fitting.append((identity.created, engine, identity))
-    if not fitting:
-        return Choice(None, None, tuple(reasons or [f"no {part} engine in the bundle; run: r2gen build {bundle}"]))
-    _, engine, identity = max(fitting, key=lambda one: one[0])
-    return Choice(engine, identity, tuple(reasons))
 
 
 def mismatches(identity: Identity, manifest: Manifest) -> list[str]:

@@ -147,26 +147,6 @@ def test_a_broken_identity_is_no_engine(tmp_path, manifest, change, code):
         read_identity(folder)
     assert caught.value.code == code
     assert "manifest.json" not in caught.value.message
-    choice = store.choose_engine(tmp_path, manifest, "vision", ADA)
-    assert choice.engine is None
-    assert code in choice.reasons[0]
-
-
-def test_the_newest_that_fits_is_chosen_and_the_others_say_why_not(tmp_path, manifest):
-    put(tmp_path, make_identity(manifest), "old")
-    put(tmp_path, make_identity(manifest, created="2026-11-26T00:00:00+00:00", compute_capabilities=("8.9",)), "new")
-    put(tmp_path, make_identity(manifest, created="2026-11-27T00:00:00+00:00", version="1.0"), "foreign")
-    put(tmp_path, make_identity(manifest, part="decoder"), "other-part")
-    choice = store.choose_engine(tmp_path, manifest, "vision", ADA)
-    assert choice.engine is not None and choice.engine.target == "new"
-    (reason,) = choice.reasons
-    assert "foreign/vision: built for version 1.0, found version 1.7.1.116; run: r2gen build" in reason
-    none = store.choose_engine(tmp_path, manifest, "vision", dataclasses.replace(ADA, compute_capability="7.5"))
-    assert none.engine is None
-    assert len(none.reasons) == 3
-    assert store.choose_engine(tmp_path / "empty", manifest, "vision", ADA).reasons == (
-        f"no vision engine in the bundle; run: r2gen build {tmp_path / 'empty'}",
-    )
 
 
 def test_removing_takes_a_part_or_all(tmp_path, manifest):
