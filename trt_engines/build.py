@@ -95,7 +95,8 @@ def build_engines(
     for part in dict.fromkeys(settings.parts):
         folder = store.engine_folder(bundle, target, part)
         with store.locked(bundle, target, waiting=lambda: say(f"waiting for another build of {target}")):
-            yield _build(_Job(bundle, manifest, part, settings, tools, machine, folder), show(part))
+            built = _build(_Job(bundle, manifest, part, settings, tools, machine, folder), show(part))
+        yield built
 
 
 def _capabilities(tools: Toolchain, machine: Machine, settings: Settings) -> tuple[str, ...]:

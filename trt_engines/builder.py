@@ -91,8 +91,8 @@ class Toolchain:
             R2GenError: `R2G-CONFIG-VALUE`, naming those there are.
         """
         known: dict[str, Any] = dict(getattr(self.backend.trt, "ComputeCapability").__members__)  # noqa: B009
-        wanted = f"SM{name.replace('.', '')}"
-        if wanted not in known:
+        wanted = f"SM{name.replace('.', '', 1)}"
+        if wanted not in known or "." not in name:
             numbers = sorted(int(one[2:]) for one in known if one.startswith("SM") and one[2:].isdigit())
             listed = ", ".join(f"{number // 10}.{number % 10}" for number in numbers)
             message = f"{self.backend.product} {self.backend.version} builds nothing for compute capability {name}"

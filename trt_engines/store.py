@@ -1,4 +1,5 @@
 """`BUNDLE/engines/`: one folder per target, one per part within it, and the timing cache builds of a target share."""
+
 from __future__ import annotations
 
 import hashlib
@@ -63,13 +64,18 @@ def list_engines(bundle: Path) -> list[Engine]:
     folder = bundle / ENGINES
     if not folder.is_dir():
         return []
-    targets = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    targets = sorted(path.name for path in folder.iterdir() if _own_folder(path) and not path.name.startswith("."))
     return [
         Engine(target, part, folder / target / part)
         for target in targets
         for part in PARTS
-        if (folder / target / part).is_dir()
+        if _own_folder(folder / target / part)
     ]
+
+
+def _own_folder(path: Path) -> bool:
+    """A link could lead out of the bundle."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def mismatches(identity: Identity, manifest: Manifest) -> list[str]:

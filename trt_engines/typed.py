@@ -86,7 +86,8 @@ class _Retyper:
         if all(name in self._stored or name in self._fixed for name in inputs):
             self._fixed.update(node.output)
         wanted = FLOAT if self._single(node) else HALF
-        floats = [name for name in inputs if self._kinds[name] in FLOATS]
+        # Whoever asks for a shape takes any type.
+        floats = [name for name in inputs if self._kinds[name] in FLOATS and node.op_type not in INTEGERS]
         for index, name in enumerate(node.input):
             if name in floats:
                 node.input[index] = self._as(name, wanted)

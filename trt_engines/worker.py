@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -30,6 +31,9 @@ from trt_engines.store import TIMING_CACHE
 ORDER: Final = "order.json"
 OUTCOME: Final = "outcome.json"
 MODEL: Final = "model.onnx"
+
+INTERVAL_S: Final = 0.1
+"""Between two lines of progress."""
 
 NETWORK, INSPECTOR = "network", "engine inspector"
 """Where `layers.json` comes from."""
@@ -104,19 +108,26 @@ def main(backend: str, folder: str) -> None:
     """The child's side. Ctrl-C is the parent's business; when the parent is gone, so is the reason to go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     where = Path(folder)
-    try:
-        outcome = _build(load_backend(backend), where)
-    except CodedError as error:
-        outcome = Outcome(error=(error.code, error.message, error.fix))
+    # What native code prints goes to stderr; stdout is for progress alone.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
+        os.dup2(2, 1)
+        outcome = _attempt(backend, where, _Teller(channel))
     scratch = where / f"{OUTCOME}.part"
     scratch.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
     scratch.replace(where / OUTCOME)
 
 
-def _build(backend: Backend, folder: Path) -> Outcome:
+def _attempt(backend: str, folder: Path, show: Show) -> Outcome:
+    try:
+        return _build(load_backend(backend), folder, show)
+    except CodedError as error:
+        return Outcome(error=(error.code, error.message, error.fix))
+
+
+def _build(backend: Backend, folder: Path, show: Show) -> Outcome:
     order: Order = decode_fields(Order, json.loads((folder / ORDER).read_text(encoding="utf-8")), "")
     tools = Toolchain(backend)
-    plan = tools.build(folder / MODEL, order, (folder / TIMING_CACHE).read_bytes(), Progress(_tell))
+    plan = tools.build(folder / MODEL, order, (folder / TIMING_CACHE).read_bytes(), Progress(show))
     with (folder / PLAN).open("wb") as file:
         file.write(plan.content)
     (folder / TIMING_CACHE).write_bytes(plan.timing_cache)
@@ -134,9 +145,19 @@ def _describe(backend: Backend, plan: Plan, order: Order) -> tuple[Any, str]:
     return (plan.layers, NETWORK) if inspected is None else (inspected, INSPECTOR)
 
 
-def _tell(fraction: float, what: str) -> None:
-    try:
-        sys.stdout.write(f"{fraction:.4f}\t{what}\n")
-        sys.stdout.flush()
-    except OSError:
-        os._exit(1)  # an exception would have to pass through the builder's C++
+class _Teller:
+    """Writes progress to the parent, a few times a second: a builder has hundreds of thousands of steps."""
+
+    def __init__(self, channel: IO[str]) -> None:
+        self._channel, self._last = channel, 0.0
+
+    def __call__(self, fraction: float, what: str) -> None:
+        now = time.monotonic()
+        if now - self._last < INTERVAL_S:
+            return
+        self._last = now
+        try:
+            self._channel.write(f"{fraction:.4f}\t{what}\n")
+            self._channel.flush()
+        except OSError:
+            os._exit(1)  # an exception would have to pass through the builder's C++
