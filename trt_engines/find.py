@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +69,8 @@ def open_engine_vision(fitting: Fitting, cuda: Cuda) -> EngineVision:
     Raises:
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineVision` raises.
     """
-    verify_plan(fitting.engine.folder, fitting.identity)
-    return EngineVision(fitting.engine.folder, fitting.backend, cuda)
+    with _explained(fitting):
+        return EngineVision(fitting.engine.folder, fitting.backend, cuda)
 
 
 def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecoder:
@@ -77,5 +79,23 @@ def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecod
     Raises:
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineDecoder` raises.
     """
-    verify_plan(fitting.engine.folder, fitting.identity)
-    return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda)
+    with _explained(fitting):
+        return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda)
+
+
+@contextmanager
+def _explained(fitting: Fitting) -> Iterator[None]:
+    """Check a plan before it is loaded; when it is refused all the same, say what it was built for, and where."""
+    identity, folder = fitting.identity, fitting.engine.folder
+    verify_plan(folder, identity)
+    try:
+        yield
+    except R2GenError as error:
+        if error.code != "R2G-ENGINE-MISMATCH":
+            raise
+        here = this_machine(fitting.backend)
+        built = f"{identity.version}, {' or '.join(identity.compute_capabilities)}, driver {identity.driver or 'none'}"
+        found = f"{here.version}, {here.compute_capability}, driver {here.driver}"
+        command = identity.build_command(folder.parents[2], here)
+        message = f"{error.message} (built for {built}; found {found})"
+        raise R2GenError(error.code, message, f"build it again: {command}") from error

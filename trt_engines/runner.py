@@ -57,7 +57,8 @@ class EngineRunner:
             they fit, else what TensorRT proposes.
 
     Raises:
-        R2GenError: `R2G-ENGINE-MISMATCH` when the backend does not take the plan; `R2G-RESOURCE-MEMORY`.
+        R2GenError: `R2G-ENGINE-BACKEND` when the backend does not start; `R2G-ENGINE-MISMATCH` when it does not take
+            the plan; `R2G-RESOURCE-MEMORY`.
     """
 
     def __init__(self, plan: Path, backend: Backend, cuda: Cuda, *, weight_budget: int | None = None) -> None:
@@ -65,7 +66,11 @@ class EngineRunner:
         said: list[str] = []
         self._logger = _make_logger(self._trt, said)
         # The engine needs the runtime, and the runtime the logger, for as long as it lives.
-        self._runtime = self._trt.Runtime(self._logger)
+        try:
+            self._runtime = self._trt.Runtime(self._logger)
+        except (TypeError, RuntimeError) as error:  # the binding's way to say that there is none without a driver
+            message = f"{backend.product} {backend.version} does not start: {said[0] if said else error}"
+            raise R2GenError("R2G-ENGINE-BACKEND", message, "see r2gen doctor; --device cpu") from error
         with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Mapped: a plan of gigabytes is not copied into this process first.
             engine = self._runtime.deserialize_cuda_engine(content)

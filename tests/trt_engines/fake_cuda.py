@@ -51,6 +51,8 @@ class FakeRuntime:
         def call(*arguments: Any) -> tuple[Any, ...]:
             self._check(name, real, arguments)
             self.calls.append(name)
+            if name == "cudaMalloc" and arguments[0] > self._cudaMemGetInfo()[0]:
+                return (self._real.cudaError_t.cudaErrorMemoryAllocation, None)
             return (self._real.cudaError_t(OK), *(body(self, *arguments) or ()))
 
         return call

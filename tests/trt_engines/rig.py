@@ -35,7 +35,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.cuda = Cuda(self.runtime)
-        self.backend = Backend("tensorrt", self.double.module, "11.4.0")
+        self.backend = Backend("tensorrt", self.double.module, "11.4.0.106")
 
 
 def make_rig(plan: Plan, folder: Path, stub: Path, cuda_runtime: Any, memory: int = 1 << 30) -> Rig:
