@@ -168,6 +168,8 @@ def import_runtime() -> Any:
         from cuda.bindings import runtime
     except ImportError as error:
         raise R2GenError(
-            "R2G-DEPENDENCY-MISSING", "running an engine needs cuda-bindings", "pip install cuda-bindings"
+            "R2G-DEPENDENCY-MISSING",
+            "running an engine needs cuda-bindings",
+            "pip install 'r2gen[tensorrt-rtx]', or 'r2gen[tensorrt]'",
         ) from error
     return runtime
