@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r2gen_export.bundle import Dims, Manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.user_cache import cache_folder
 from trt_engines.backends import Backend, load_backend
 from trt_engines.device_memory import Cuda
 from trt_engines.identity import Identity, compare, read_identity, this_machine, verify_plan
@@ -28,6 +29,11 @@ class Fitting:
     def product(self) -> str:
         """What runs it, with its version."""
         return f"{self.backend.product} {self.backend.version}"
+
+    @property
+    def jit_cache(self) -> Path:
+        """Where what the backend compiles for this plan is kept."""
+        return cache_folder() / self.backend.name / f"{self.identity.plan_sha256[:16]}.cache"
 
 
 def find_engines(bundle: Path, manifest: Manifest) -> tuple[dict[str, Fitting], dict[str, str]]:
@@ -63,14 +69,14 @@ def _examine(bundle: Path, manifest: Manifest, engine: Engine) -> Fitting | str:
     return Fitting(engine, identity, backend)
 
 
-def open_engine_vision(fitting: Fitting, cuda: Cuda) -> EngineVision:
+def open_engine_vision(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineVision:
     """Load a vision engine.
 
     Raises:
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineVision` raises.
     """
     with _explained(fitting):
-        return EngineVision(fitting.engine.folder, fitting.backend, cuda)
+        return EngineVision(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
 
 
 def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecoder:
@@ -80,7 +86,7 @@ def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecod
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineDecoder` raises.
     """
     with _explained(fitting):
-        return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda)
+        return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
 
 
 @contextmanager

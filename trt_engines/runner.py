@@ -19,6 +19,7 @@ import numpy as np
 from r2gen_export.errors import R2GenError
 from trt_engines.backends import Backend
 from trt_engines.device_memory import Cuda
+from trt_engines.jit import JitCache
 
 if TYPE_CHECKING:
     from tensorrt_stubs import DataType, ICudaEngine, IExecutionContext, ILogger, TensorRT
@@ -53,6 +54,7 @@ class EngineRunner:
         plan: the file.
         backend: what it was built with.
         cuda: where it runs.
+        jit_cache: file for what TensorRT-RTX compiles on this machine; None: it is not kept.
         weight_budget: bytes of weights kept on the GPU when the plan was built for weight streaming; None: all when
             they fit, else what TensorRT proposes.
 
@@ -61,7 +63,15 @@ class EngineRunner:
             the plan; `R2G-RESOURCE-MEMORY`.
     """
 
-    def __init__(self, plan: Path, backend: Backend, cuda: Cuda, *, weight_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        plan: Path,
+        backend: Backend,
+        cuda: Cuda,
+        *,
+        jit_cache: Path | None = None,
+        weight_budget: int | None = None,
+    ) -> None:
         self._trt, self.cuda = backend.trt, cuda
         said: list[str] = []
         self._logger = _make_logger(self._trt, said)
@@ -81,6 +91,7 @@ class EngineRunner:
         self._engine = engine
         self._said = said
         self._stream_weights(weight_budget)
+        self._jit = JitCache(self._trt, engine, jit_cache) if backend.name == "tensorrt-rtx" else None
         self.tensors = {one.name: one for one in _tensors(self._trt, engine)}
         # One block for all contexts: passes run one after the other.
         self._scratch_bytes = int(engine.device_memory_size_v2)
@@ -140,6 +151,11 @@ class EngineRunner:
                 raise self.failed(f"the address of {one.name} was refused")
         return BoundPass(self, context)
 
+    def compiled(self) -> None:
+        """Called after the first run of a pass: what was compiled for it is kept."""
+        if self._jit is not None:
+            self._jit.keep()
+
     def failed(self, what: str) -> R2GenError:
         """A failure of TensorRT, with the last thing it said."""
         said = f": {self._said[-1]}" if self._said else ""
@@ -149,10 +165,11 @@ class EngineRunner:
         """Give back engine and scratch memory; passes must be gone before."""
         self.cuda.synchronize()
         self.cuda.free(self._scratch)
-        del self._engine, self._runtime, self._logger
+        del self._jit, self._engine, self._runtime, self._logger
 
     def _new_context(self) -> IExecutionContext:
-        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        own = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._jit.new_context() if self._jit else self._engine.create_execution_context(own)
         if context is None:
             raise self.failed("no execution context was made")
         context.set_device_memory(self._scratch, self._scratch_bytes)
@@ -202,7 +219,7 @@ class BoundPass:
             R2GenError: `R2G-DEVICE-UNAVAILABLE`.
         """
         cuda = self._runner.cuda
-        if captured and self._graph is None and self._passes:
+        if captured and self._graph is None and self._passes and self._capturable():
             self._graph = cuda.capture(self._enqueue)
         if self._graph is not None:
             cuda.launch(self._graph)
@@ -210,6 +227,14 @@ class BoundPass:
             self._enqueue()
         self._passes += 1
         cuda.synchronize()
+        if self._passes == 1:
+            self._runner.compiled()
+
+    def _capturable(self) -> bool:
+        """TensorRT-RTX says so itself; with TensorRT, these graphs have nothing in them that needs the CPU."""
+        if hasattr(self._context, "is_stream_capturable"):
+            return bool(self._context.is_stream_capturable(self._runner.cuda.stream))
+        return True
 
     def _enqueue(self) -> None:
         cuda = self._runner.cuda
@@ -237,6 +262,9 @@ def _tensors(trt: TensorRT, engine: ICudaEngine) -> list[Tensor]:
     for index in range(int(engine.num_io_tensors)):
         name = engine.get_tensor_name(index)
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            message = f"the engine takes {name} from the host, which is not how it was built to be"
+            raise R2GenError("R2G-ENGINE-MISMATCH", message, "build it again: r2gen build BUNDLE")
         dtype, shape = _numpy_type(trt, engine.get_tensor_dtype(name)), tuple(engine.get_tensor_shape(name))
         if not is_input:
             found.append(Tensor(name, False, dtype, shape, alias=engine.get_aliased_input_tensor(name) or ""))

@@ -45,7 +45,13 @@ class Staging:
         return self._pinned[name][: math.prod(shape)].reshape(shape)
 
     def attach(self, bound: BoundPass, inputs: Mapping[str, Shape], output: str, shape: Shape) -> None:
-        """Make a pass copy its inputs to the GPU, and its output back."""
+        """Make a pass copy its inputs to the GPU, and its output back.
+
+        Raises:
+            R2GenError: `R2G-ENGINE-MISMATCH` when the output has another shape.
+        """
+        if bound.shape(output) != shape:
+            raise _other(f"{output} comes as {list(bound.shape(output))}, expected {list(shape)}")
         before = [(self.array(name, size), self.addresses[name]) for name, size in inputs.items()]
         bound.stage(before, [(self.addresses[output], self.array(output, shape))])
 
@@ -55,18 +61,22 @@ class EngineVision:
 
     Args:
         folder: holds the plan.
+        dims: the bundle's sizes.
         backend: what it was built with.
         cuda: where it runs.
+        jit_cache: see `EngineRunner`.
 
     Raises:
         R2GenError: `R2G-ENGINE-MISMATCH` when the plan does not load or has other inputs and outputs.
     """
 
-    def __init__(self, folder: Path, backend: Backend, cuda: Cuda) -> None:
-        self._runner = EngineRunner(folder / PLAN, backend, cuda)
+    def __init__(
+        self, folder: Path, dims: Dims, backend: Backend, cuda: Cuda, *, jit_cache: Path | None = None
+    ) -> None:
+        self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache)
         _check_names(self._runner, {PIXELS}, {IMAGE})
         largest = max(math.prod(one) for one in self._runner.tensors[PIXELS].largest)
-        self._shape = self._runner.tensors[IMAGE].shape
+        self._shape: Shape = (1, dims.image_tokens, dims.d_llm)
         self._staging = Staging(self._runner, {PIXELS: largest, IMAGE: math.prod(self._shape)})
         self._passes: dict[Shape, BoundPass] = {}
 
@@ -101,7 +111,8 @@ class EngineDecoder:
         dims: the bundle's sizes.
         backend: what it was built with.
         cuda: where it runs.
-        weight_budget: see `EngineRunner`.
+        jit_cache: see `EngineRunner`, here and below.
+        weight_budget: bytes of weights on the GPU.
 
     Raises:
         R2GenError: `R2G-ENGINE-MISMATCH` when the plan does not load or has other inputs and outputs;
@@ -109,9 +120,16 @@ class EngineDecoder:
     """
 
     def __init__(
-        self, folder: Path, dims: Dims, backend: Backend, cuda: Cuda, *, weight_budget: int | None = None
+        self,
+        folder: Path,
+        dims: Dims,
+        backend: Backend,
+        cuda: Cuda,
+        *,
+        jit_cache: Path | None = None,
+        weight_budget: int | None = None,
     ) -> None:
-        self._runner = EngineRunner(folder / PLAN, backend, cuda, weight_budget=weight_budget)
+        self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache, weight_budget=weight_budget)
         self._cuda, self._dims = cuda, dims
         parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
         self._past = [f"past_key_values.{part}" for part in parts]

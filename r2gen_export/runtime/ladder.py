@@ -156,7 +156,7 @@ def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[Encoder | None,
         return None, None
     if fitting := rung.fitting.get("vision"):
         try:
-            vision = open_engine_vision(fitting, cuda)
+            vision = open_engine_vision(fitting, manifest.dims, cuda)
         except R2GenError as error:
             rung.drop("vision", error)
     if fitting := rung.fitting.get(DECODER):

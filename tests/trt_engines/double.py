@@ -111,6 +111,8 @@ class Double:
             methods.setdefault(node.name, []).append(_signature(node, bound="staticmethod" not in decorators))
         elif node.name == "__iter__":
             members[node.name] = _values
+        elif node.name == "__buffer__":
+            members["__bytes__"] = _content
 
     def _function(self, owner: str, name: str, signatures: Sequence[_Signature]) -> Answer:
         label = f"{owner}.{name}" if owner else name
@@ -196,6 +198,11 @@ class _Module:
 def _values(self: Any) -> Iterator[Any]:
     """Of `Dims`, as the test made it with `values`."""
     return iter(self.state.values)
+
+
+def _content(self: Any) -> bytes:
+    """Of `IHostMemory`, as the test made it."""
+    return bytes(self.state.content)
 
 
 def _guarded(self: Any, name: str, value: Any) -> None:

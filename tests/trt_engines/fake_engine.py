@@ -80,6 +80,7 @@ def answers(plan: Plan, cuda: FakeRuntime, make: Callable[[], Double]) -> dict[s
         "ICudaEngine.get_tensor_name": lambda this, index: plan.ports[index].name,
         "ICudaEngine.get_tensor_shape": lambda this, name: dims(ports[name].shape),
         "ICudaEngine.get_aliased_input_tensor": lambda this, name: ports[name].alias,
+        "ICudaEngine.get_tensor_location": lambda this, name: make().module.TensorLocation.DEVICE,
         "ICudaEngine.get_tensor_dtype": lambda this, name: getattr(make().module.DataType, ports[name].kind),
     }
 
@@ -99,7 +100,8 @@ def answers(plan: Plan, cuda: FakeRuntime, make: Callable[[], Double]) -> dict[s
         this.state.budget = value
 
     @engine("create_execution_context")
-    def _context(this: Any, strategy: Any) -> Any:
+    def _context(this: Any, how: Any) -> Any:
+        strategy = how.state.strategy if hasattr(how.state, "strategy") else how
         assert strategy is make().module.ExecutionContextAllocationStrategy.USER_MANAGED
         this.state.contexts += 1
         return make().make("IExecutionContext", context=Context(plan, cuda))
@@ -108,7 +110,37 @@ def answers(plan: Plan, cuda: FakeRuntime, make: Callable[[], Double]) -> dict[s
         found[f"IExecutionContext.{name}"] = _forward(name)
     for name in ("set_tensor_address", "execute_async_v3"):
         found[f"IExecutionContext.{name}"] = _forward(name)
+    found["IExecutionContext.is_stream_capturable"] = lambda this, stream: True
+    found |= _jit_answers(make)
+    found["IExecutionContext.get_tensor_shape"] = lambda this, name: dims(this.state.context.shape(name))
     return found
+
+
+def _jit_answers(make: Callable[[], Double]) -> dict[str, Answer]:
+    """TensorRT-RTX's compiled kernels: a cache that grows with every context, and takes back what it wrote."""
+
+    def config(this: Any) -> Any:
+        lazy = make().module.DynamicShapesKernelSpecializationStrategy.LAZY
+        return make().make("IRuntimeConfig", strategy=None, eager=lazy)
+
+    def serialize(this: Any) -> Any:
+        contexts = sum(call.name == "create_execution_context" for call in make().calls)
+        return make().make("IHostMemory", content=b"compiled" + bytes(contexts))
+
+    return {
+        "ICudaEngine.create_runtime_config": config,
+        "IRuntimeConfig.set_execution_context_allocation_strategy": lambda this, how: setattr(
+            this.state, "strategy", how
+        ),
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": lambda this: this.state.eager,
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy=": lambda this, how: setattr(
+            this.state, "eager", how
+        ),
+        "IRuntimeConfig.create_runtime_cache": lambda this: make().make("IRuntimeCache"),
+        "IRuntimeConfig.set_runtime_cache": lambda this, cache: True,
+        "IRuntimeCache.deserialize": lambda this, content: bytes(content).startswith(b"compiled"),
+        "IRuntimeCache.serialize": serialize,
+    }
 
 
 def _forward(name: str) -> Answer:
@@ -151,6 +183,11 @@ class Context:
 
     def infer_shapes(self) -> list[str]:
         return [port.name for port in self._plan.ports if port.is_input and port.name not in self._shapes]
+
+    def shape(self, name: str) -> Shape:
+        """Known of outputs once all inputs' are."""
+        assert not self.infer_shapes()
+        return self._shapes[name] if name in self._shapes else self._plan.output_shape(name, self._shapes)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._change()

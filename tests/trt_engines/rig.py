@@ -35,7 +35,9 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.cuda = Cuda(self.runtime)
-        self.backend = Backend("tensorrt", self.double.module, "11.4.0.106")
+        # TensorRT-RTX has what compiles on the GPU, TensorRT has not.
+        name = "tensorrt-rtx" if hasattr(self.double.module, "IRuntimeCache") else "tensorrt"
+        self.backend = Backend(name, self.double.module, "1.2.3")
 
 
 def make_rig(plan: Plan, folder: Path, stub: Path, cuda_runtime: Any, memory: int = 1 << 30) -> Rig:

@@ -43,8 +43,6 @@ def plan_of(source: Graph, path: Path, profiles: tuple[Profile, ...], vocab_size
     for one in source.outputs:
         alias = one.name.replace("present", "past_key_values") if one.name.startswith("present") else None
         shape = tuple(dim.dim_value or -1 for dim in one.type.tensor_type.shape.dim)
-        if one.name == "image_embeds":
-            shape = tokens
         ports.append(Port(one.name, KINDS[one.type.tensor_type.elem_type], shape, alias=alias))
     outputs = tuple(port.name for port in ports if not port.is_input)
     shape_of = decoder_output(vocab_size) if "logits" in outputs else lambda name, inputs: tokens
@@ -68,8 +66,7 @@ def test_a_bundle_reports_through_its_engines(
         tokens = (1, dims.image_tokens, dims.d_llm)
         plan = plan_of(source, path, profiles, dims.vocab_size, tokens)
         rig = make_rig(plan, tmp_path / part, stub_folder("11.4") / "tensorrt_stubs/__init__.pyi", cuda_runtime)
-        more = (dims,) if part == "decoder" else ()
-        opened[part] = session(rig.folder, *more, rig.backend, rig.cuda)
+        opened[part] = session(rig.folder, dims, rig.backend, rig.cuda)
     prompt = manifest.prompt
     tokenizer = bundle / layout.TOKENIZER
     pipeline = Pipeline(
@@ -156,6 +153,27 @@ def test_a_pass_runs_plainly_then_captured_then_replayed(rig: Rig) -> None:
     assert rig.runtime.calls.count("cudaGraphLaunch") == 3
     assert rig.runtime.calls.count("cudaStreamBeginCapture") == 1
     assert rig.double.names("IExecutionContext").count("execute_async_v3") == 2
+
+
+def test_what_tensorrt_rtx_compiles_is_kept_between_starts(
+    tmp_path: Path, stub_folder: Callable[[str], Path], cuda_runtime: Any
+) -> None:
+    """Restored before the first context, written after the first pass of a shape; damage costs time alone."""
+    kept = tmp_path / "cache" / "plan.cache"
+    for before in (None, b"damaged", b"compiled"):
+        rig = make_rig(toy(), tmp_path, stub_folder("rtx-1.7") / "tensorrt_stubs/__init__.pyi", cuda_runtime)
+        if before:
+            kept.write_bytes(before)
+        runner = EngineRunner(rig.folder / PLAN, rig.backend, rig.cuda, jit_cache=kept)
+        bound = runner.bind(*addresses(rig, runner))
+        for _ in range(3):
+            bound.run(captured=True)
+        assert kept.read_bytes() == b"compiled\0"
+        assert rig.double.names("IRuntimeCache") == [*(["deserialize"] if before else []), "serialize"]
+        strategy = [one.arguments[0] for one in rig.double.calls if "specialization" in one.name]
+        assert strategy == [rig.double.module.DynamicShapesKernelSpecializationStrategy.EAGER]
+    runner = EngineRunner(rig.folder / PLAN, rig.backend, rig.cuda, jit_cache=tmp_path / PLAN / "no folder")
+    runner.bind(*addresses(rig, runner)).run(captured=True)
 
 
 def _no_scratch(patch: pytest.MonkeyPatch) -> None:
@@ -270,6 +288,20 @@ def test_other_engines_are_refused_by_name(new_rig: Callable[..., Rig]) -> None:
         with pytest.raises(R2GenError, match=reason) as caught:
             EngineDecoder(rig.folder, DIMS, rig.backend, rig.cuda)
         assert caught.value.code == "R2G-ENGINE-MISMATCH"
+
+
+def test_an_output_of_another_shape_is_refused(new_rig: Callable[..., Rig]) -> None:
+    """Before it is read: its memory would not do."""
+    shape = (1, DIMS.image_tokens + 1, DIMS.d_llm)
+    ports = (
+        Port("pixel_values", "FLOAT", (-1, 3, 8, 8), (((1, 3, 8, 8), (2, 3, 8, 8)),)),
+        Port("image_embeds", "FLOAT", (1, -1, DIMS.d_llm)),
+    )
+    rig = new_rig(Plan(ports, lambda tensors: None, lambda name, inputs: shape))
+    session = EngineVision(rig.folder, DIMS, rig.backend, rig.cuda)
+    with pytest.raises(R2GenError, match=r"image_embeds comes as \[1, 17, 32\], expected \[1, 16, 32\]") as caught:
+        session.encode(np.zeros((1, 3, 8, 8), np.float32))
+    assert caught.value.code == "R2G-ENGINE-MISMATCH"
 
 
 def test_a_gpu_without_memory_is_a_coded_error(new_rig: Callable[..., Rig]) -> None:
