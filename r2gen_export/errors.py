@@ -27,7 +27,6 @@ CODES: Final[dict[str, str]] = {
     "R2G-DEVICE-UNAVAILABLE": "the device asked for is not usable on this machine",
     "R2G-ENGINE-BACKEND": "neither TensorRT nor TensorRT-RTX is usable for what was asked",
     "R2G-ENGINE-BUILD": "the backend parsed the graph but built no engine from it",
-    "R2G-ENGINE-BUSY": "another process builds the same engines",
     "R2G-ENGINE-GRAPH": "the bundle's graph is of a kind no engine is built from",
     "R2G-ENGINE-HASH": "an engine's plan is not the one its identity describes",
     "R2G-ENGINE-IDENTITY": "an engine's identity.json is not readable",

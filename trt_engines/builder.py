@@ -78,10 +78,11 @@ class Toolchain:
             message = f"{backend.product} {backend.version} starts no builder: {reason}"
             fix = "TensorRT needs a GPU and its driver to build; --backend tensorrt-rtx builds without"
             raise R2GenError("R2G-ENGINE-BACKEND", message, fix) from error
+        self._probe = self._network()
 
     def supports(self, operator: str) -> bool:
         """Whether the parser knows an ONNX operator, by name alone."""
-        _, parser = self._network()
+        _, parser = self._probe
         return bool(parser.supports_operator(operator))
 
     def capability(self, name: str) -> Any:

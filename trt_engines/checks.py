@@ -22,6 +22,9 @@ CONTRIB_MEND: Final = "export the bundle again with --dialect trt"
 SAME_TYPE: Final = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "MatMul", "Gemm", "Conv", "Concat", "Min", "Max"))
 """Operators whose float inputs are of one type in a strongly typed network."""
 
+NEW: Final = frozenset(("Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization"))
+"""Operators of opset 23 and 24, which earlier releases of TensorRT do not parse."""
+
 NORMS: Final = frozenset(("LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"))
 
 SHOWN: Final = 3
@@ -118,6 +121,8 @@ def _of_node(node: onnx.NodeProto, types: _Types, supports: Callable[[str], bool
 def _mend_unknown(node: onnx.NodeProto) -> str:
     if node.op_type in ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"):
         return "export the bundle again with --vision-precision fp32"
+    if node.op_type in NEW:
+        return "a newer release of the backend"
     return "export the bundle again with this release of r2gen"
 
 
