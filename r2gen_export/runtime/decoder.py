@@ -28,10 +28,11 @@ from r2gen_export.runtime.sessions import (
     open_session,
     require_finite,
 )
-from r2gen_export.runtime.trt_provider import Tuning
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from r2gen_export.runtime.trt_provider import Tuning
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

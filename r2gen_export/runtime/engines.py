@@ -26,7 +26,6 @@ from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.providers import CPU, OPENVINO, ProviderChoice
 from r2gen_export.runtime.sessions import thread_count
-from r2gen_export.runtime.trt_provider import decoder_tuning
 from r2gen_export.runtime.user_cache import cache_folder
 from r2gen_export.versions import installed_version
 
@@ -84,7 +83,11 @@ def open_decoder(
     path = folder / layout.DECODER
 
     def onnxruntime() -> AnyDecoder:
-        tuning = decoder_tuning(manifest) if choice.builds_engines else None
+        tuning = None
+        if choice.builds_engines:
+            from r2gen_export.runtime.trt_provider import decoder_tuning
+
+            tuning = decoder_tuning(manifest)
         return DecoderSession(path, manifest.dims, providers=choice.providers, threads=threads, tuning=tuning)
 
     def openvino() -> AnyDecoder:

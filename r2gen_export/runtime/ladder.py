@@ -15,7 +15,6 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.engines import open_decoder
 from r2gen_export.runtime.providers import CPU, ProviderChoice, choose_providers, why_no_gpu
 from r2gen_export.runtime.sessions import Encoder, PrefixDecoder, VisionSession
-from r2gen_export.runtime.trt_provider import vision_tuning
 
 if TYPE_CHECKING:
     from trt_engines.find import Fitting
@@ -134,7 +133,11 @@ def _open_rest(
 ) -> tuple[Encoder, PrefixDecoder, ProviderChoice]:
     """What no engine was loaded for, in ONNX Runtime or OpenVINO."""
     if vision is None:
-        tuning = vision_tuning(manifest) if choice.builds_engines else None
+        tuning = None
+        if choice.builds_engines:
+            from r2gen_export.runtime.trt_provider import vision_tuning
+
+            tuning = vision_tuning(manifest)
         vision = VisionSession(folder / layout.VISION, providers=choice.providers, threads=threads, tuning=tuning)
     if decoder is None:
         decoder, choice = open_decoder(folder, manifest, choice, device=device, threads=threads)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.trt_provider import TENSORRT, TENSORRT_RTX
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+TENSORRT_RTX: Final = "NvTensorRTRTXExecutionProvider"
 
 RTX_PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
 """The package that brings ONNX Runtime's TensorRT-RTX provider; it registers itself under the provider's name."""

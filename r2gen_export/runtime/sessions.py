@@ -17,11 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.runtime.providers import ProviderChoice, choose_providers, provider_options, rtx_devices
-from r2gen_export.runtime.trt_provider import TENSORRT_RTX, Tuning
+from r2gen_export.runtime.providers import (
+    TENSORRT_RTX,
+    ProviderChoice,
+    choose_providers,
+    provider_options,
+    rtx_devices,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from r2gen_export.runtime.trt_provider import Tuning
 
 __all__ = [
     "Decoder",

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.bundle import Dims, Manifest, bundle_id
+from r2gen_export.runtime.providers import TENSORRT, TENSORRT_RTX
 from r2gen_export.runtime.user_cache import cache_folder
-
-TENSORRT: Final = "TensorrtExecutionProvider"
-TENSORRT_RTX: Final = "NvTensorRTRTXExecutionProvider"
 
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, usual and largest shape of an input."""

@@ -11,8 +11,8 @@ from r2gen_export import bundle as layout
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime import providers
-from r2gen_export.runtime.providers import CPU, choose_providers
-from r2gen_export.runtime.trt_provider import TENSORRT, TENSORRT_RTX, Tuning, decoder_tuning, vision_tuning
+from r2gen_export.runtime.providers import CPU, TENSORRT, TENSORRT_RTX, choose_providers
+from r2gen_export.runtime.trt_provider import Tuning, decoder_tuning, vision_tuning
 from r2gen_export.runtime.user_cache import CACHE_VARIABLE
 
 LIBRARY = Path(onnxruntime.__file__).parent / "capi/libonnxruntime_providers_tensorrt.so"
