@@ -141,6 +141,7 @@ def test_what_is_there_is_kept_and_what_is_spoilt_built_again(bundle: Path) -> N
     again = vision()
     assert again.reused and again.identity == first.identity
     assert not vision(limits=Limits(max_views=2)).reused
+    assert not vision().reused
     (first.folder / PLAN).write_bytes(b"tampered")
     (first.folder.parent / "timing.cache").write_bytes(b"torn")
     mended = vision()
