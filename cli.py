@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from r2gen_export import __version__
+from r2gen_export.commands.build import build
 from r2gen_export.commands.console import guarded, needs, say
 from r2gen_export.commands.drafts import drafts
+from r2gen_export.commands.engines import engines
 from r2gen_export.commands.options import (
     PRESET,
     SAID,
@@ -65,6 +67,8 @@ def _version(wanted: bool) -> None:
 
 
 app.add_typer(drafts, name="drafts")
+app.add_typer(engines, name="engines")
+app.command()(build)
 
 
 @app.callback()

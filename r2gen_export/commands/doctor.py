@@ -30,7 +30,7 @@ def run_doctor(bundle: Path | None, device: str, form: Literal["text", "json"]) 
         *doctor.system_checks(),
         *doctor.package_checks(),
         *doctor.gpu_checks(),
-        *doctor.provider_checks(device),
+        *doctor.provider_checks(device, bundle),
         *tensorrt_checks(),
         *doctor.bundle_checks(bundle, device),
     ]

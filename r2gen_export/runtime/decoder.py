@@ -24,12 +24,15 @@ from r2gen_export.runtime.sessions import (
     bad_graph,
     check_names,
     check_room,
+    common_prompts,
     open_session,
     require_finite,
 )
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from r2gen_export.runtime.trt_provider import Tuning
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -46,14 +49,23 @@ class DecoderSession:
         dims: the bundle's sizes.
         providers: names of ONNX Runtime's execution providers, best first.
         threads: CPU threads, None: the cores this process may use.
+        tuning: for providers that build engines.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
             `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
     """
 
-    def __init__(self, path: Path, dims: Dims, *, providers: Sequence[str], threads: int | None = None) -> None:
-        self._session = open_session(path, providers, threads)
+    def __init__(
+        self,
+        path: Path,
+        dims: Dims,
+        *,
+        providers: Sequence[str],
+        threads: int | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self._session = open_session(path, providers, threads, tuning)
         self._dims = dims
         parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
         past = [f"past_key_values.{part}" for part in parts]
@@ -184,12 +196,8 @@ class _StaticState(PassingState):
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
-        groups = self._groups[rows]
-        same = np.zeros(len(rows), bool)
-        known = min(len(rows), self._rows)
-        same[:known] = groups[:known] == self._groups[:known]
-        self._cache.reorder(rows, same, self._prompt, self._length)
-        self._groups, self._rows = groups, len(rows)
+        self._cache.reorder(rows, common_prompts(self._groups, rows), self._prompt, self._length)
+        self._groups, self._rows = self._groups[rows], len(rows)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
         return self._run(slice(0, self._rows), embeds, self._length, keep)

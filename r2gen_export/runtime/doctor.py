@@ -138,12 +138,21 @@ def _gpus(nvml: Any) -> Iterator[Gpu]:
         yield Gpu(name, memory.total / 2**30, f"{major.value}.{minor.value}")
 
 
-def provider_checks(device: str) -> list[Check]:
-    """Execution providers: the one `infer` takes, and why each faster one is not taken."""
+def provider_checks(device: str, bundle: Path | None = None) -> list[Check]:
+    """The ladder: what `infer` takes for a bundle, and why each faster rung is not taken. Loads no graph."""
     try:
+        from r2gen_export.bundle import load_manifest
+        from r2gen_export.runtime.ladder import EngineRung
+        from r2gen_export.runtime.pipeline import bundle_path
         from r2gen_export.runtime.sessions import choose_providers
 
-        choice = choose_providers(device)
+        folder = bundle_path(bundle)
+        try:
+            manifest = load_manifest(folder)
+        except CodedError:  # what is wrong with it is told under "bundle"
+            choice = choose_providers(device)
+        else:
+            choice = EngineRung(folder, manifest, device).choose(device)
     except Exception as error:
         return [_failed("providers", "chosen", error)]
     steps = [Check("providers", "step", "info", step) for step in choice.steps]
@@ -151,7 +160,7 @@ def provider_checks(device: str) -> list[Check]:
 
 
 def bundle_checks(bundle: Path | None, device: str) -> list[Check]:
-    """Hashes of the bundle, its parity verdicts, and a trial report of a few tokens on a synthetic picture."""
+    """Hashes of the bundle, its parity verdicts, what it runs on, and a trial report on a synthetic picture."""
     try:
         from r2gen_export.runtime.pipeline import Pipeline
 
@@ -167,6 +176,7 @@ def bundle_checks(bundle: Path | None, device: str) -> list[Check]:
         checks.append(Check("bundle", "parity", "info", f"differs from PyTorch in: {', '.join(failed)}"))
     else:
         checks.append(Check("bundle", "parity", "ok", f"{len(manifest.parity)} verdicts, all passed"))
+    checks.append(Check("bundle", "runs on", "ok", pipeline.provider.name))
     return [*checks, _trial(pipeline)]
 
 

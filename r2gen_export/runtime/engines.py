@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.providers import CPU, OPENVINO, ProviderChoice
+from r2gen_export.runtime.user_cache import cache_folder
 from r2gen_export.versions import installed_version
 
 LARGE: Final = 2048 * 16
@@ -40,8 +40,6 @@ PASSES: Final = 12
 
 MARGIN: Final = 0.9
 """OpenVINO is taken below this part of ONNX Runtime's time: shared machines drift by less."""
-
-CACHE_VARIABLE: Final = "R2GEN_CACHE"
 
 AnyDecoder = DecoderSession | OpenVinoDecoder
 
@@ -85,7 +83,12 @@ def open_decoder(
     path = folder / layout.DECODER
 
     def onnxruntime() -> AnyDecoder:
-        return DecoderSession(path, manifest.dims, providers=choice.providers, threads=threads)
+        tuning = None
+        if choice.builds_engines:
+            from r2gen_export.runtime.trt_provider import decoder_tuning
+
+            tuning = decoder_tuning(manifest)
+        return DecoderSession(path, manifest.dims, providers=choice.providers, threads=threads, tuning=tuning)
 
     def openvino() -> AnyDecoder:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
@@ -150,8 +153,7 @@ def _record_path(manifest: Manifest, threads: int) -> Path:
     versions = [installed_version(name) or "" for name in ("openvino", "onnxruntime-gpu", "onnxruntime")]
     facts = [bundle_id(manifest), _processor(), str(threads), *versions]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    base = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r2gen"
-    return Path(base) / "engines" / f"{name}.json"
+    return cache_folder() / "engines" / f"{name}.json"
 
 
 def _recorded(path: Path) -> Race | None:

@@ -17,18 +17,14 @@ from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
 from r2gen_export.runtime.draft_store import has_store, open_drafter
 from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.engines import AnyDecoder, is_large, open_decoder
+from r2gen_export.runtime.engines import is_large
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.hugepages import use_huge_pages
 from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.ladder import open_sessions
 from r2gen_export.runtime.report import Report
-from r2gen_export.runtime.sessions import (
-    EmbeddingTable,
-    ProviderChoice,
-    VisionSession,
-    choose_providers,
-)
+from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.runtime.text import Detokenizer, TextStream
@@ -75,8 +71,8 @@ class Pipeline:
         self,
         *,
         manifest: Manifest,
-        vision: VisionSession,
-        decoder: AnyDecoder,
+        vision: Encoder,
+        decoder: PrefixDecoder,
         embed_tokens: EmbeddingTable,
         detokenizer: Detokenizer,
         provider: ProviderChoice,
@@ -121,9 +117,7 @@ class Pipeline:
         """
         folder = bundle_path(path)
         manifest = open_bundle(folder)
-        provider = choose_providers(device)
-        vision = VisionSession(folder / layout.VISION, providers=provider.providers, threads=threads)
-        decoder, provider = open_decoder(folder, manifest, provider, device=device, threads=threads)
+        vision, decoder, provider = open_sessions(folder, manifest, device=device, threads=threads)
         prompt = manifest.prompt
         drafts = has_store(folder) if draft is None else draft
         return cls(

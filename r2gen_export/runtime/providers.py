@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import io
 import sys
 from dataclasses import dataclass
@@ -15,6 +17,10 @@ from r2gen_export.errors import R2GenError
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
+TENSORRT_RTX: Final = "NvTensorRTRTXExecutionProvider"
+
+RTX_PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
+"""The package that brings ONNX Runtime's TensorRT-RTX provider; it registers itself under the provider's name."""
 
 OPENVINO: Final = "OpenVINO"
 """What reports call a decoder in OpenVINO on the CPU; the vision encoder is then ONNX Runtime's."""
@@ -31,12 +37,18 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
 class ProviderChoice:
     """`providers`: what sessions are opened with, best first. `name`: the first one, as reports record it.
 
-    `steps` says of every rung of the ladder TensorRT, CUDA, CPU why it was taken or not.
+    `steps` says of every rung of the ladder (a TensorRT engine, TensorRT through ONNX Runtime, CUDA, CPU) why it was
+    taken or not.
     """
 
     providers: list[str]
     name: str
     steps: list[str]
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether the first provider builds engines when a session is opened."""
+        return self.providers[0] in (TENSORRT, TENSORRT_RTX)
 
     def with_step(self, step: str, name: str | None = None) -> ProviderChoice:
         """The same choice with a further step, and another name when one is given."""
@@ -53,7 +65,8 @@ def choose_providers(device: str) -> ProviderChoice:
 
     Args:
         device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through
-            ONNX Runtime builds engines anew for the growing shapes of decoding, so it is taken only when asked for.
+            ONNX Runtime builds its engines while a bundle loads, which takes minutes, so it is taken only when asked
+            for, and after the bundle's own engines (`engines.open_sessions`).
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable
@@ -65,24 +78,34 @@ def choose_providers(device: str) -> ProviderChoice:
         return ProviderChoice([CPU], CPU, ["CPU: asked for"])
     if device == "openvino":
         return ProviderChoice([CPU], OPENVINO, ["OpenVINO: asked for"])
-    reasons = {CUDA: _why_not_cuda()}
     if device == "tensorrt":
-        reasons[TENSORRT] = reasons[CUDA] or _why_not_tensorrt()
-        if reasons[TENSORRT]:
-            raise _unavailable("TensorRT", reasons[TENSORRT])
-        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for"])
+        return _choose_tensorrt()
+    reason = _why_not_cuda()
     if device == "cuda":
-        if reasons[CUDA]:
-            raise _unavailable("CUDA", reasons[CUDA])
+        if reason:
+            raise _unavailable("CUDA", reason)
         return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: asked for"])
-    skipped = "TensorRT: not taken, through ONNX Runtime it rebuilds its engines as the text grows (--device tensorrt)"
-    if reasons[CUDA]:
-        return ProviderChoice([CPU], CPU, [skipped, f"CUDA: not taken, {reasons[CUDA]}", "CPU: taken"])
+    skipped = "TensorRT: not taken, through ONNX Runtime it builds engines while the bundle loads (--device tensorrt)"
+    if reason:
+        return ProviderChoice([CPU], CPU, [skipped, f"CUDA: not taken, {reason}", "CPU: taken"])
     return ProviderChoice([CUDA, CPU], CUDA, [skipped, "CUDA: taken"])
 
 
-def _why_not_cuda() -> str:
-    """Empty when the CUDA provider can start. Asks the driver first: most machines without a GPU end there, quickly."""
+def _choose_tensorrt() -> ProviderChoice:
+    """ONNX Runtime's TensorRT provider, else the one for TensorRT-RTX."""
+    reason = why_no_gpu()
+    if reason:
+        raise _unavailable("TensorRT", reason)
+    if not (reason := _why_not_cuda() or _why_not_tensorrt()):
+        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for, through ONNX Runtime"])
+    if rtx := _why_not_rtx():
+        raise _unavailable("TensorRT", f"{reason}; for TensorRT-RTX, {rtx}")
+    steps = [f"TensorRT: not taken, through ONNX Runtime {reason}", "TensorRT-RTX: asked for, through ONNX Runtime"]
+    return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, steps)
+
+
+def why_no_gpu() -> str:
+    """Empty when there is an NVIDIA GPU. Asks the driver: most machines without a GPU end there, quickly."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -90,6 +113,13 @@ def _why_not_cuda() -> str:
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver shows no GPU"
+    return ""
+
+
+def _why_not_cuda() -> str:
+    """Empty when the CUDA provider can start."""
+    if reason := why_no_gpu():
+        return reason
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
@@ -106,6 +136,27 @@ def _why_not_tensorrt() -> str:
     if TENSORRT not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} is a build without TensorRT"
     return _why_not_loaded("tensorrt")
+
+
+def _why_not_rtx() -> str:
+    if importlib.util.find_spec(RTX_PLUGIN) is None:
+        return f"the package {RTX_PLUGIN.replace('_', '-')} is not installed"
+    try:
+        return "" if rtx_devices() else "it finds no GPU it runs on"
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        return f"its library does not load ({str(error).strip().partition(chr(10))[0]})"
+
+
+def rtx_devices() -> list[Any]:
+    """Devices of ONNX Runtime's TensorRT-RTX provider, which is registered first."""
+    import onnxruntime
+
+    devices = [one for one in onnxruntime.get_ep_devices() if one.ep_name == TENSORRT_RTX]
+    if not devices:
+        plugin = importlib.import_module(RTX_PLUGIN)
+        onnxruntime.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
+        devices = [one for one in onnxruntime.get_ep_devices() if one.ep_name == TENSORRT_RTX]
+    return devices
 
 
 def _why_not_loaded(provider: str) -> str:

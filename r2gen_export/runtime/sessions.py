@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.cores import thread_count
-from r2gen_export.runtime.providers import ProviderChoice, choose_providers, provider_options
+from r2gen_export.runtime.providers import (
+    TENSORRT_RTX,
+    ProviderChoice,
+    choose_providers,
+    provider_options,
+    rtx_devices,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from r2gen_export.runtime.trt_provider import Tuning
 
 __all__ = [
     "Decoder",
@@ -116,11 +124,36 @@ class PassingState(ABC):
         return logits
 
 
+def common_prompts(groups: Integers, rows: Integers) -> NDArray[np.bool_]:
+    """For a reorder to `rows` [B']: which rows stay on their prompt. `groups` [B]: the prompt each row began with.
+
+    Such a row has its prompt's part of the cache already.
+    """
+    same = np.zeros(len(rows), bool)
+    known = min(len(rows), len(groups))
+    same[:known] = groups[rows][:known] == groups[:known]
+    return same
+
+
 class Decoder(Protocol):
     """What `generate` needs of a language model."""
 
     def prefill(self, inputs_embeds: Floats, room: int) -> DecoderState:
         """Read the prompts [B, S, d] float32, all of one length, behind which at most `room` positions follow."""
+
+
+class PrefixDecoder(Decoder, Protocol):
+    """What a pipeline needs of one."""
+
+    def share_prefix(self, inputs_embeds: Floats) -> None:
+        """Embeddings [1, P, d] float32 that prompts begin with: what can be computed of them once is."""
+
+
+class Encoder(Protocol):
+    """What a pipeline needs of a vision encoder."""
+
+    def encode(self, pixel_values: Floats) -> Floats:
+        """Image tokens [1, T, d] float32 of the views [V, 3, H, W] float32 of one study."""
 
 
 class Embeddings(Protocol):
@@ -189,14 +222,17 @@ class VisionSession:
         path: the graph.
         providers: names of ONNX Runtime's execution providers, best first.
         threads: CPU threads, None: the cores this process may use.
+        tuning: for providers that build engines.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
             `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
     """
 
-    def __init__(self, path: Path, *, providers: Sequence[str], threads: int | None = None) -> None:
-        self._session = open_session(path, providers, threads)
+    def __init__(
+        self, path: Path, *, providers: Sequence[str], threads: int | None = None, tuning: Tuning | None = None
+    ) -> None:
+        self._session = open_session(path, providers, threads, tuning)
         check_names(path, self._session, {"pixel_values"}, {"image_embeds"})
 
     def encode(self, pixel_values: Floats) -> Floats:
@@ -234,15 +270,20 @@ def session_options() -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(path: Path, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, providers: Sequence[str], threads: int | None, tuning: Tuning | None = None
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = session_options()
     options.intra_op_num_threads = thread_count(threads)
+    settings = [(name, {**provider_options(name), **(tuning.options(name) if tuning else {})}) for name in providers]
     try:
-        session = onnxruntime.InferenceSession(
-            path, options, providers=[(name, provider_options(name)) for name in providers]
-        )
+        if providers[0] == TENSORRT_RTX:  # a plug-in: it is asked for by its devices, the CPU's comes by itself
+            options.add_provider_for_devices(rtx_devices(), settings[0][1])
+            session = onnxruntime.InferenceSession(path, options)
+        else:
+            session = onnxruntime.InferenceSession(path, options, providers=settings)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise bad_graph(path, f"ONNX Runtime does not load it ({first_line(error, path)})") from error
     if session.get_providers()[0] != providers[0]:

@@ -12,9 +12,10 @@ from r2gen_export.bundle import demo_bundle
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime import engines
 from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.engines import CACHE_VARIABLE, Race
+from r2gen_export.runtime.engines import Race
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.pipeline import Pipeline
+from r2gen_export.runtime.user_cache import CACHE_VARIABLE
 
 PHANTOM = Path(__file__).parents[1] / "data/phantom.png"
 

@@ -76,7 +76,7 @@ def lower(
             _linear(graph, dialect, weights, node, names, head_precision if names == [HEAD] else precision)
             if names[0].endswith("down_proj"):
                 advance()
-    return _model(skeleton, graph, dialect)
+    return _model(skeleton, config, graph, dialect)
 
 
 def _packed(skeleton: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -164,13 +164,15 @@ def _title(names: list[str]) -> str:
     return f"{parent}.{'_'.join(name.rpartition('.')[2].removesuffix('_proj') for name in names)}_proj"
 
 
-def _model(skeleton: onnx.ModelProto, graph: GraphBuilder, dialect: Dialect) -> onnx.ModelProto:
+def _model(skeleton: onnx.ModelProto, config: LlamaConfig, graph: GraphBuilder, dialect: Dialect) -> onnx.ModelProto:
     inputs = [one for one in skeleton.graph.input if one.name != "attention_mask"]
     outputs = list(skeleton.graph.output)
     for value in (*inputs, *outputs):
         kind = value.type.tensor_type
         if value.name.startswith(("past_key_values.", "present.")):
             kind.shape.dim[2].dim_param = CACHE_AXIS
+        if value.name == "logits":
+            kind.shape.dim[2].dim_value = config.vocab_size  # the trace gives it the stand-in's input's width
         if kind.elem_type == onnx.TensorProto.FLOAT:
             kind.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(graph.float_type))
     opsets = [helper.make_opsetid(domain, version) for domain, version in dialect.opsets.items()]

@@ -1,0 +1,51 @@
+"""Type stubs of every TensorRT release, made once per test session, and the module of `cuda-bindings`."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trt_engines import stubs
+
+CUDA_BINDINGS = "cuda-bindings==13.5.0"
+
+
+@pytest.fixture(scope="session")
+def stub_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """What belongs on mypy's path for a release; downloads its bindings and compiles when first asked for it."""
+    if stubs.compiler() is None:
+        pytest.skip("no C compiler (cc): the TensorRT bindings cannot be made to import")
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = stubs.make_stubs(name, tmp_path_factory.mktemp("stubs") / name)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session", params=list(stubs.RELEASES))
+def stub_file(request: pytest.FixtureRequest, stub_folder: Callable[[str], Path]) -> Path:
+    """The stub of each release in turn."""
+    return stub_folder(request.param) / stubs.PACKAGE / "__init__.pyi"
+
+
+@pytest.fixture(scope="session")
+def cuda_runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The real `cuda.bindings.runtime`: it imports without a driver. Fetched where it is not installed."""
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError:
+        folder = tmp_path_factory.mktemp("cuda")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), CUDA_BINDINGS]
+        subprocess.run(command, check=True)
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+        return importlib.import_module("cuda.bindings.runtime")

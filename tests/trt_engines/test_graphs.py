@@ -1,0 +1,164 @@
+"""Graphs rewritten for engines compute what the bundle's compute, in ONNX Runtime, at every precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from r2gen_export.bundle import demo_bundle, load_manifest
+from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.decoder import write_decoder
+from r2gen_export.exporting.streamed.quantize import dequantize, quantize
+from tests.exporting.test_streamed import make_llama
+from tests.trt_engines.graphs import model_of, open_session, run_decoder
+from trt_engines import networks
+from trt_engines.checks import find_problems
+from trt_engines.graph import Graph
+from trt_engines.typed import make_half
+from trt_engines.weights import dequantised, quantised
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
+"""Per unit of the largest logit."""
+
+START = 300
+"""Positions before the first: far enough that rounding angles to float16 would show."""
+
+
+def written(graph: Graph, folder: Path) -> Path:
+    folder.mkdir()
+    path = graph.write(folder)
+    onnx.checker.check_model(str(path))
+    return path
+
+
+def embeds_of(width: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1, 11, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_demo_decoder_with_a_cache_in_place(tmp_path: Path, precision: str) -> None:
+    """The `standard` dialect: its growing cache becomes a fixed one, its mask an additive one."""
+    bundle = demo_bundle()
+    manifest = load_manifest(bundle)
+    graph = networks.prepare(bundle, manifest, "decoder", precision, networks.Limits(max_length=384))
+    assert {one.name for one in graph.inputs} >= {"inputs_embeds", "position_ids", "logits_to_keep"}
+    assert "attention_mask" not in {one.name for one in graph.inputs}
+    assert find_problems(graph, lambda operator: True) == []
+    embeds = embeds_of(manifest.dims.d_llm)
+    feeds = {"length": 384, "start": START, "parts": [5, 1, 3, 2]}
+    wanted = run_decoder(bundle / "decoder/model.onnx", embeds, **feeds)
+    found = run_decoder(written(graph, tmp_path / "g"), embeds, **feeds)
+    assert np.abs(found - wanted).max() <= TOLERANCE[precision] * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
+@pytest.mark.parametrize("source", ["fp32", "fp16", "int8", "int4"])
+def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> None:
+    """Every precision a bundle may have to every one an engine may have, against the bundle's weights in float32."""
+    model = make_llama(max_position_embeddings=384)
+    write_decoder(model, tmp_path / "source", dialect="trt", precision=source)
+    given = Graph.load(tmp_path / "source/model.onnx")
+    dequantised(given)  # weights as they are stored; ONNX Runtime would round activations to int8 beside them
+    if precision == "int4" and source != "int4":
+        quantised(given)
+        dequantised(given)
+    graph = networks.rewrite_decoder(Graph.load(tmp_path / "source/model.onnx"), "trt", source, precision, 384)
+    assert find_problems(graph, lambda operator: True) == []
+    kinds = {node.op_type for node in graph.nodes}
+    assert ("DequantizeLinear" in kinds) == (precision == "int4")
+    assert ("Attention" in kinds) == (precision != "fp32")
+    feeds = {"length": 384, "start": START, "parts": [5, 1, 3, 2]}
+    wanted = run_decoder(written(given, tmp_path / "wanted"), embeds_of(64), **feeds)
+    found = run_decoder(written(graph, tmp_path / "found"), embeds_of(64), **feeds)
+    tolerance = {**TOLERANCE, "int4": 5e-2}["fp16" if (source, precision) == ("fp16", "fp32") else precision]
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+    cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
+    assert cosine > 0.9995
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_demo_vision(tmp_path: Path, precision: str) -> None:
+    bundle = demo_bundle()
+    graph = networks.prepare(bundle, load_manifest(bundle), "vision", precision, networks.Limits())
+    assert find_problems(graph, lambda operator: True) == []
+    views = np.random.default_rng(0).standard_normal((3, 3, 224, 224)).astype(np.float32)
+    wanted = open_session(bundle / "vision.onnx").run(None, {"pixel_values": views})[0]
+    path = written(graph, tmp_path / "g")
+    found = open_session(path).run(None, {"pixel_values": views})[0]
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() <= TOLERANCE[precision] * np.abs(wanted).max()
+    if precision == "fp16":
+        types = {one.name: one.data_type for one in onnx.load(path).graph.initializer}
+        read = {node.op_type: [types.get(name) for name in node.input] for node in graph.nodes}
+        assert TensorProto.FLOAT16 in read["Conv"]
+        assert set(read["LayerNormalization"][1:]) == {TensorProto.FLOAT}
+        projector = [name for name in types if "llama_proj" in name]
+        assert projector and all(types[name] == TensorProto.FLOAT for name in projector)
+
+
+def test_norms_do_not_overflow_in_half_precision(tmp_path: Path) -> None:
+    """Values of 1,000 have squares float16 cannot hold; written out as optimum writes them.
+
+    In the reference evaluator: ONNX Runtime's CPU kernels compute float16 in float32.
+    """
+    nodes = [
+        helper.make_node("Mul", ["x", "big"], ["wide"], name="wide"),
+        helper.make_node("Pow", ["wide", "two"], ["squares"], name="squares"),
+        helper.make_node("ReduceMean", ["squares", "last"], ["mean"], name="mean", keepdims=1),
+        helper.make_node("Add", ["mean", "epsilon"], ["safe"], name="safe"),
+        helper.make_node("Sqrt", ["safe"], ["root"], name="root"),
+        helper.make_node("Div", ["one", "root"], ["inverse"], name="inverse"),
+        helper.make_node("Mul", ["wide", "inverse"], ["y"], name="y"),
+    ]
+    scalars = {"big": 1000, "two": 2, "epsilon": 1e-6, "one": 1}
+    constants = {name: np.array(value, np.float32) for name, value in scalars.items()} | {"last": np.array([-1])}
+    shapes = (TensorProto.FLOAT, [2, 16])
+    graph = Graph(model_of(nodes, {"x": shapes}, {"y": shapes}, constants), tmp_path)
+    make_half(graph, ())
+    x = np.random.default_rng(0).standard_normal((2, 16)).astype(np.float32)
+    found = ReferenceEvaluator(str(written(graph, tmp_path / "g"))).run(None, {"x": x})[0]
+    wanted = x / np.sqrt(np.square(x).mean(-1, keepdims=True))
+    assert np.abs(found - wanted).max() < 1e-2
+
+
+def test_a_weight_float16_cannot_hold_is_named(tmp_path: Path) -> None:
+    shapes = (TensorProto.FLOAT, [2, 2])
+    node = helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")
+    graph = Graph(
+        model_of([node], {"x": shapes}, {"y": shapes}, {"weight": np.full((2, 2), 1e5, np.float32)}), tmp_path
+    )
+    make_half(graph, ())
+    with pytest.raises(R2GenError, match="weight holds values up to 1e") as caught:
+        graph.write(tmp_path)
+    assert caught.value.code == "R2G-ENGINE-GRAPH"
+
+
+def test_four_bits_are_those_of_the_exporter(tmp_path: Path) -> None:
+    import torch
+
+    weight = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="y")
+    shapes = {"x": (TensorProto.FLOAT, [1, 64])}, {"y": (TensorProto.FLOAT, [1, 48])}
+    graph = Graph(model_of([node], *shapes, {"w": weight}), tmp_path)
+    quantised(graph)
+    (codes,) = (one for one in graph.tensors.values() if one.kind == TensorProto.INT4)
+    assert codes.nbytes == 64 * 48 / 2
+    dequantised(graph)
+    dense = graph.tensors[graph.nodes[0].input[1]].load()
+    wanted = dequantize(quantize(torch.from_numpy(weight.T.copy()), 4)).T
+    np.testing.assert_allclose(dense, wanted, rtol=1e-6)
+
+
+def test_weights_stay_on_the_disk_until_they_are_written(tmp_path: Path) -> None:
+    write_decoder(make_llama(), tmp_path, dialect="trt", precision="fp32")
+    graph = Graph.load(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx.data").rename(tmp_path / "elsewhere")
+    make_half(graph, ())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        graph.write(tmp_path / "out")

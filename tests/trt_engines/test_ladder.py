@@ -1,0 +1,145 @@
+"""The ladder's first rung, in processes of their own: an imitated driver, real bindings, engines that cannot run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from r2gen_export.bundle import bundle_id, demo_bundle, load_manifest
+from r2gen_export.errors import R2GenError
+from trt_engines.find import find_engines
+from trt_engines.identity import PLAN, Identity, verify_plan
+from trt_engines.machine import gpu, platform_name
+from trt_engines.store import source_sha256
+
+ROOT = Path(__file__).parents[2]
+PHANTOM = ROOT / "tests/data/phantom.png"
+COMMAND = [sys.executable, str(ROOT / "cli.py")]
+
+
+@pytest.fixture(scope="module")
+def machine(stub_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a machine with a driver and TensorRT-RTX, neither of which can do work."""
+    made = stub_folder("rtx-1.7").parent
+    folder = tmp_path_factory.mktemp("driver")
+    library = folder / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("driver.c")], check=True)
+    paths = {
+        "PYTHONPATH": [str(made / "site"), str(ROOT)],
+        "LD_LIBRARY_PATH": [str(folder), str(made / "native")],
+    }
+    return {
+        **os.environ,
+        **{
+            name: os.pathsep.join([*added, os.environ.get(name, "")]).strip(os.pathsep) for name, added in paths.items()
+        },
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+
+
+def add_engine(bundle: Path, part: str, *, capability: str, backend: str = "tensorrt-rtx", created: str = "1") -> Path:
+    """An engine's folder as a build leaves it; its plan is none."""
+    manifest = load_manifest(bundle)
+    folder = bundle / "engines" / f"{backend}-{capability}-{created}" / part
+    folder.mkdir(parents=True)
+    (folder / PLAN).write_bytes(b"no plan")
+    Identity(
+        backend=backend, version="1.7.1.116", platform=platform_name(), compute_capabilities=(capability,), gpu=None,
+        driver=None, part=part, precision="fp16", asked="fp16", dialect=manifest.dialect, bundle_id=bundle_id(manifest),
+        source_sha256=source_sha256(manifest, part), onnx_sha256="0" * 64, max_length=None, profiles=(), flags=(),
+        plan_sha256="ddf5d03b3f1a1ae0c0d1b8c5b2bbf0d4b6ba0c6ba1b6d5c2b8e6c1f0a8d7e6f5", plan_bytes=7,
+        timing_cache_sha256=None, options=("--max-batch", "8"), created=created, build_s=1.0, peak_rss_bytes=1,
+        parameter_bytes=1, layer_source="network",
+    ).write(folder)  # fmt: skip
+    return folder
+
+
+def infer(bundle: Path, machine: dict[str, str], device: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "infer", str(PHANTOM), "--bundle", str(bundle), "--device", device, "--format", "json"]
+    return subprocess.run(command, env=machine, capture_output=True, text=True, check=False)
+
+
+def steps(bundle: Path, machine: dict[str, str]) -> tuple[str, list[str]]:
+    """What a report says it ran on, and the steps to it."""
+    report = json.loads(infer(bundle, machine, "auto").stdout)
+    assert report["text"]
+    return report["execution_provider"], report["provider_steps"]
+
+
+def test_a_machine_without_a_gpu_is_not_told_to_build(bundle: Path) -> None:
+    if gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    add_engine(bundle, "decoder", capability="8.9")
+    provider, said = steps(bundle, dict(os.environ))
+    assert provider == "CPUExecutionProvider"
+    assert said[0] == "TensorRT engine: not taken, no NVIDIA driver on this machine"
+
+
+def test_each_reason_for_stepping_down_is_recorded(bundle: Path, machine: dict[str, str]) -> None:
+    provider, said = steps(bundle, machine)
+    assert provider == "CPUExecutionProvider"
+    assert said[0] == f"TensorRT engine: not taken, none built (r2gen build {bundle})"
+
+    add_engine(bundle, "decoder", capability="8.9")
+    _, said = steps(bundle, machine)
+    assert said[0] == f"TensorRT engine: not taken for the vision, none built (r2gen build {bundle} --parts vision)"
+    assert said[1] == (
+        "TensorRT engine: not taken for the decoder, built for compute capability 8.9, found 8.6 (Imitated GPU) "
+        f"(run: r2gen build {bundle} --backend tensorrt-rtx --parts decoder --precision fp16 "
+        "--compute-capability 8.6 --max-batch 8)"
+    )
+
+    add_engine(bundle, "vision", capability="8.6", backend="tensorrt")
+    _, said = steps(bundle, machine)
+    assert "TensorRT: not installed" in said[0]
+
+
+def test_an_engine_that_fits_and_does_not_load_costs_a_step_and_no_report(
+    bundle: Path, machine: dict[str, str]
+) -> None:
+    for part in ("vision", "decoder"):
+        add_engine(bundle, part, capability="8.6")
+    provider, said = steps(bundle, machine)
+    assert provider == "CPUExecutionProvider"
+    assert said[0].startswith("TensorRT engine: not taken, R2G-")
+    assert said[-2:] == ["CPU: taken", "OpenVINO: not taken, it cannot run a decoder of dialect standard in fp32"]
+    shown = subprocess.run(
+        [*COMMAND, "doctor", "--bundle", str(bundle)], env=machine, capture_output=True, text=True, check=True
+    ).stdout
+    assert "TensorRT engine: taken for the decoder, TensorRT-RTX 1.7.1.116" in shown
+    assert "runs on" in shown
+
+
+def test_asked_for_by_name_it_is_an_error_with_every_reason(bundle: Path, machine: dict[str, str]) -> None:
+    add_engine(bundle, "decoder", capability="8.9")
+    child = infer(bundle, machine, "tensorrt")
+    assert child.returncode == 2
+    assert "R2G-DEVICE-UNAVAILABLE: TensorRT is not usable: " in child.stderr
+    assert "built for compute capability 8.9, found 8.6" in child.stderr
+    assert not child.stdout
+
+
+def test_the_newest_engine_that_fits_is_taken_and_others_are_not_in_the_way(bundle: Path) -> None:
+    """In this process: without a GPU nothing fits, and every engine says so; a torn one too."""
+    if gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    folder = add_engine(bundle, "decoder", capability="8.9")
+    (add_engine(bundle, "decoder", capability="8.6", created="2") / "identity.json").write_text("{")
+    fitting, reasons = find_engines(bundle, load_manifest(bundle))
+    assert not fitting
+    assert "cannot be read" in reasons["decoder"]
+    assert "none built" in reasons["vision"]
+    with pytest.raises(R2GenError, match="SHA-256") as caught:
+        verify_plan(folder, Identity(**json.loads((folder / "identity.json").read_text())))
+    assert caught.value.code == "R2G-ENGINE-HASH"

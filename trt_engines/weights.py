@@ -1,0 +1,115 @@
+"""Weights in the precision an engine is built in: blocks of 4 bits to dense ones and back."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from trt_engines.graph import FLOATS, HALF, INT4, Graph, Tensor, attributes_of, float_array
+
+BLOCK: Final = 32
+
+INT4_OPSET: Final = 23
+"""From here on `DequantizeLinear` has blocks of INT4 in every release that builds engines."""
+
+
+def dequantised(graph: Graph) -> None:
+    """Replace every `DequantizeLinear` of constants by the weight it stands for, in its scale's float type.
+
+    For 8-bit blocks always (TensorRT wants positive scales, r2gen's carry the sign of the largest weight), for 4-bit
+    ones when the engine's precision is dense.
+    """
+    kept = []
+    for node in graph.nodes:
+        codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
+        if node.op_type != "DequantizeLinear" or codes is None or scales is None:
+            kept.append(node)
+            continue
+        block = int(attributes_of(node).get("block_size", 0))
+        graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block).load)
+    graph.nodes = kept
+
+
+def quantised(graph: Graph) -> None:
+    """Store every weight of a `MatMul` in 4 bits, blocks of 32 along its rows, as `r2gen export --precision int4` does.
+
+    A weight whose rows do not fill whole blocks stays dense, in the graph's float type.
+    """
+    nodes = []
+    replaced: dict[str, str] = {}
+    for node in graph.nodes:
+        weight = graph.tensors.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is None or weight.kind not in FLOATS or len(weight.dims) != 2 or weight.dims[0] % BLOCK:
+            nodes.append(node)
+            continue
+        name = node.input[1]
+        if name not in replaced:
+            codes, scales = _Codes(weight), _Scales(weight)
+            rows, columns = weight.dims
+            stored = graph.fresh(f"{name}.codes")
+            graph.tensors[stored] = Tensor(INT4, weight.dims, codes.load)
+            scale = graph.fresh(f"{name}.scales")
+            graph.tensors[scale] = Tensor(weight.kind, (rows // BLOCK, columns), scales.load)
+            replaced[name] = graph.add(
+                "DequantizeLinear", [stored, scale], f"{name}.dequantised", at=nodes, axis=0, block_size=BLOCK
+            )
+        node.input[1] = replaced[name]
+        nodes.append(node)
+    graph.nodes = nodes
+    graph.opsets[""] = max(graph.opsets[""], INT4_OPSET)
+
+
+class _Dense:
+    """Values [K, N] of block-quantised codes, computed when they are written."""
+
+    def __init__(self, codes: Tensor, scales: Tensor, block: int) -> None:
+        self._codes, self._scales, self._block = codes, scales, block
+
+    def load(self) -> NDArray[Any]:
+        codes = self._codes.load()
+        if self._codes.kind == INT4:
+            # Two's complement of four bits: shift the sign up and back.
+            pairs = np.stack([(codes << 4).view(np.int8) >> 4, codes.view(np.int8) >> 4], axis=-1)
+            codes = pairs.reshape(-1)[: int(np.prod(self._codes.dims))].reshape(self._codes.dims)
+        scales = float_array(self._scales)
+        if self._block:
+            scales = np.repeat(scales, self._block, axis=0)[: len(codes)]
+        dense = codes.astype(np.float32) * scales
+        return dense.astype(np.float16) if self._scales.kind == HALF else dense
+
+
+class _Scales:
+    """Scales [K / 32, N] of a weight [K, N]: the value of largest magnitude of a block becomes code -8."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def load(self) -> NDArray[Any]:
+        """In the weight's float type."""
+        return self._scales(self._blocks()).astype(helper.tensor_dtype_to_np_dtype(self._weight.kind))
+
+    def _blocks(self) -> NDArray[np.float32]:
+        """The weight as [K / 32, 32, N]."""
+        values = float_array(self._weight)
+        return values.reshape(-1, BLOCK, values.shape[1])
+
+    def _scales(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = blocks.min(axis=1), blocks.max(axis=1)
+        return np.where(-low > high, low, high) / np.float32(-8)
+
+
+class _Codes(_Scales):
+    """Packed codes of a weight [K, N], the first of a pair in the low half."""
+
+    def load(self) -> NDArray[Any]:
+        blocks = self._blocks()
+        scales = self._scales(blocks)[:, None]
+        inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
+        codes = np.clip(np.rint(blocks * inverse), -8, 7).astype(np.int8).reshape(-1).view(np.uint8) & 15
+        if len(codes) % 2:
+            codes = np.append(codes, np.uint8(0))
+        packed: NDArray[Any] = codes[0::2] | (codes[1::2] << 4)
+        return packed
