@@ -209,7 +209,7 @@ def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
 def test_a_wrong_int8_table_does_not_pass(
     tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str
 ) -> None:
-    """Scales one block off, as a careless repeat would give; the other table of the same codes is a valid file."""
+    """A valid file with scales a tenth too large: the gate layer by layer sees it in the rows alone."""
     honest = tokenizer.stored_rows
 
     def sabotaged(rows: object, precision: str) -> object:
