@@ -1,0 +1,7 @@
+"""placeholder"""
+
+from typing import Any
+
+
+def to_html(report: dict[str, Any]) -> str:
+    return "<!doctype html>"
