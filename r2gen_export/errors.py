@@ -1,8 +1,8 @@
 """The closed list of error codes, and the two roots every error of r2gen descends from.
 
 `R2GenError`: the user can fix it (exit status 2; 3 where a gate was not passed, see `GATES`). `InternalError`: our own
-bug (exit status 1). A message says what failed, what was found, what was expected and which command mends it, in one or two lines, and
-never carries a patient identifier.
+bug (exit status 1). A message says what failed, what was found, what was expected and which command mends it, in
+one or two lines, and never carries a patient identifier.
 """
 
 from __future__ import annotations

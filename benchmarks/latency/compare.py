@@ -137,7 +137,7 @@ def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float) -> dict[s
         sides = _comparable(name, a, b)
         if sides is None:
             continue
-        found = compare(*sides)
+        found = compare(*sides, test=metric.judged)
         timed = metric.unit in ("ms", "1/s")
         metrics.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, log10
 from typing import Any
 
 from benchmarks.latency.metrics import METRICS
@@ -12,13 +13,17 @@ Row = list[str]
 
 
 def number(value: Any, unit: str = "") -> str:
-    """Three significant digits or whole numbers, with a unit behind; a dash for what is not there."""
+    """Three significant digits, all of a whole number, with a unit behind; a dash for what is not there."""
     if value is None:
         return "–"
     if isinstance(value, str):
         return value
-    size = abs(value)
-    text = f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
+    if isinstance(value, int):
+        text = f"{value:,}"
+    else:
+        size = abs(value)
+        digits = 0 if size >= 100 or size == 0 else 2 - floor(log10(size))
+        text = f"{value:,.{digits}f}"
     return f"{text} {unit}" if unit else text
 
 

@@ -1,8 +1,8 @@
 """The PyTorch model of the published path, measured beside the bundle by the same protocol (extra `export`).
 
 Swin, mean over views, projector, LayerNorm, then LLaMA in transformers: under `hf-current` by transformers' own
-`generate`, under `hf-4.30` by r2gen's loop with that release's arithmetic, on PyTorch's logits. Weights are the checkpoint's own, in
-float32 or bfloat16, whatever precision the bundle has.
+`generate`, under `hf-4.30` by r2gen's loop with that release's arithmetic, on PyTorch's logits. Weights
+are the checkpoint's own, in float32 or bfloat16, whatever precision the bundle has.
 """
 
 from __future__ import annotations

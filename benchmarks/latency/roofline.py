@@ -30,8 +30,8 @@ RATE: Final = {"fp32": "gemm_fp32_gops", "fp16": "gemm_fp32_gops", "int8": "gemm
 class Work:
     """What one bundle asks of the hardware. Operations: multiplications and additions, each counted.
 
-    `encode_ops`: one image. `weights`: the LLM's parameters in products; `head`: those of its output layer. `positions`:
-    of the prompt; `shared`: of them, computed once for all reports.
+    `encode_ops`: one image. `weights`: the LLM's parameters in products; `head`: those of its output layer.
+    `positions`: of the prompt; `shared`: of them, computed once for all reports.
     """
 
     encode_ops: float
@@ -135,21 +135,22 @@ def floors(work: Work, machine: Machine, *, tokens: float, views: float, batch: 
     """
     rows = batch * beams
     middle = work.positions + tokens / 2
-    return {
-        "encode": _floor(work.encode_bytes * batch, work.encode_ops * views * batch, machine, work.vision_precision),
-        "prefill": _floor(work.decoder_bytes, work.prefill_ops() * batch, machine, work.precision),
-        "decode": _floor(work.token_bytes(middle, rows), work.token_ops(middle) * rows, machine, work.precision),
-        "work": asdict(work),
+    stages = {
+        "encode": (work.encode_bytes, work.encode_ops * views * batch, work.vision_precision),
+        "prefill": (work.decoder_bytes, work.prefill_ops() * batch, work.precision),
+        "decode": (work.token_bytes(middle, rows), work.token_ops(middle) * rows, work.precision),
     }
+    # A small model may stay in the caches, which read faster than memory.
+    small = {size: read_bandwidth(machine.threads, int(size)) for size, *_ in stages.values() if size < LARGE / 4}
+    found = {}
+    for stage, (size, ops, precision) in stages.items():
+        # What is read from a larger place cannot come slower from a smaller one.
+        bandwidth = max([machine.best("read_gb_s"), *(rate for other, rate in small.items() if other >= size)])
+        found[stage] = _floor(size, ops, bandwidth, machine.best(RATE[precision]))
+    return {**found, "work": asdict(work)}
 
 
-def _floor(size: float, ops: float, machine: Machine, precision: str) -> dict[str, Any]:
-    bandwidth = machine.best("read_gb_s")
-    cached = size < max(last_level_cache(), 1)
-    if size < LARGE / 4:
-        # A small model may stay in the caches, which read faster than memory.
-        bandwidth = max(bandwidth, read_bandwidth(machine.threads, int(size)))
-    rate = machine.best(RATE[precision])
+def _floor(size: float, ops: float, bandwidth: float, rate: float) -> dict[str, Any]:
     memory, compute = size / 1e6 / bandwidth, ops / 1e6 / rate
     return {
         "bytes": size,
@@ -160,5 +161,5 @@ def _floor(size: float, ops: float, machine: Machine, precision: str) -> dict[st
         "compute_ms": compute,
         "floor_ms": max(memory, compute),
         "bound": "memory" if memory >= compute else "arithmetic",
-        "in_cache": cached,
+        "in_cache": size < last_level_cache(),
     }

@@ -6,7 +6,7 @@ So a resampling draws processes first, and a test permutes whole processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, exp, log
@@ -71,11 +71,11 @@ def summarise(clusters: Clusters, seed: int = 0) -> Summary | None:
     values = np.concatenate(groups)
     asked = {"p50": 50.0, "p90": 90.0, "p95": 95.0} | ({"p99": 99.0} if len(values) >= P99_NEEDS else {})
     found = dict(zip(asked, np.percentile(values, list(asked.values())).tolist(), strict=True))
-    rng = np.random.default_rng(seed)
     count = max(100, min(RESAMPLES, MOST_SAMPLES // len(values)))
-    drawn = np.array([np.percentile(resample(groups, rng), list(asked.values())) for _ in range(count)])
+    drawn = [np.percentile(one, list(asked.values()), axis=-1) for one in resamples(groups, seed, count)]
     tails = [(1 - INTERVAL) / 2 * 100, (1 + INTERVAL) / 2 * 100]
-    bounds = np.percentile(drawn, tails, axis=0).T.tolist() if len(values) > 1 else []
+    spread = np.concatenate([one.reshape(len(asked), -1) for one in drawn], axis=1)
+    bounds = np.percentile(spread, tails, axis=1).T.tolist() if len(values) > 1 else []
     return Summary(
         n=len(values),
         mean=float(values.mean()),
@@ -89,10 +89,22 @@ def summarise(clusters: Clusters, seed: int = 0) -> Summary | None:
     )
 
 
-def resample(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
-    """As many processes, drawn with replacement, and as many samples of each, drawn likewise."""
-    chosen = rng.integers(0, len(groups), len(groups))
-    return np.concatenate([groups[one][rng.integers(0, len(groups[one]), len(groups[one]))] for one in chosen])
+def resamples(groups: Sequence[Floats], seed: int, count: int) -> Iterator[Floats]:
+    """`count` bootstrap samples: as many processes, drawn with replacement, and of each as many samples, drawn likewise.
+
+    Yields:
+        All of them as [count, n] where processes have equally many samples, else one by one as [n].
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {len(group) for group in groups}
+    if len(sizes) == 1:
+        size = sizes.pop()
+        chosen = rng.integers(0, len(groups), (count, len(groups), 1))
+        yield np.stack(groups)[chosen, rng.integers(0, size, (count, len(groups), size))].reshape(count, -1)
+        return
+    for _ in range(count):
+        drawn = [groups[one] for one in rng.integers(0, len(groups), len(groups))]
+        yield np.concatenate([group[rng.integers(0, len(group), len(group))] for group in drawn])
 
 
 @dataclass(frozen=True)
@@ -111,21 +123,25 @@ class Difference:
     p: float | None
 
 
-def compare(a: Clusters, b: Clusters, seed: int = 0) -> Difference:
+def compare(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 0) -> Difference:
     """How B differs from A: effect, interval, noise and an exact permutation test over processes.
 
     Args:
         a: positive samples of each process of A. The two runs' samples must be comparable one by one: divided by the
             typical value of their study where studies take different times.
         b: the same of B.
+        test: whether to compute `p`.
         seed: of the bootstrap.
     """
     left, right = ([np.asarray(one, np.float64) for one in side if len(one)] for side in (a, b))
-    ratio = _ratio(left, right)
-    rng = np.random.default_rng(seed)
-    drawn = [_median(resample(right, rng)) / _median(resample(left, rng)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-    return Difference(ratio, low, high, noise(left, right), permutation_p(left, right))
+    count = max(100, min(RESAMPLES, MOST_SAMPLES // sum(map(len, [*left, *right]))))
+    medians = [
+        np.concatenate([np.atleast_1d(np.median(one, axis=-1)) for one in resamples(side, seed + place, count)])
+        for place, side in enumerate((left, right))
+    ]
+    low, high = np.percentile(medians[1] / medians[0], [2.5, 97.5]).tolist()
+    p = permutation_p(left, right) if test else None
+    return Difference(_ratio(left, right), low, high, noise(left, right), p)
 
 
 def noise(a: Sequence[Floats], b: Sequence[Floats]) -> float:
@@ -139,21 +155,18 @@ def noise(a: Sequence[Floats], b: Sequence[Floats]) -> float:
 
 
 def permutation_p(a: Sequence[Floats], b: Sequence[Floats], seed: int = 0) -> float | None:
-    """Share of the ways to deal the processes out to two runs that part their medians at least as far as A and B do.
+    """Share of the ways to deal the processes out to two runs that part them at least as far as A and B are.
 
-    Exact under the hypothesis that it made no difference which run a process belonged to.
+    Exact under the hypothesis that it made no difference which run a process belonged to. What is parted are the means
+    of the logarithms of the processes' medians: a median of medians would hardly change when two processes swap.
     """
-    pool = [*a, *b]
     if least_p(len(a), len(b)) > 0.05:
         return None
-    seen = abs(log(_ratio(a, b)))
-    ways = _dealings(len(pool), len(a), seed)
-    far = sum(
-        abs(log(_ratio([pool[one] for one in way], [pool[one] for one in range(len(pool)) if one not in way])))
-        >= seen - 1e-12
-        for way in ways
-    )
-    return far / len(ways)
+    middles = np.log([_median(one) for one in [*a, *b]])
+    ways = _dealings(len(middles), len(a), seed)
+    parted = np.abs(ways @ middles / len(a) - ~ways @ middles / len(b))
+    seen = abs(middles[: len(a)].mean() - middles[len(a) :].mean())
+    return float((parted >= seen - 1e-12).mean())
 
 
 def least_p(a: int, b: int) -> float:
@@ -202,12 +215,17 @@ def outliers(values: Sequence[float]) -> int:
     return int((array > middle + max(5 * scatter, 0.1 * abs(middle))).sum())
 
 
-def _dealings(total: int, first: int, seed: int) -> list[frozenset[int]]:
+def _dealings(total: int, first: int, seed: int) -> NDArray[np.bool_]:
+    """Ways to deal `total` processes out, [ways, total]: true for those that go to the first run."""
     if comb(total, first) <= PERMUTATIONS:
-        return [frozenset(way) for way in combinations(range(total), first)]
-    rng = np.random.default_rng(seed)
-    drawn = [frozenset(rng.permutation(total)[:first].tolist()) for _ in range(PERMUTATIONS - 1)]
-    return [frozenset(range(first)), *drawn]  # with the one seen, the test stays valid
+        chosen = list(combinations(range(total), first))
+    else:
+        rng = np.random.default_rng(seed)
+        # With the one seen among them the test stays valid.
+        chosen = [tuple(range(first)), *(rng.permutation(total)[:first] for _ in range(PERMUTATIONS - 1))]
+    ways = np.zeros((len(chosen), total), bool)
+    ways[np.arange(len(chosen))[:, None], np.array(chosen)] = True
+    return ways
 
 
 def _median(values: Floats) -> float:
