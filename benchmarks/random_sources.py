@@ -1,7 +1,7 @@
 """Sources of a whole model of the paper's kind, with random weights: `python -m benchmarks.random_sources DIR`.
 
-Swin-base at 224 (microsoft/swin-base-patch4-window7-224's shape), a LLaMA of one of the peers' shapes, a projector between
-them. To be exported and measured where no weights may be downloaded: its speed means something, its words do not.
+Swin-base at 224 (microsoft/swin-base-patch4-window7-224's shape), a LLaMA of one of the peers' shapes, a projector
+between them. To be exported and measured where no weights may be downloaded: speed means something, words do not.
 `r2gen export --checkpoint DIR/checkpoint --vision DIR/vision --llm DIR/llm` takes them.
 """
 

@@ -16,7 +16,7 @@ from benchmarks.latency.machine import last_level_cache
 from benchmarks.latency.trackers import Nvml
 from r2gen_export import __version__
 from r2gen_export.bundle import Manifest, bundle_id
-from r2gen_export.runtime.sessions import available_cores
+from r2gen_export.runtime.cores import available_cores
 from r2gen_export.versions import installed_version
 
 PACKAGES: Final = (

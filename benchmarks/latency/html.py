@@ -19,7 +19,8 @@ CSS: Final = """
   --warn-rule: #d9a441; } }
 @media print { :root { color-scheme: light; --ground: #ffffff; --panel: #ffffff; --ink: #000000; --soft: #333333;
   --rule: #bbbbbb; --accent: #1f4f9e; --band: #1f4f9e33; --worse: #a01818; --better: #116329; --warn: #ffffff;
-  --warn-rule: #000000; } body { font-size: 10pt; max-width: none; padding: 0; } figure, tr, .cards { break-inside: avoid; }
+  --warn-rule: #000000; } body { font-size: 10pt; max-width: none; padding: 0; }
+  figure, tr, .cards { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 1.2rem; background: var(--ground); color: var(--ink);
@@ -37,13 +38,15 @@ figure { margin: .6rem 0 1.4rem; display: grid; grid-template-columns: minmax(0,
 @media (max-width: 900px) { figure { grid-template-columns: minmax(0, 1fr); } body { padding: .8rem; } }
 svg { display: block; width: 100%; min-width: 440px; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
 .bar { fill: var(--accent); } .dot circle { fill: var(--accent); fill-opacity: .75; } .band { fill: var(--band); }
-.line { fill: none; stroke: var(--accent); stroke-width: 2; } .axis { stroke: var(--soft); } .grid { stroke: var(--rule); }
+.line { fill: none; stroke: var(--accent); stroke-width: 2; } .axis { stroke: var(--soft); }
+.grid { stroke: var(--rule); }
 .mark { stroke: var(--soft); stroke-dasharray: 3 3; } .whisker { stroke: var(--accent); stroke-width: 2; }
 .whisker.worse { stroke: var(--worse); } .dot.worse circle { fill: var(--worse); }
 .whisker.better { stroke: var(--better); } .dot.better circle { fill: var(--better); }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child, table.text th, table.text td { text-align: left; }
+th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child, table.text th, table.text td { text-align: left; }
 table.text td { overflow-wrap: anywhere; } table.text td:first-child { white-space: nowrap; }
 """
 
@@ -75,8 +78,9 @@ def to_html(report: dict[str, Any]) -> str:
         _table(["method", ""], [[key, value] for key, value in report["method"].items()], "text"),
         _files(report),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(name)}'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</title><style>{CSS}</style></head>\n<body>{"".join(body)}</body></html>\n'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{escape(name)}</title><style>{CSS}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(body)}</body></html>\n'
 
 
 def _warnings(report: dict[str, Any]) -> str:
@@ -169,7 +173,9 @@ def _roofline(one: dict[str, Any]) -> str:
         return notes
     stages = [stage for stage in ("encode", "prefill", "decode") if "measured_ms" in found[stage]]
     rows = [(stage, found[stage]["measured_ms"], found[stage]["floor_ms"]) for stage in stages]
-    caption = "Distance from the hardware's limit: bytes and operations of the bundle over this machine's measured rates"
+    caption = (
+        "Distance from the hardware's limit: bytes and operations of the bundle over this machine's measured rates"
+    )
     table = _table(figures.ROOFLINE_HEAD, figures.roofline_rows(one))
     figure = _figure(caption, plots.against_floor(rows, "ms"), _rates(found))
     return f"{figure}{table}{notes}"
@@ -203,11 +209,11 @@ def _comparison(found: dict[str, Any]) -> str:
     parts = ["<h2>Against the baseline</h2>"]
     parts += [f'<p class="soft">{escape(note)}</p>' for note in figures.compare_notes(found)]
     for one in found["configurations"]:
-        rows = [
-            (m["title"], m["ratio"], m["ci95"][0], m["ci95"][1], m["noise"], m["verdict"]) for m in one["metrics"]
-        ]
+        rows = [(m["title"], m["ratio"], m["ci95"][0], m["ci95"][1], m["noise"], m["verdict"]) for m in one["metrics"]]
         judged = [row for row, metric in zip(rows, one["metrics"], strict=True) if metric["judged"]]
-        caption = f"{one['name']}: B divided by A, 95 % interval; the band is the noise. {figures.words_text(one['words'])}"
+        caption = (
+            f"{one['name']}: B divided by A, 95 % interval; the band is the noise. {figures.words_text(one['words'])}"
+        )
         verdicts = [[row[0], f"{row[1]:.3f}", row[5]] for row in judged]
         parts.append(_figure(caption, plots.forest(judged), _table(["metric", "B / A", "verdict"], verdicts)))
         parts.append(_table(figures.COMPARE_HEAD, figures.compare_rows(one)))
@@ -215,9 +221,7 @@ def _comparison(found: dict[str, Any]) -> str:
 
 
 def _files(report: dict[str, Any]) -> str:
-    rows = [
-        [name, f"{entry['size']:,}", entry["sha256"]] for name, entry in report["bundle"]["files"].items()
-    ]
+    rows = [[name, f"{entry['size']:,}", entry["sha256"]] for name, entry in report["bundle"]["files"].items()]
     return f"<h3>Files of the bundle</h3>{_table(['file', 'bytes', 'SHA-256'], rows, 'text')}"
 
 

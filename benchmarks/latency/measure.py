@@ -13,7 +13,7 @@ from benchmarks.latency.machine import Machine, measure_rates
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
 from benchmarks.latency.workers import Group, studies_needed
-from r2gen_export.runtime.sessions import available_cores
+from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.studies import collect_studies
 
 MOST_PHANTOMS: Final = 256

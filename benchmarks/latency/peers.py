@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.peers.results import PEERS_SCHEMA
 from r2gen_export.errors import R2GenError
-
-PEERS_SCHEMA: Final = "r2gen-peers/1"
 
 COLUMNS: Final = {
     "name": "engine",
@@ -46,5 +45,5 @@ def load_peers(path: Path) -> dict[str, Any]:
 
 def conditions(found: dict[str, Any]) -> str:
     """The conditions of the peers' run in one line."""
-    named = ("shape", "threads", "prompt", "new_tokens", "rounds", "read_gb_s")
+    named = ("shape", "threads", "prompt", "new_tokens", "rounds", "beams", "read_gb_s")
     return ", ".join(f"{name.replace('_', ' ')} {found[name]}" for name in named if name in found)

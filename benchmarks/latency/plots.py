@@ -25,7 +25,9 @@ def waterfall(stages: Sequence[tuple[str, float]], unit: str = "ms") -> str:
     for row, (name, length) in enumerate(stages):
         x, y = LEFT + start * scale, row * ROW + 4
         parts.append(_text(LEFT - 8, y + 13, name, "end"))
-        parts.append(f'<rect class="bar" x="{x:.1f}" y="{y}" width="{max(1.0, length * scale):.1f}" height="17" rx="2"/>')
+        parts.append(
+            f'<rect class="bar" x="{x:.1f}" y="{y}" width="{max(1.0, length * scale):.1f}" height="17" rx="2"/>'
+        )
         parts.append(_text(x + max(1.0, length * scale) + 5, y + 13, f"{short(length)} {unit}"))
         start += length
     height = len(stages) * ROW + 4
@@ -104,7 +106,9 @@ def against_floor(rows: Sequence[tuple[str, float, float]], unit: str) -> str:
     for row, ((name, measured, limit), ratio) in enumerate(zip(rows, times, strict=True)):
         y, left, right = row * ROW + 4, min(across(1.0), across(ratio)), max(across(1.0), across(ratio))
         parts.append(_text(LEFT - 8, y + 13, name, "end"))
-        parts.append(f'<rect class="bar" x="{left:.1f}" y="{y}" width="{max(1.0, right - left):.1f}" height="17" rx="2"/>')
+        parts.append(
+            f'<rect class="bar" x="{left:.1f}" y="{y}" width="{max(1.0, right - left):.1f}" height="17" rx="2"/>'
+        )
         parts.append(_text(right + 5, y + 13, f"{short(ratio)} x"))
         parts.append(f"<title>{escape(name)}: {short(measured)} {unit}, floor {short(limit)} {unit}</title>")
     one = across(1.0)

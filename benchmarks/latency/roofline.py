@@ -15,6 +15,7 @@ from benchmarks.latency.graph import read_graph
 from benchmarks.latency.machine import LARGE, Machine, last_level_cache, read_bandwidth
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
+from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.sessions import session_options
 
 PRODUCTS: Final = frozenset(
@@ -68,7 +69,7 @@ def count_work(bundle: Path, manifest: Manifest) -> Work:
     """Count from the graphs and sizes of a bundle; runs its vision encoder once, for the shapes of its products.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH`.
+        R2GenError: `R2G-BUNDLE-GRAPH`; `R2G-OUTPUT-WRITE` when the temporary folder is full.
     """
     decoder = read_graph(bundle / layout.DECODER)
     vision = read_graph(bundle / layout.VISION)
@@ -104,7 +105,11 @@ def encode_ops(path: Path, height: int, width: int) -> float:
         options.profile_file_prefix = str(Path(scratch) / "vision")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         session.run(None, {"pixel_values": np.zeros((1, 3, height, width), np.float32)})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        try:
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except ValueError as error:  # ONNX Runtime says nothing when it cannot write
+            message = "the encoder's profile in the temporary folder is cut off, most likely the disk is full"
+            raise R2GenError("R2G-OUTPUT-WRITE", message, "free space in the temporary folder") from error
     return sum(_event_ops(one["args"]) for one in events if one.get("cat") == "Node" and "op_name" in one["args"])
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.providers import DEVICES, choose_providers
-from r2gen_export.runtime.sessions import available_cores
 from r2gen_export.runtime.settings import Settings, resolve_settings
 
 MOST_RUNS: Final = 100_000

@@ -90,7 +90,7 @@ def summarise(clusters: Clusters, seed: int = 0) -> Summary | None:
 
 
 def resamples(groups: Sequence[Floats], seed: int, count: int) -> Iterator[Floats]:
-    """`count` bootstrap samples: as many processes, drawn with replacement, and of each as many samples, drawn likewise.
+    """`count` bootstrap samples: as many processes, drawn with replacement, and of each as many samples again.
 
     Yields:
         All of them as [count, n] where processes have equally many samples, else one by one as [n].

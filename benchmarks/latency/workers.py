@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.latency.settings import BenchSettings, Configuration
+from r2gen_export.bundle import load_manifest
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.engines import is_large
+from r2gen_export.runtime.hugepages import huge_page_environment
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -21,9 +24,11 @@ ROOT: Final = Path(__file__).parents[2]
 class Worker:
     """One process. It loads when made; `ready` waits for that."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], *, large: bool) -> None:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        if large:
+            environment |= huge_page_environment()  # as `infer` starts itself
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.latency.child"],
             stdin=subprocess.PIPE,
@@ -100,7 +105,8 @@ class Group:
             "studies": [[str(image) for image in study] for study in studies],
             "sources": [str(sources.checkpoint), sources.vision, sources.llm, sources.dtype] if sources else None,
         }
-        self._workers = [Worker(job) for _ in range(configuration.concurrency)]
+        large = configuration.engine == "r2gen" and is_large(load_manifest(settings.bundle))
+        self._workers = [Worker(job, large=large) for _ in range(configuration.concurrency)]
 
     def __enter__(self) -> Group:
         return self

@@ -1,7 +1,7 @@
 """Microbenchmarks of the hot steps, and how they grow: `python -m benchmarks.suite [--out benchmarks/RESULTS.md]`.
 
-Steps of the loop (processors, n-gram lookup, pictures), encoder, and the decoder by prompt length, position, beams, batch
-and model width. Models have random weights, the encoder is the demo bundle's. Needs the extra `export`, takes two
+Steps of the loop (processors, n-gram lookup, pictures), encoder, and the decoder by prompt length, position, beams,
+batch and model width. Models have random weights, the encoder is the demo bundle's. Needs the extra `export`, takes two
 minutes or so, and writes its result with the conditions beside it. Nothing of it is timed in CI.
 """
 
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -26,12 +27,13 @@ from benchmarks.latency.markdown import table
 from benchmarks.suite.models import SuiteModel, open_model
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Decoding, demo_bundle, load_manifest
+from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.images import preprocess
 from r2gen_export.runtime.ngrams import SortedNgrams
 from r2gen_export.runtime.processors import log_softmax, make_processors
 from r2gen_export.runtime.providers import CPU
-from r2gen_export.runtime.sessions import VisionSession, available_cores
+from r2gen_export.runtime.sessions import VisionSession
 
 WIDTHS: Final = (256, 512, 1024)
 VOCAB: Final = 32_000
@@ -83,28 +85,28 @@ def loop_steps() -> Iterator[Step]:
             ("no repeated 3-gram", Decoding(repetition_penalty=1.0, min_new_tokens=0, no_repeat_ngram_size=3)),
         ):
             process = make_processors(decoding, 2)
-            yield "logits, 3 rows", f"{name}, {count} tokens", lambda process=process, tokens=tokens: process(tokens, scores)  # type: ignore[misc]
+            yield "logits, 3 rows", f"{name}, {count} tokens", partial(process, tokens, scores)
     yield "logits, 3 rows", "log softmax", lambda: log_softmax(scores)
     for reports in (100, 1000, 10_000):
         store = rng.zipf(1.3, (reports, 60)) % 5000
         drafter = Drafter([SortedNgrams.build(store.tolist())], vocab_size=VOCAB)
         context = store[reports // 2, :30].tolist()
-        yield "draft proposal", f"store of {reports} reports", lambda drafter=drafter, context=context: drafter.propose(context, 8)  # type: ignore[misc]
+        yield "draft proposal", f"store of {reports} reports", partial(drafter.propose, context, 8)
     spec = load_manifest(demo_bundle()).image
     for side in (512, 1024, 2048):
         picture = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
-        yield "preprocess", f"{side} x {side} pixels", lambda picture=picture: preprocess([picture], spec)  # type: ignore[misc]
+        yield "preprocess", f"{side} x {side} pixels", partial(preprocess, [picture], spec)
     vision = VisionSession(demo_bundle() / layout.VISION, providers=[CPU])
     for views in (1, 2, 4):
         pixels = rng.normal(size=(views, 3, spec.height, spec.width)).astype(np.float32)
-        yield "encode, demo bundle", f"{views} views", lambda pixels=pixels: vision.encode(pixels)  # type: ignore[misc]
+        yield "encode, demo bundle", f"{views} views", partial(vision.encode, pixels)
 
 
 def model_steps(model: SuiteModel) -> Iterator[Step]:
     """How one decoder grows: prompt, position, verified drafts, beams, batch."""
     name = f"width {model.width}, {model.layers} layers, int4"
     for length in (32, 128, 512):
-        yield f"prefill, {name}", f"{length} positions", lambda length=length: model.prefill(length)  # type: ignore[misc]
+        yield f"prefill, {name}", f"{length} positions", partial(model.prefill, length)
     for position in (64, 256, 960):
         yield f"decode, {name}", f"position {position}", model.decoder_at(position)
     for drafts in (2, 4, 8):
@@ -112,14 +114,14 @@ def model_steps(model: SuiteModel) -> Iterator[Step]:
     for rows in (2, 4, 8):
         yield f"decode, {name}", f"batch {rows}, position {PROMPT}", model.decoder_at(PROMPT, rows)
     for beams in (1, 3, 5):
-        yield f"20 tokens, {name}", f"beams {beams}", lambda beams=beams: model.report(beams, 20)  # type: ignore[misc]
+        yield f"20 tokens, {name}", f"beams {beams}", partial(model.report, beams, 20)
 
 
 def width_steps(models: list[SuiteModel]) -> Iterator[Step]:
     """How a token and a prompt grow with the model."""
     for model in models:
         yield "decode by width, 4 layers, int4", f"width {model.width}", model.decoder_at(PROMPT)
-        yield "prefill by width, 4 layers, int4", f"width {model.width}", lambda model=model: model.prefill(PROMPT)  # type: ignore[misc]
+        yield "prefill by width, 4 layers, int4", f"width {model.width}", partial(model.prefill, PROMPT)
 
 
 def results(timings: list[Timing], machine: Machine) -> str:
@@ -141,8 +143,8 @@ def results(timings: list[Timing], machine: Machine) -> str:
     ]  # fmt: skip
     parts = [
         "# Results of the performance suite",
-        "Written by `python -m benchmarks.suite --out benchmarks/RESULTS.md`. Milliseconds; random weights; every line is "
-        "called twice to warm up, then timed. Compare lines with each other, not with another machine's.",
+        "Written by `python -m benchmarks.suite --out benchmarks/RESULTS.md`. Milliseconds; random weights; every line "
+        "is called twice to warm up, then timed. Compare lines with each other, not with another machine's.",
         table(["condition", "value"], conditions),
     ]
     for group in dict.fromkeys(one.group for one in timings):

@@ -7,6 +7,7 @@ import getpass
 import json
 import re
 import socket
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,15 +15,22 @@ import pytest
 
 from benchmarks.latency.environment import command_line
 from benchmarks.latency.metrics import METRICS
-from benchmarks.latency.peers import PEERS_SCHEMA
+from benchmarks.peers.results import PEERS_SCHEMA, write_results
 from r2gen_export.bundle import NOTICE, demo_bundle, load_manifest
 from r2gen_export.runtime.report import STAGES
 from tests.test_cli import run_cli
 
-PEERS = {
-    "schema": PEERS_SCHEMA, "shape": "tiny", "threads": 2,
-    "contenders": [{"name": "<engine>", "prefill_ms": 12.3, "token_ms": 4.5, "peak_gb": 1.0}],
-}  # fmt: skip
+
+@dataclass
+class Contender:
+    """As `benchmarks.peers` has them after its rounds."""
+
+    name: str = "<engine>"
+    load_s: float = 1.5
+    peak_gb: float = 1.0
+    samples: dict = field(
+        default_factory=lambda: {1: [{"prefill_ms": 12.0, "decode_ms": [4.0, 5.0, 4.5], "total_ms": 30.0}]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two configurations, two processes of each, with another engine's figures beside them."""
     folder = tmp_path_factory.mktemp("bench")
     peers = folder / "peers.json"
-    peers.write_text(json.dumps(PEERS), encoding="utf-8")
+    write_results(peers, [Contender()], {"shape": "tiny", "threads": 2}, beams=3)
     done = run_cli("bench", "--devices", "cpu", "--batch", "1,2", "--runs", 4, "--processes", 2, "--max-new-tokens", 12,
                    "--peers", peers, "--out", folder / "out")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -97,7 +105,8 @@ def test_samples_csv(run, report):
     assert len(rows) == 2 * 2 * (2 + 2)
     assert sum(row["warm_up"] == "1" for row in rows) == 8
     timed = [float(row["total"]) for row in rows if row["warm_up"] == "0" and row["configuration"] == "cpu, fast"]
-    assert timed == pytest.approx(sum(report["configurations"][0]["samples"]["total"], []), rel=1e-5)
+    clusters = report["configurations"][0]["samples"]["total"]
+    assert timed == pytest.approx([value for cluster in clusters for value in cluster], rel=1e-5)
     assert all(len(row["steps_ms"].split()) == 11 for row in rows)
 
 
@@ -120,7 +129,8 @@ def test_nothing_names_the_machine_or_its_user(run):
         assert str(run) not in text
         assert str(Path.home()) not in text or Path.home() == Path("/")
         for name in (socket.gethostname(), getpass.getuser()):
-            assert not re.search(rf"\b{re.escape(name)}\b", text), f"{path.name} holds {name}"
+            found = re.search(rf"(?<![\w@-]){re.escape(name)}(?![\w-])", text)
+            assert not found, f"{path.name}: {text[max(0, found.start() - 40) : found.end() + 40]}"
 
 
 def test_every_field_is_documented(report):
@@ -183,6 +193,16 @@ def test_the_page(run):
     assert "time per output token = decode / (tokens - 1)" in page.text
 
 
+def test_peers_are_shown(run, report):
+    (one,) = report["peers"]["contenders"]
+    assert report["peers"]["schema"] == PEERS_SCHEMA
+    assert one == {"name": "<engine>", "prefill_ms": 12.0, "token_ms": 4.5, "total_s": 0.03, "beams_total_s": None,
+                   "load_s": 1.5, "peak_gb": 1.0}  # fmt: skip
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert "shape tiny, threads 2" in text
+    assert "| <engine> | 12.0 | 4.50 |" in text
+
+
 def test_markdown(run):
     text = (run / "report.md").read_text(encoding="utf-8")
     assert NOTICE in text
@@ -230,8 +250,8 @@ def test_help():
 
 
 def test_at_once(tmp_path):
-    done = run_cli("bench", "--devices", "cpu", "--runs", 2, "--processes", 1, "--concurrency", 2, "--max-new-tokens", 4,
-                   "--quiet", "--out", tmp_path / "out")  # fmt: skip
+    done = run_cli("bench", "--devices", "cpu", "--runs", 2, "--processes", 1, "--concurrency", 2, "--quiet",
+                   "--max-new-tokens", 4, "--out", tmp_path / "out")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (one,) = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["configurations"]
     assert one["name"] == "cpu, fast, 2 at once"

