@@ -63,15 +63,12 @@ def run_benchmark(settings: BenchSettings, say: Callable[[str], None] = lambda l
 
 def _require_comparable(baseline: dict[str, Any], manifest: Manifest, configurations: list[Configuration]) -> None:
     """Refuse a baseline from elsewhere before minutes are spent; the rest is checked after them."""
-    here, there = environment(), baseline["environment"]
-    facts = bundle_facts(manifest)
-    differs = []
-    if here["host"] != there.get("host"):
-        differs.append("host")
-    if facts["id"] != baseline["bundle"].get("id"):
-        differs.append(f"bundle ({baseline['bundle'].get('id')} against {facts['id']})")
-    if not {one.name for one in configurations} & {one.get("name") for one in baseline["configurations"]}:
-        differs.append("every configuration")
+    here, there = environment()["host"], baseline["environment"].get("host")
+    theirs, ours = baseline["bundle"].get("id"), bundle_facts(manifest)["id"]
+    names = {one.get("name") for one in baseline["configurations"] if isinstance(one, dict)}
+    differs = [f"host ({there} against {here})"] if here != there else []
+    differs += [f"bundle ({theirs} against {ours})"] if ours != theirs else []
+    differs += [] if names & {one.name for one in configurations} else ["every configuration"]
     if differs:
         message = f"the baseline is not comparable: {', '.join(differs)}"
         fix = "measure without --baseline; r2gen bench compare --force compares all the same"

@@ -48,6 +48,16 @@ def metric_rows(configuration: dict[str, Any]) -> list[Row]:
 METRIC_HEAD = ["metric", "unit", "n", "p50", "95 % interval", "p90", "p95", "p99", "min", "max"]
 
 
+def warnings(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(configurations, warning): what makes a run doubtful; one that holds for all is said once."""
+    found: dict[str, list[str]] = {}
+    for one in report["configurations"]:
+        for warning in one["steadiness"]["warnings"]:
+            found.setdefault(warning, []).append(one["name"])
+    every = len(report["configurations"])
+    return [("all" if len(names) == every > 1 else "; ".join(names), warning) for warning, names in found.items()]
+
+
 def unavailable_lines(configuration: dict[str, Any]) -> list[str]:
     """Why a metric has no row."""
     lines = []

@@ -47,7 +47,11 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, table.text th, table.text td { text-align: left; }
-table.text td { overflow-wrap: anywhere; } table.text td:first-child { white-space: nowrap; }
+td, table.text td:first-child { white-space: nowrap; }
+table.text td { overflow-wrap: anywhere; white-space: normal; }
+@media print { figure { grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 1rem; margin: .4rem 0 .8rem; }
+  svg { min-width: 0; } table { font-size: 7.5pt; } th, td { padding: .12rem .3rem; }
+  .plot, .scroll { overflow: visible; } }
 """
 
 
@@ -84,11 +88,8 @@ def to_html(report: dict[str, Any]) -> str:
 
 
 def _warnings(report: dict[str, Any]) -> str:
-    lines = [
-        f"<li><b>{escape(one['name'])}</b>: {escape(warning)}</li>"
-        for one in report["configurations"]
-        for warning in one["steadiness"]["warnings"]
-    ]
+    found = figures.warnings(report)
+    lines = [f"<li><b>{escape(names)}</b>: {escape(warning)}</li>" for names, warning in found]
     if not lines:
         return '<p class="soft">The run was steady: no drift, no outliers, no foreign load, no throttling was seen.</p>'
     return f'<div class="warn"><b>Not steady. Read these numbers with care:</b><ul>{"".join(lines)}</ul></div>'
@@ -107,9 +108,10 @@ def _glance(report: dict[str, Any]) -> str:
         label = f'<p class="soft">{escape(rows[0][0])}: medians of the timed reports.</p>'
         return f'<div class="cards">{"".join(cards)}</div>{label}'
     medians = [(one["name"], one["metrics"]["total"]["p50"]) for one in report["configurations"]]
-    head = ["configuration", *(f"{title} {unit}".strip() for title, unit in zip(titles, units, strict=True))]
+    head = ["configuration", "end to end ms", "TTFT ms", "TPOT ms", "reports/s", "peak MB"]
     plot = plots.bars(medians, "ms", "End to end by configuration")
-    return f"<h2>At a glance</h2>{_table(head, rows)}<div class='plot'>{plot}</div>"
+    caption = "Medians of the timed reports; the bars are end to end"
+    return f"<h2>At a glance</h2>{_figure(caption, plot, _table(head, rows))}"
 
 
 def _configuration(one: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def measure_rates(threads: int) -> Rates:
     )
 
 
-def read_bandwidth(threads: int, size: int, seconds: float = 0.25) -> float:
+def read_bandwidth(threads: int, size: int, seconds: float = 0.2) -> float:
     """GB/s at which `threads` threads together read `size` bytes again and again, the best pass counts.
 
     Each thread takes the maximum of its own part: one read of every byte, and little arithmetic.
@@ -100,7 +100,7 @@ def read_bandwidth(threads: int, size: int, seconds: float = 0.25) -> float:
     return turns * sum(part.nbytes for part in parts) / 1e9 / _best(once, seconds)
 
 
-def gemm_rate(kind: str, threads: int, seconds: float = 0.2) -> float:
+def gemm_rate(kind: str, threads: int, seconds: float = 0.1) -> float:
     """10^9 operations a second of a matrix product in ONNX Runtime, `fp32` or `int8` (unsigned by signed)."""
     import onnxruntime
 
@@ -111,8 +111,8 @@ def gemm_rate(kind: str, threads: int, seconds: float = 0.2) -> float:
     options.intra_op_num_threads = threads
     rng = np.random.default_rng(0)
     if kind == "fp32":
-        x: NDArray[Any] = rng.normal(size=(ROWS, SIZE)).astype(np.float32)
-        weights: NDArray[Any] = rng.normal(size=(SIZE, SIZE)).astype(np.float32)
+        x: NDArray[Any] = rng.random((ROWS, SIZE), np.float32)
+        weights: NDArray[Any] = rng.random((SIZE, SIZE), np.float32)
     else:
         x = rng.integers(0, 255, (ROWS, SIZE), dtype=np.uint8)
         weights = rng.integers(-127, 127, (SIZE, SIZE), dtype=np.int8)

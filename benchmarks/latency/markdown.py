@@ -77,11 +77,7 @@ def comparison_text(comparison: dict[str, Any]) -> str:
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
-    lines = [
-        f"- **{one['name']}**: {warning}"
-        for one in report["configurations"]
-        for warning in one["steadiness"]["warnings"]
-    ]
+    lines = [f"- **{names}**: {warning}" for names, warning in figures.warnings(report)]
     return ["## Not steady", "\n".join(lines)] if lines else []
 
 

@@ -37,13 +37,16 @@ def waterfall(stages: Sequence[tuple[str, float]], unit: str = "ms") -> str:
 def bars(rows: Sequence[tuple[str, float]], unit: str, title: str) -> str:
     """Labelled bars from zero."""
     most = max((value for _, value in rows), default=1.0) or 1.0
-    scale = (WIDTH - LEFT - RIGHT) / most
+    left = min(WIDTH / 2, max(LEFT, 7 * max((len(name) for name, _ in rows), default=0)))  # 7: of a letter
+    scale = (WIDTH - left - RIGHT) / most
     parts = []
     for row, (name, value) in enumerate(rows):
         y = row * ROW + 4
-        parts.append(_text(LEFT - 8, y + 13, name, "end"))
-        parts.append(f'<rect class="bar" x="{LEFT}" y="{y}" width="{max(1.0, value * scale):.1f}" height="17" rx="2"/>')
-        parts.append(_text(LEFT + max(1.0, value * scale) + 5, y + 13, f"{short(value)} {unit}"))
+        parts.append(_text(left - 8, y + 13, name, "end"))
+        parts.append(
+            f'<rect class="bar" x="{left:.1f}" y="{y}" width="{max(1.0, value * scale):.1f}" height="17" rx="2"/>'
+        )
+        parts.append(_text(left + max(1.0, value * scale) + 5, y + 13, f"{short(value)} {unit}"))
     return _svg(len(rows) * ROW + 6, title, parts)
 
 

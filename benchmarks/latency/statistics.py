@@ -222,7 +222,8 @@ def _dealings(total: int, first: int, seed: int) -> NDArray[np.bool_]:
     else:
         rng = np.random.default_rng(seed)
         # With the one seen among them the test stays valid.
-        chosen = [tuple(range(first)), *(rng.permutation(total)[:first] for _ in range(PERMUTATIONS - 1))]
+        drawn = (tuple(rng.permutation(total)[:first].tolist()) for _ in range(PERMUTATIONS - 1))
+        chosen = [tuple(range(first)), *drawn]
     ways = np.zeros((len(chosen), total), bool)
     ways[np.arange(len(chosen))[:, None], np.array(chosen)] = True
     return ways

@@ -37,7 +37,7 @@ def steadiness(measured: Measured, machine: Machine, cores: int) -> dict[str, An
         "scalar_spread": machine.spread("scalar_mops"),
         "read_spread": machine.spread("read_gb_s"),
     }
-    return {**found, "warnings": _warnings(found, cores)}
+    return {**found, "warnings": [*_warnings(found, cores), *_seen_before(measured.starts)]}
 
 
 def detrended(starts: Sequence[dict[str, Any]]) -> list[float]:
@@ -53,6 +53,21 @@ def detrended(starts: Sequence[dict[str, Any]]) -> list[float]:
         by_study.setdefault(study, []).append(total)
     typical = {study: median(totals) for study, totals in by_study.items()}
     return [total / typical[study] for study, total in samples]
+
+
+def _seen_before(starts: Sequence[dict[str, Any]]) -> list[str]:
+    """Drafts come from the model's own earlier reports too: a study that comes twice is drafted from its own."""
+    for start in starts:
+        reports = [
+            report
+            for round_ in [*start["warm_up"], *start["rounds"]]
+            for answer in round_["answers"]
+            for report in answer["reports"]
+        ]
+        numbers = [report["study"] for report in reports]
+        if any(report["drafted"] for report in reports) and len(set(numbers)) < len(numbers):
+            return ["studies came more than once, so drafts had seen their reports: give more --images or fewer --runs"]
+    return []
 
 
 def _warnings(found: dict[str, Any], cores: int) -> list[str]:

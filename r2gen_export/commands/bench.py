@@ -208,7 +208,7 @@ def summary(report: dict[str, Any]) -> str:
     for one in report["configurations"]:
         for name, reads, computes, *_, floor, measured, times in figures.roofline_rows(one):
             lines.append(f"{one['name']}: {name}: {measured} ms, {times} the floor of {floor} ms ({reads}, {computes})")
-        lines += [f"{one['name']}: warning: {warning}" for warning in one["steadiness"]["warnings"]]
+    lines += [f"{names}: warning: {warning}" for names, warning in figures.warnings(report)]
     if report["reference"]:
         lines.append(figures.reference_verdict(report))
     if report["comparison"]:

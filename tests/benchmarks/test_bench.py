@@ -129,7 +129,7 @@ def test_nothing_names_the_machine_or_its_user(run):
         assert str(run) not in text
         assert str(Path.home()) not in text or Path.home() == Path("/")
         for name in (socket.gethostname(), getpass.getuser()):
-            found = re.search(rf"(?<![\w@-]){re.escape(name)}(?![\w-])", text)
+            found = re.search(rf"(?<![\w:-]){re.escape(name)}(?![\w-])", text)
             assert not found, f"{path.name}: {text[max(0, found.start() - 40) : found.end() + 40]}"
 
 

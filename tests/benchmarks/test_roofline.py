@@ -55,7 +55,7 @@ def test_products_of_every_dialect(tiny_sources: TinySources, tmp_path: Path, di
     parameters = sum(k * n for k, n in graph.products())
     assert parameters == sum(module.weight.numel() for module in linear)
     each = {"fp32": 4.0, "int8": 1.125, "int4": 0.625}[precision]
-    assert graph.bytes_per_pass() == pytest.approx(parameters * each, rel=0.02)
+    assert graph.bytes_per_pass() == pytest.approx(parameters * each, rel=0.1)
 
 
 def test_work_of_the_demo_bundle():

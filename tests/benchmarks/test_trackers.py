@@ -63,6 +63,13 @@ def test_a_steady_run_has_no_warnings():
     assert found["foreign_cores"] == pytest.approx(0.1 / 2.4)
 
 
+def test_drafts_that_had_seen_the_report_are_said():
+    one = measured([[100.0] * 4] * 6, wall_s=2.4, own_s=2, busy_s=2.1)
+    one.starts[0]["rounds"][0]["answers"][0]["reports"][0]["drafted"] = 5
+    (warning,) = steadiness.steadiness(one, STEADY, 2)["warnings"]
+    assert "studies came more than once" in warning
+
+
 @pytest.mark.parametrize(
     ("totals", "watch", "machine", "said"),
     [
