@@ -228,7 +228,7 @@ def reference_verdict(report: dict[str, Any]) -> str:
         if one["same"] == one["studies"]:
             words = "same words"
         else:
-            words = f"the same words in {one['same']} of {one['studies']} studies only"
+            words = f"same words in only {one['same']} of {one['studies']} studies"
         faster = f"{number(times)} times faster" if times >= 1 else f"{number(1 / times)} times slower"
         lines.append(f"{one['ours']}: {faster} than {one['engine']}, {words}.")
     precision = report["reference"]["precision"]["decoder"]

@@ -181,7 +181,7 @@ def test_the_page(run):
     assert "url(" not in text
     assert "http" not in text
     assert NOTICE in page.text
-    assert page.tags.count("figure") == 2 * 5
+    assert page.tags.count("figure") == 1 + 2 * 5
     figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
     assert all("<svg" in figure and "<table" in figure for figure in figures), "a table stands beside every plot"
     assert "prefers-color-scheme: dark" in text

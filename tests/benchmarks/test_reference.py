@@ -54,6 +54,6 @@ def test_the_verdict_says_where_words_part(report):
     changed["reference"]["rows"][0] |= {"same": 1, "first_divergence": 5}
     changed["reference"]["precision"]["decoder"] = "int4"
     text = reference_verdict(changed)
-    assert "the same words in 1 of 4 studies only" in text
+    assert "same words in only 1 of 4 studies" in text
     assert "the bundle has them in int4" in text
     assert "same words." in reference_verdict(report)
