@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from benchmarks.latency.environment import environment
 from benchmarks.latency.figures import number
 from benchmarks.latency.machine import Machine, measure_rates
 from benchmarks.latency.markdown import table
+from benchmarks.latency.trackers import processor_seconds
 from benchmarks.suite.models import SuiteModel, open_model
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Decoding, demo_bundle, load_manifest
@@ -124,8 +125,8 @@ def width_steps(models: list[SuiteModel]) -> Iterator[Step]:
         yield "prefill by width, 4 layers, int4", f"width {model.width}", partial(model.prefill, PROMPT)
 
 
-def results(timings: list[Timing], machine: Machine) -> str:
-    """`RESULTS.md`: conditions, then a table for each group."""
+def results(timings: list[Timing], machine: Machine, foreign: float | None = None) -> str:
+    """`RESULTS.md`: conditions, then a table for each group. `foreign`: cores other programs kept busy meanwhile."""
     where = environment()
     rates = machine.to_dict()["best"]
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
@@ -139,6 +140,7 @@ def results(timings: list[Timing], machine: Machine) -> str:
         ["measured rates", f"read {number(rates['read_gb_s'])} GB/s, fp32 {number(rates['gemm_fp32_gops'])} Gop/s, "
                            f"int8 {number(rates['gemm_int8_gops'])} Gop/s, {machine.threads} threads"],
         ["steadiness", f"a fixed loop took up to {load:.2f} times its shortest time between begin and end"],
+        ["other programs", "not readable" if foreign is None else f"kept {foreign:.1f} cores busy on average"],
         ["date", f"{datetime.now(UTC):%Y-%m-%d}"],
     ]  # fmt: skip
     parts = [
@@ -168,13 +170,18 @@ def main() -> None:
         models = [open_model(Path(scratch) / str(width), width, VOCAB, threads) for width in WIDTHS]
         moments = [measure_rates(threads)]
         timings = []
+        begin = (processor_seconds(), process_time(), perf_counter())
         for steps in (loop_steps(), model_steps(models[1]), width_steps(models)):
             for step in steps:
                 timings.append(time_step(step, options.seconds))
                 one = timings[-1]
                 print(f"{one.group}: {one.name}: {number(one.p50)} ms", file=sys.stderr)
+        end = (processor_seconds(), process_time(), perf_counter())
         moments.append(measure_rates(threads))
-    text = results(timings, Machine(threads, tuple(moments)))
+    foreign = None
+    if begin[0] is not None and end[0] is not None:
+        foreign = max(0.0, end[0][0] - begin[0][0] - (end[1] - begin[1])) / (end[2] - begin[2])
+    text = results(timings, Machine(threads, tuple(moments)), foreign)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
     else:
