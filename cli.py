@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from r2gen_export import __version__
+from r2gen_export.commands.bench import bench
 from r2gen_export.commands.build import build
 from r2gen_export.commands.console import guarded, needs, say
 from r2gen_export.commands.drafts import drafts
@@ -66,6 +67,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+app.add_typer(bench, name="bench")
 app.add_typer(drafts, name="drafts")
 app.add_typer(engines, name="engines")
 app.command()(build)

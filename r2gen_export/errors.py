@@ -1,8 +1,8 @@
 """The closed list of error codes, and the two roots every error of r2gen descends from.
 
-`R2GenError`: the user can fix it (exit status 2; 3 for `R2G-PARITY-*`). `InternalError`: our own bug (exit status 1).
-A message says what failed, what was found, what was expected and which command mends it, in one or two lines, and
-never carries a patient identifier.
+`R2GenError`: the user can fix it (exit status 2; 3 where a gate was not passed, see `GATES`). `InternalError`: our own
+bug (exit status 1). A message says what failed, what was found, what was expected and which command mends it, in
+one or two lines, and never carries a patient identifier.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
+    "R2G-BENCH-CONDITIONS": "two latency reports were not made under the same conditions",
+    "R2G-BENCH-FORMAT": "a file is not a latency report this release reads",
+    "R2G-BENCH-SLOWER": "a latency report is worse than its baseline by more than was allowed",
     "R2G-BUNDLE-MISSING": "the bundle folder or a file the manifest lists is not there",
     "R2G-BUNDLE-MANIFEST": "manifest.json is not readable, or a field is missing or has the wrong type",
     "R2G-BUNDLE-VERSION": "the bundle's format version is not one this release reads",
@@ -54,6 +57,9 @@ CODES: Final[dict[str, str]] = {
 }
 """Every code r2gen can print, with its meaning."""
 
+GATES: Final = frozenset({"R2G-PARITY-FAILED", "R2G-BENCH-SLOWER"})
+"""Codes with exit status 3: everything worked, and what came out is not what was asked for."""
+
 
 class CodedError(Exception):
     """Root of both families.
@@ -92,7 +98,7 @@ class R2GenError(CodedError):
 
     def __init__(self, code: str, message: str, fix: str = "") -> None:
         super().__init__(code, message, fix)
-        if code.startswith("R2G-PARITY-"):
+        if code in GATES:
             self.exit_status = 3
 
 

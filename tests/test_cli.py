@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CLI = [sys.executable, str(ROOT / "cli.py")]
-COMMANDS = ("infer", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build")
+COMMANDS = ("infer", "bench", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build")
 
 
 def run_cli(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

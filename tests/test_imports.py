@@ -26,6 +26,8 @@ def _loaded(*arguments: str) -> set[str]:
     return set(json.loads(child.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("infer", "--help"), ("train", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("infer", "--help"), ("train", "--help"), ("bench", "--help")]
+)
 def test_help_loads_nothing_heavy(arguments):
     assert _loaded(*arguments).isdisjoint(HEAVY)

@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
+from benchmarks.peers.results import write_results
 from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.hugepages import huge_page_environment
 
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--only", help="contenders, comma-separated")
     parser.add_argument("--replay", type=int, default=30, help="reports replayed each way, a third to warm up; 0: none")
     parser.add_argument("--verbose", action="store_true", help="what the engines print")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, for r2gen bench --peers")
     options = parser.parse_args()
     threads = available_cores()
     model = options.work / options.shape / "model"
@@ -255,6 +257,9 @@ def main() -> None:
             f"rounds after one to warm up, in turn; {bandwidth:.1f} GB/s read; {platform.machine()}"
         )
         table(contenders, options.shape, bandwidth, options.beams)
+        settings = {"shape": options.shape, "threads": threads, "prompt": 80, "new_tokens": options.new}
+        settings |= {"rounds": options.rounds, "beams": options.beams, "read_gb_s": round(bandwidth, 1)}
+        write_results(options.json, contenders, settings, options.beams)
         if options.replay:
             raced = {one.name: one for one in contenders if one.samples.get(1) and one.name in DECODERS}
             replay_reports(

@@ -1,0 +1,1 @@
+"""What `r2gen bench` measures, judges and writes."""

@@ -1,0 +1,249 @@
+"""Two reports side by side: is B slower than A, by how much, and could it be chance?
+
+A difference of a judged metric is called significant when three things hold: an exact permutation test over the
+processes of both runs says so (all judged metrics together, by Holm's method, wrong once in 20 runs of the same
+thing), its bootstrap interval leaves out 1, and it is larger than the noise: two standard errors from the scatter of
+the processes, or the change of the machine's own measured rates between the two runs, whichever is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.latency.metrics import METRICS
+from benchmarks.latency.report import load_report
+from benchmarks.latency.statistics import Difference, compare, holm, least_p
+from r2gen_export.errors import R2GenError
+
+COMPARE_SCHEMA: Final = "r2gen-bench-compare/1"
+
+LEAST_EFFECT: Final = 0.01
+"""Smaller differences are never called: they are of no use to anybody."""
+
+BY_STUDY: Final = frozenset(
+    ("total", "ttft", "tpot", "preprocess", "encode", "prefill", "decode", "detokenize", "tokens", "per_pass", "cpu")
+)
+"""Metrics with one sample for each end-to-end sample: divided by the typical value of their study."""
+
+RATES: Final = ("read_gb_s", "gemm_fp32_gops", "scalar_mops")
+
+
+def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    """Compare two loaded reports.
+
+    Args:
+        a: the baseline.
+        b: what is judged against it.
+        force: compare although conditions differ.
+
+    Returns:
+        `differs` (conditions), `notes`, `drift` (of the machine), and for each configuration in both its metrics with
+        `ratio` (B / A), `ci95`, `noise`, `p` and `verdict`.
+
+    Raises:
+        R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ and `force` is false, or no configuration is in both;
+            `R2G-BENCH-FORMAT`.
+    """
+    try:
+        differs = conditions(a, b)
+        if differs and not force:
+            message = f"the two runs are not comparable: {'; '.join(differs)}"
+            raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure again under equal conditions, or --force")
+        drift = machine_drift(a, b)
+        pairs = _pairs(a, b, force)
+        found = [_configuration(one, other, drift) for one, other in pairs]
+        _judge(found)
+        notes = _notes(a, b)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        message = f"a report lacks what it must have ({type(error).__name__}: {error})"
+        raise R2GenError("R2G-BENCH-FORMAT", message, "measure again with r2gen bench") from error
+    return {
+        "schema": COMPARE_SCHEMA,
+        "a": _label(a),
+        "b": _label(b),
+        "differs": differs,
+        "forced": bool(differs),
+        "notes": notes,
+        "drift": drift,
+        "configurations": found,
+    }
+
+
+def conditions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """What makes two runs incomparable, in words: host, bundle, precision, pictures, decoding of each configuration."""
+    pairs: list[tuple[str, Any, Any]] = [
+        ("host", _host(a["environment"]), _host(b["environment"])),
+        ("bundle", a["bundle"]["id"], b["bundle"]["id"]),
+        ("precision", _flat(a["bundle"]["precision"]), _flat(b["bundle"]["precision"])),
+        ("pictures", a["settings"]["images_digest"], b["settings"]["images_digest"]),
+        ("drafts", a["settings"]["draft"], b["settings"]["draft"]),
+    ]
+    others = {one["name"]: one for one in b["configurations"]}
+    for one in a["configurations"]:
+        if other := others.get(one["name"]):
+            name = one["name"]
+            pairs.append((f"decoding of {name}", _changes(one["decoding"], other["decoding"]), ""))
+            pairs += [(f"{key} of {name}", one[key], other[key]) for key in ("semantics", "provider", "threads")]
+    return [
+        f"{name} ({left})" if name.startswith("decoding") else f"{name} ({left} against {right})"
+        for name, left, right in pairs
+        if left != right
+    ]
+
+
+def machine_drift(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """The largest change, as a share, of what the machine itself could do between the two runs."""
+    ratios = [b["machine"]["typical"][name] / a["machine"]["typical"][name] for name in RATES]
+    return max(max(ratio, 1 / ratio) - 1 for ratio in ratios)
+
+
+def slower_than(comparison: dict[str, Any], allowed: float) -> list[str]:
+    """Judged metrics that are significantly worse by more than `allowed` (a share), in words."""
+    return [
+        f"{one['name']}: {METRICS[metric['name']].title} {metric['worse']:+.1%}"
+        for one in comparison["configurations"]
+        for metric in one["metrics"]
+        if metric["verdict"] == "worse" and metric["worse"] > allowed
+    ]
+
+
+def load_pair(a: Path, b: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two reports by their folders or files.
+
+    Raises:
+        R2GenError: `R2G-BENCH-FORMAT`.
+    """
+    return load_report(a), load_report(b)
+
+
+def _pairs(a: dict[str, Any], b: dict[str, Any], force: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    others = {one["name"]: one for one in b["configurations"]}
+    pairs = [(one, others[one["name"]]) for one in a["configurations"] if one["name"] in others]
+    if not pairs and force and len(a["configurations"]) == len(b["configurations"]):
+        pairs = list(zip(a["configurations"], b["configurations"], strict=True))
+    if not pairs:
+        names = [", ".join(repr(one["name"]) for one in side["configurations"]) for side in (a, b)]
+        message = f"no configuration is in both runs ({names[0]} against {names[1]})"
+        raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure the same devices, presets, batches; or --force")
+    return pairs
+
+
+def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float) -> dict[str, Any]:
+    metrics = []
+    for name, metric in METRICS.items():
+        sides = _comparable(name, a, b)
+        if sides is None:
+            continue
+        found = compare(*sides, test=metric.judged)
+        timed = metric.unit in ("ms", "1/s")
+        metrics.append(
+            {
+                "name": name,
+                "title": metric.title,
+                "unit": metric.unit,
+                "a": a["metrics"][name]["p50"],
+                "b": b["metrics"][name]["p50"],
+                "ratio": found.ratio,
+                "ci95": [found.low, found.high],
+                "noise": max(found.noise, drift if timed else 0.0, LEAST_EFFECT),
+                "p": found.p,
+                "least_p": least_p(*(sum(map(bool, side)) for side in sides)),
+                "worse": worse_by(found, metric.better),
+                "judged": metric.judged,
+                "verdict": "",
+            }
+        )
+    name = a["name"] if a["name"] == b["name"] else f"{a['name']} -> {b['name']}"
+    return {"name": name, "words": _same_words(a, b), "metrics": metrics}
+
+
+def worse_by(found: Difference, better: str) -> float:
+    """How much worse B is than A as a share: 0.1 where it takes 1.1 times the time; negative where it is better."""
+    if better == "neither":
+        return 0.0
+    return found.ratio - 1 if better == "lower" else 1 / found.ratio - 1
+
+
+def _comparable(name: str, a: dict[str, Any], b: dict[str, Any]) -> tuple[list[list[float]], list[list[float]]] | None:
+    """Samples of a metric in both runs, all positive; None where one has none, or where there is nothing to divide."""
+    if name not in a["samples"] or name not in b["samples"]:
+        return None
+    sides = [one["samples"][name] for one in (a, b)]
+    if name in BY_STUDY and all(
+        [len(x) for x in side] == [len(x) for x in one["sample_studies"]]
+        for side, one in zip(sides, (a, b), strict=True)
+    ):
+        sides = _by_study(sides, [a["sample_studies"], b["sample_studies"]])
+    if any(value <= 0 for side in sides for cluster in side for value in cluster):
+        return None
+    return sides[0], sides[1]
+
+
+def _by_study(sides: Sequence[list[list[float]]], studies: Sequence[list[list[str]]]) -> list[list[list[float]]]:
+    """Every sample divided by the median of its study over both runs, which leaves their ratio as it is."""
+    values: dict[str, list[float]] = {}
+    for side, names in zip(sides, studies, strict=True):
+        for cluster, keys in zip(side, names, strict=True):
+            for value, key in zip(cluster, keys, strict=True):
+                values.setdefault(key, []).append(value)
+    typical = {key: median(found) or 1.0 for key, found in values.items()}
+    return [
+        [
+            [value / typical[key] for value, key in zip(cluster, keys, strict=True)]
+            for cluster, keys in zip(side, names, strict=True)
+        ]
+        for side, names in zip(sides, studies, strict=True)
+    ]
+
+
+def _judge(configurations: Sequence[dict[str, Any]]) -> None:
+    """Verdicts of all judged metrics together."""
+    judged = [one for found in configurations for one in found["metrics"] if one["judged"]]
+    falls = holm([1.0 if one["p"] is None else one["p"] for one in judged])
+    for one, fallen in zip(judged, falls, strict=True):
+        low, high = one["ci95"]
+        larger = max(one["ratio"], 1 / one["ratio"]) - 1 > one["noise"]
+        if one["least_p"] > 0.05 / len(judged):
+            one["verdict"] = "too few processes"
+        elif fallen and larger and not low <= 1 <= high:
+            one["verdict"] = "worse" if one["worse"] > 0 else "better"
+        else:
+            one["verdict"] = "no significant difference"
+
+
+def _same_words(a: dict[str, Any], b: dict[str, Any]) -> dict[str, int]:
+    """Studies in both runs, and those of them with the same token ids."""
+    both = a["words"].keys() & b["words"].keys()
+    return {"studies": len(both), "same": sum(a["words"][key] == b["words"][key] for key in both)}
+
+
+def _notes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """What else changed: often the reason for comparing."""
+    left, right = a["environment"], b["environment"]
+    versions = {**left["packages"], "python": left["python"], "r2gen": left["r2gen"], "git": left["git"]}
+    others = {**right["packages"], "python": right["python"], "r2gen": right["r2gen"], "git": right["git"]}
+    return [
+        f"{name}: {versions.get(name)} against {others.get(name)}"
+        for name in sorted(versions.keys() | others.keys())
+        if versions.get(name) != others.get(name)
+    ]
+
+
+def _label(report: dict[str, Any]) -> dict[str, Any]:
+    return {"created": report["created"], "command": report["command"], "bundle": report["bundle"]["id"]}
+
+
+def _host(found: dict[str, Any]) -> str:
+    gpu = found["gpu_name"] or "no GPU"
+    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB, {gpu}, {found['host']}"
+
+
+def _flat(precision: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(precision.items()))
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {a.get(key)} against {b.get(key)}" for key in a if a.get(key) != b.get(key))

@@ -1,0 +1,161 @@
+"""Where and with what a run was made. Nothing in it names the machine, its user, or a file of a patient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.latency.machine import last_level_cache
+from benchmarks.latency.trackers import Nvml
+from r2gen_export import __version__
+from r2gen_export.bundle import Manifest, bundle_id
+from r2gen_export.runtime.cores import available_cores
+from r2gen_export.versions import installed_version
+
+PACKAGES: Final = (
+    "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "pillow", "torch", "transformers", "tensorrt",
+)  # fmt: skip
+
+HARDWARE: Final = ("cpu", "cores", "memory_gb", "cache_mb", "kernel", "machine", "gpu_name", "gpu_driver")
+"""What tells one host from another: facts of the hardware and its system, never a name."""
+
+
+def environment() -> dict[str, Any]:
+    """CPU, cores, memory, GPU, system, versions; `host` is a hash over the facts in `HARDWARE`."""
+    gpu = Nvml().facts()
+    found: dict[str, Any] = {
+        "cpu": processor(),
+        "cores": available_cores(),
+        "memory_gb": _memory_gb(),
+        "cache_mb": round(last_level_cache() / 1e6, 1),
+        "clock_mhz": _clock_mhz(),
+        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "huge_pages": _huge_pages(),
+        "virtual_machine": _is_virtual(),
+        "machine": platform.machine(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "gpu": gpu,
+        "gpu_name": gpu["name"] if gpu else None,
+        "gpu_driver": gpu["driver"] if gpu else None,
+        "python": platform.python_version(),
+        "r2gen": __version__,
+        "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
+        "git": git_commit(),
+    }
+    facts = json.dumps([found[name] for name in HARDWARE])
+    found["host"] = hashlib.sha256(facts.encode()).hexdigest()[:12]
+    return found
+
+
+def bundle_facts(manifest: Manifest) -> dict[str, Any]:
+    """What was measured, with the hash of every file."""
+    files = {
+        name: {"size": entry.size, "sha256": entry.sha256}
+        for name, entry in sorted(manifest.files.items())
+        if not name.startswith("drafts/")
+    }
+    return {
+        "id": bundle_id(manifest),
+        "model_id": manifest.model_id,
+        "synthetic": manifest.synthetic,
+        "dialect": manifest.dialect,
+        "precision": manifest.precision,
+        "semantics": manifest.semantics,
+        "prompt_tokens": manifest.prompt.length(manifest.dims.image_tokens),
+        "dims": vars(manifest.dims),
+        "parity": [
+            {"name": one.name, "passed": one.passed, "gate": one.gate, "detail": one.detail} for one in manifest.parity
+        ],
+        "files": files,
+    }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command line whose paths are cut to their last part; file names of images and lists are left out."""
+    shown = []
+    hides = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name.startswith("--"):
+            shown.append(f"{name}={'...' if name == '--images' else _short(value)}")
+        else:
+            shown.append("..." if hides else _short(argument))
+        hides = argument == "--images"
+    return "r2gen " + " ".join(shlex.quote(one) if one != "..." else one for one in shown)
+
+
+def git_commit() -> str | None:
+    """Commit of the working tree this code is in, `-dirty` behind it when files differ; None outside of one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10, stdin=subprocess.DEVNULL
+    )
+    return done.stdout.strip()
+
+
+def _short(argument: str) -> str:
+    separators = [os.sep] + ([os.altsep] if os.altsep else [])
+    return Path(argument).name or argument if any(one in argument for one in separators) else argument
+
+
+def _memory_gb() -> float | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+
+
+def _clock_mhz() -> float | None:
+    """What the first core runs at now."""
+    text = _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"))
+    if text and text.isdigit():
+        return int(text) / 1000
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((round(float(line.partition(":")[2]), 1) for line in lines if line.startswith("cpu MHz")), None)
+
+
+def _huge_pages() -> str | None:
+    text = _first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
+    return text.partition("[")[2].partition("]")[0] if text else None
+
+
+def _is_virtual() -> bool | None:
+    try:
+        return "hypervisor" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").splitlines()[0].strip()
+    except (OSError, IndexError, UnicodeDecodeError):
+        return None

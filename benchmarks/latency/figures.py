@@ -1,0 +1,240 @@
+"""Numbers as reports write them, in Markdown and HTML alike."""
+
+from __future__ import annotations
+
+from math import floor, log10
+from typing import Any
+
+from benchmarks.latency.metrics import METRICS
+from benchmarks.latency.statistics import TOO_SMALL
+from r2gen_export.runtime.report import STAGES
+
+Row = list[str]
+
+
+def number(value: Any, unit: str = "") -> str:
+    """Three significant digits, all of a whole number, with a unit behind; a dash for what is not there."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        text = f"{value:,}"
+    else:
+        size = abs(value)
+        digits = 0 if size >= 100 or size == 0 else 2 - floor(log10(size))
+        text = f"{value:,.{digits}f}"
+    return f"{text} {unit}" if unit else text
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None else f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
+
+
+def metric_rows(configuration: dict[str, Any]) -> list[Row]:
+    """Metric, unit, n, p50 with its interval, p90, p95, p99, least and most."""
+    rows = []
+    for name, found in configuration["metrics"].items():
+        low, high = found["ci95"].get("p50", (None, None))
+        interval = f"{number(low)} to {number(high)}" if low is not None else "–"
+        p99 = found["p99"] if found["p99"] == TOO_SMALL else number(found["p99"])
+        figures = [number(found[key]) for key in ("p50",)]
+        rest = [number(found["p90"]), number(found["p95"]), p99, number(found["min"]), number(found["max"])]
+        rows.append([METRICS[name].title, METRICS[name].unit, str(found["n"]), *figures, interval, *rest])
+    return rows
+
+
+METRIC_HEAD = ["metric", "unit", "n", "p50", "95 % interval", "p90", "p95", "p99", "min", "max"]
+
+
+def warnings(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(configurations, warning): what makes a run doubtful; one that holds for all is said once."""
+    found: dict[str, list[str]] = {}
+    for one in report["configurations"]:
+        for warning in one["steadiness"]["warnings"]:
+            found.setdefault(warning, []).append(one["name"])
+    every = len(report["configurations"])
+    return [("all" if len(names) == every > 1 else "; ".join(names), warning) for warning, names in found.items()]
+
+
+def unavailable_lines(configuration: dict[str, Any]) -> list[str]:
+    """Why a metric has no row."""
+    lines = []
+    if "energy_cpu" not in configuration["metrics"] and (why := configuration["unavailable"]["energy_cpu"]):
+        lines.append(f"CPU energy: {why}")
+    if "energy_gpu" not in configuration["metrics"] and (why := configuration["unavailable"]["energy_gpu"]):
+        lines.append(f"GPU energy and memory: {why}")
+    if "acceptance" not in configuration["metrics"]:
+        lines.append("draft acceptance: nothing was drafted")
+    return lines
+
+
+def roofline_rows(configuration: dict[str, Any]) -> list[Row]:
+    """Stage, what it reads and computes, its floor, what was measured."""
+    found = configuration["roofline"]
+    if "reason" in found:
+        return []
+    titles = {"encode": "encode", "prefill": "prefill", "decode": "decode, one token"}
+    return [
+        [
+            title,
+            number(found[stage]["bytes"] / 1e6, "MB"),
+            number(found[stage]["ops"] / 1e9, "Gop"),
+            number(found[stage]["memory_ms"]),
+            number(found[stage]["compute_ms"]),
+            f"{number(found[stage]['floor_ms'])} ({found[stage]['bound']})",
+            number(found[stage].get("measured_ms")),
+            f"{number(found[stage].get('times_floor'))} x",
+        ]
+        for stage, title in titles.items()
+    ]
+
+
+ROOFLINE_HEAD = ["stage", "reads", "computes", "memory ms", "arithmetic ms", "floor ms", "measured ms", "of the floor"]
+
+
+def roofline_notes(configuration: dict[str, Any]) -> list[str]:
+    """What one has to know to read the floors."""
+    found = configuration["roofline"]
+    if "reason" in found:
+        return [f"No floors: {found['reason']}."]
+    notes = []
+    if found["decode"]["in_cache"]:
+        notes.append(
+            "The LLM's weights fit into the processor's cache: the floor is the cache's read rate, and what is "
+            "measured is the cost of starting many small operations."
+        )
+    if found["work"]["precision"] == "fp16":
+        notes.append("ONNX Runtime widens fp16 weights on a CPU: it reads twice the bytes counted here.")
+    if found["drafting"]:
+        notes.append(
+            f"Drafts were verified, {number(found['tokens_per_pass'])} tokens a pass: time per token may lie below the "
+            "floor, which is that of one pass for each token."
+        )
+    return notes
+
+
+def stage_medians(configuration: dict[str, Any]) -> list[tuple[str, float]]:
+    """Median milliseconds of each stage in the order of the flow, what is left over last."""
+    names = [*STAGES, "other"]
+    return [
+        (name, max(0.0, configuration["metrics"][name]["p50"])) for name in names if name in configuration["metrics"]
+    ]
+
+
+def environment_rows(report: dict[str, Any]) -> list[Row]:
+    """Fact and value, for the conditions of a run."""
+    where, what, how = report["environment"], report["bundle"], report["settings"]
+    gpu = where["gpu"]
+    rates = report["machine"]["best"]
+    gops = f"fp32 {number(rates['gemm_fp32_gops'])}, int8 {number(rates['gemm_int8_gops'])} Gop/s"
+    kind = "phantom" if how["pictures"] == "phantoms" else "given"
+    runs = f"{how['rounds_per_process']} in each of {how['processes']} processes, behind {how['warmup']} to warm up"
+    name = f"{what['model_id']} ({what['id']}), dialect {what['dialect']}, {what['prompt_tokens']} prompt tokens"
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    rows = [
+        ["CPU", f"{where['cpu']}, {where['cores']} cores used" + (", virtual" if where["virtual_machine"] else "")],
+        ["clock", f"{number(where['clock_mhz'], 'MHz')}, governor {where['governor'] or 'not shown'}"],
+        ["memory", f"{number(where['memory_gb'], 'GB')}, huge pages: {where['huge_pages'] or 'unknown'}"],
+        ["GPU", _gpu(gpu)],
+        ["system", f"{where['kernel']}, {where['machine']}"],
+        ["versions", f"r2gen {where['r2gen']}, Python {where['python']}, {packages}"],
+        ["git commit", where["git"] or "not in a working tree"],
+        ["host fingerprint", f"{where['host']} (hash over hardware facts, names no machine)"],
+        ["measured read rate", f"{number(rates['read_gb_s'], 'GB/s')}, {report['machine']['threads']} threads"],
+        ["measured matrix rates", gops],
+        ["bundle", name],
+        ["precision", ", ".join(f"{name} {value}" for name, value in what["precision"].items())],
+        ["pictures", f"{how['studies']} {kind} studies ({how['images_digest']})"],
+        ["runs", runs],
+        ["command", report["command"]],
+        ["created", report["created"]],
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _gpu(gpu: dict[str, Any] | None) -> str:
+    if not gpu:
+        return "none"
+    clocks = ", ".join(f"{name} {value} MHz" for name, value in gpu["clocks_mhz"].items())
+    return f"{gpu['name']}, driver {gpu['driver']}, {clocks}, power limit {number(gpu['power_limit_w'], 'W')}"
+
+
+def decoding_text(configuration: dict[str, Any]) -> str:
+    """Decoding settings in one line."""
+    return f"{configuration['semantics']}; " + ", ".join(
+        f"{name} {value}" for name, value in configuration["decoding"].items() if value is not None
+    )
+
+
+COMPARE_HEAD = ["metric", "unit", "A", "B", "B / A", "95 % interval", "noise", "p", "verdict"]
+
+
+def compare_rows(configuration: dict[str, Any]) -> list[Row]:
+    """One row for each metric of a comparison."""
+    return [
+        [
+            one["title"],
+            one["unit"],
+            number(one["a"]),
+            number(one["b"]),
+            f"{one['ratio']:.3f}",
+            f"{one['ci95'][0]:.3f} to {one['ci95'][1]:.3f}",
+            share(one["noise"]),
+            "–" if one["p"] is None else f"{one['p']:.2g}",
+            one["verdict"] or "not judged",
+        ]
+        for one in configuration["metrics"]
+    ]
+
+
+def compare_notes(comparison: dict[str, Any]) -> list[str]:
+    """Conditions that differ, and what else changed."""
+    notes = [f"CONDITIONS DIFFER, compared by force: {one}" for one in comparison["differs"]]
+    notes += [f"changed: {one}" for one in comparison["notes"]]
+    drift = comparison["drift"]
+    notes.append(f"The machine's own measured rates changed by {share(drift)} between the two runs.")
+    return notes
+
+
+def words_text(words: dict[str, int]) -> str:
+    """Did both runs write the same?"""
+    return f"same token ids in {words['same']} of {words['studies']} studies"
+
+
+def reference_rows(report: dict[str, Any]) -> list[Row]:
+    """PyTorch beside each configuration of the bundle."""
+    rows = []
+    for one in report["reference"]["rows"]:
+        parted = one["first_divergence"]
+        same = f"{one['same']} of {one['studies']} studies" + (
+            f", first difference at token {parted}" if parted else ""
+        )
+        times = one["times"]
+        rows.append([one["ours"], one["engine"], same, *(f"{number(times.get(key))} x" for key in REFERENCE_TIMES)])
+    return rows
+
+
+REFERENCE_TIMES = ("total", "ttft", "tpot", "peak_rss")
+REFERENCE_HEAD = ["r2gen", "PyTorch", "same words", "end to end", "TTFT", "TPOT", "memory"]
+
+
+def reference_verdict(report: dict[str, Any]) -> str:
+    """The sentence an engineer may quote."""
+    lines = []
+    for one in report["reference"]["rows"]:
+        times = one["times"].get("total")
+        if one["same"] == one["studies"]:
+            words = "same words"
+        else:
+            words = f"same words in only {one['same']} of {one['studies']} studies"
+        faster = f"{number(times)} times faster" if times >= 1 else f"{number(1 / times)} times slower"
+        lines.append(f"{one['ours']}: {faster} than {one['engine']}, {words}.")
+    precision = report["reference"]["precision"]["decoder"]
+    if precision != "fp32":
+        lines.append(
+            f"PyTorch ran the unrounded weights, the bundle has them in {precision}: what rounding changes is measured "
+            "at export, see the parity checks of the bundle."
+        )
+    return " ".join(lines)

@@ -1,0 +1,49 @@
+"""Results of `python -m benchmarks.peers --json FILE`, to be shown in a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.peers.results import PEERS_SCHEMA
+from r2gen_export.errors import R2GenError
+
+COLUMNS: Final = {
+    "name": "engine",
+    "prefill_ms": "prefill ms",
+    "token_ms": "ms per token",
+    "total_s": "total s",
+    "beams_total_s": "with beams, total s",
+    "load_s": "load s",
+    "peak_gb": "peak GB",
+}
+"""Fields of a contender, and their titles."""
+
+
+def load_peers(path: Path) -> dict[str, Any]:
+    """The peers' results as they were written: conditions, and a list of `contenders`.
+
+    Raises:
+        R2GenError: `R2G-BENCH-FORMAT`.
+    """
+    fix = "write it with python -m benchmarks.peers --json FILE"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise R2GenError("R2G-BENCH-FORMAT", f"{path} cannot be read: {error.strerror or error}", fix) from error
+    except (ValueError, RecursionError) as error:
+        raise R2GenError("R2G-BENCH-FORMAT", f"{path} is not JSON", fix) from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    contenders = found.get("contenders") if isinstance(found, dict) else None
+    if schema != PEERS_SCHEMA or not isinstance(contenders, list):
+        raise R2GenError("R2G-BENCH-FORMAT", f"{path} has schema {schema!r}, expected {PEERS_SCHEMA!r}", fix)
+    if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in contenders):
+        raise R2GenError("R2G-BENCH-FORMAT", f"{path}: a contender has no name", fix)
+    return dict(found)
+
+
+def conditions(found: dict[str, Any]) -> str:
+    """The conditions of the peers' run in one line."""
+    named = ("shape", "threads", "prompt", "new_tokens", "rounds", "beams", "read_gb_s")
+    return ", ".join(f"{name.replace('_', ' ')} {found[name]}" for name in named if name in found)

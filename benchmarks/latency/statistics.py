@@ -1,0 +1,237 @@
+"""Percentiles, their confidence intervals, and whether two runs differ by more than chance.
+
+Samples come in clusters: the runs of one process resemble each other (memory layout, what else the machine did then).
+So a resampling draws processes first, and a test permutes whole processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb, exp, log
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Clusters = Sequence[Sequence[float]]
+"""Samples of each process, in the order they were taken."""
+
+METHOD: Final = (
+    "linear interpolation between the two nearest order statistics (numpy's default, Hyndman and Fan type 7)"
+)
+INTERVAL: Final = 0.95
+RESAMPLES: Final = 1000
+MOST_SAMPLES: Final = 2_000_000
+"""Drawn in all for one interval; a metric with many samples is resampled less often."""
+
+P99_NEEDS: Final = 100
+TOO_SMALL: Final = "n too small"
+
+PERMUTATIONS: Final = 20_000
+"""All of them up to here, else so many drawn at random."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one configuration. `ci`: bounds of the 95 % bootstrap interval of each percentile."""
+
+    n: int
+    mean: float
+    least: float
+    most: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float | None
+    ci: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; `p99` is a text where there are too few samples."""
+        return {
+            "n": self.n,
+            "mean": self.mean,
+            "min": self.least,
+            "p50": self.p50,
+            "p90": self.p90,
+            "p95": self.p95,
+            "p99": TOO_SMALL if self.p99 is None else self.p99,
+            "max": self.most,
+            "ci95": {name: list(bounds) for name, bounds in self.ci.items()},
+        }
+
+
+def summarise(clusters: Clusters, seed: int = 0) -> Summary | None:
+    """Percentiles of all samples by `METHOD`, with intervals; None when there is no sample."""
+    groups = [np.asarray(cluster, np.float64) for cluster in clusters if len(cluster)]
+    if not groups:
+        return None
+    values = np.concatenate(groups)
+    asked = {"p50": 50.0, "p90": 90.0, "p95": 95.0} | ({"p99": 99.0} if len(values) >= P99_NEEDS else {})
+    found = dict(zip(asked, np.percentile(values, list(asked.values())).tolist(), strict=True))
+    count = max(100, min(RESAMPLES, MOST_SAMPLES // len(values)))
+    drawn = [np.percentile(one, list(asked.values()), axis=-1) for one in resamples(groups, seed, count)]
+    tails = [(1 - INTERVAL) / 2 * 100, (1 + INTERVAL) / 2 * 100]
+    spread = np.concatenate([one.reshape(len(asked), -1) for one in drawn], axis=1)
+    bounds = np.percentile(spread, tails, axis=1).T.tolist() if len(values) > 1 else []
+    return Summary(
+        n=len(values),
+        mean=float(values.mean()),
+        least=float(values.min()),
+        most=float(values.max()),
+        p50=found["p50"],
+        p90=found["p90"],
+        p95=found["p95"],
+        p99=found.get("p99"),
+        ci={name: (low, high) for name, (low, high) in zip(asked, bounds, strict=False)},
+    )
+
+
+def resamples(groups: Sequence[Floats], seed: int, count: int) -> Iterator[Floats]:
+    """`count` bootstrap samples: as many processes, drawn with replacement, and of each as many samples again.
+
+    Yields:
+        All of them as [count, n] where processes have equally many samples, else one by one as [n].
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {len(group) for group in groups}
+    if len(sizes) == 1:
+        size = sizes.pop()
+        chosen = rng.integers(0, len(groups), (count, len(groups), 1))
+        yield np.stack(groups)[chosen, rng.integers(0, size, (count, len(groups), size))].reshape(count, -1)
+        return
+    for _ in range(count):
+        drawn = [groups[one] for one in rng.integers(0, len(groups), len(groups))]
+        yield np.concatenate([group[rng.integers(0, len(group), len(group))] for group in drawn])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs' samples of one metric.
+
+    `ratio`: median of B divided by median of A. `low`, `high`: its 95 % bootstrap interval. `noise`: differences below
+    it are within what the processes of one run differ among each other. `p`: of the permutation test; None: too few
+    processes for any difference to be significant.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    noise: float
+    p: float | None
+
+
+def compare(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 0) -> Difference:
+    """How B differs from A: effect, interval, noise and an exact permutation test over processes.
+
+    Args:
+        a: positive samples of each process of A. The two runs' samples must be comparable one by one: divided by the
+            typical value of their study where studies take different times.
+        b: the same of B.
+        test: whether to compute `p`.
+        seed: of the bootstrap.
+    """
+    left, right = ([np.asarray(one, np.float64) for one in side if len(one)] for side in (a, b))
+    count = max(100, min(RESAMPLES, MOST_SAMPLES // sum(map(len, [*left, *right]))))
+    medians = [
+        np.concatenate([np.atleast_1d(np.median(one, axis=-1)) for one in resamples(side, seed + place, count)])
+        for place, side in enumerate((left, right))
+    ]
+    low, high = np.percentile(medians[1] / medians[0], [2.5, 97.5]).tolist()
+    p = permutation_p(left, right) if test else None
+    return Difference(_ratio(left, right), low, high, noise(left, right), p)
+
+
+def noise(a: Sequence[Floats], b: Sequence[Floats]) -> float:
+    """Two standard errors of the difference between the runs, from how their processes' medians scatter, as a share."""
+    variance = 0.0
+    for side in (a, b):
+        medians = [log(_median(one)) for one in side]
+        if len(medians) > 1:
+            variance += float(np.var(medians, ddof=1)) / len(medians)
+    return exp(2 * variance**0.5) - 1
+
+
+def permutation_p(a: Sequence[Floats], b: Sequence[Floats], seed: int = 0) -> float | None:
+    """Share of the ways to deal the processes out to two runs that part them at least as far as A and B are.
+
+    Exact under the hypothesis that it made no difference which run a process belonged to. What is parted are the means
+    of the logarithms of the processes' medians: a median of medians would hardly change when two processes swap.
+    """
+    if least_p(len(a), len(b)) > 0.05:
+        return None
+    middles = np.log([_median(one) for one in [*a, *b]])
+    ways = _dealings(len(middles), len(a), seed)
+    parted = np.abs(ways @ middles / len(a) - ~ways @ middles / len(b))
+    seen = abs(middles[: len(a)].mean() - middles[len(a) :].mean())
+    return float((parted >= seen - 1e-12).mean())
+
+
+def least_p(a: int, b: int) -> float:
+    """The smallest p that so many processes can give: the two extreme dealings, where the numbers are equal."""
+    return (2 if a == b else 1) / comb(a + b, a)
+
+
+def holm(ps: Sequence[float], alpha: float = 0.05) -> list[bool]:
+    """Which hypotheses fall when all of `ps` are judged together (Holm 1979): any falls wrongly with chance `alpha`."""
+    order = sorted(range(len(ps)), key=lambda place: ps[place])
+    falls = [False] * len(ps)
+    for rank, place in enumerate(order):
+        if ps[place] > alpha / (len(ps) - rank):
+            break
+        falls[place] = True
+    return falls
+
+
+def trend(values: Sequence[float]) -> tuple[float, float]:
+    """(change over the whole run as a share, z) of values in the order they were taken.
+
+    The change is Theil and Sen's slope times the length; z is Kendall's statistic over its standard deviation, within
+    3 or so when there is no trend.
+    """
+    n = len(values)
+    if n < 4:
+        return 0.0, 0.0
+    # Thousands of pairs say as much as millions.
+    array = np.asarray(values, np.float64)[np.linspace(0, n - 1, min(n, 400)).round().astype(int)]
+    n = len(array)
+    early, late = np.triu_indices(n, 1)
+    rises = array[late] - array[early]
+    slope = float(np.median(rises / (late - early)))
+    score = float(np.sign(rises).sum())
+    z = score / (n * (n - 1) * (2 * n + 5) / 18) ** 0.5
+    return slope * (n - 1) / float(np.median(array)), z
+
+
+def outliers(values: Sequence[float]) -> int:
+    """How many values lie more than 5 robust standard deviations, and a tenth, above the median."""
+    array = np.asarray(values, np.float64)
+    if len(array) < 4:
+        return 0
+    middle = float(np.median(array))
+    scatter = 1.4826 * float(np.median(np.abs(array - middle)))
+    return int((array > middle + max(5 * scatter, 0.1 * abs(middle))).sum())
+
+
+def _dealings(total: int, first: int, seed: int) -> NDArray[np.bool_]:
+    """Ways to deal `total` processes out, [ways, total]: true for those that go to the first run."""
+    if comb(total, first) <= PERMUTATIONS:
+        chosen = list(combinations(range(total), first))
+    else:
+        rng = np.random.default_rng(seed)
+        # With the one seen among them the test stays valid.
+        drawn = (tuple(rng.permutation(total)[:first].tolist()) for _ in range(PERMUTATIONS - 1))
+        chosen = [tuple(range(first)), *drawn]
+    ways = np.zeros((len(chosen), total), bool)
+    ways[np.arange(len(chosen))[:, None], np.array(chosen)] = True
+    return ways
+
+
+def _median(values: Floats) -> float:
+    return float(np.median(values))
+
+
+def _ratio(a: Sequence[Floats], b: Sequence[Floats]) -> float:
+    return _median(np.concatenate(b)) / _median(np.concatenate(a))

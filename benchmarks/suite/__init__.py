@@ -1,0 +1,1 @@
+"""The project's own performance suite: `python -m benchmarks.suite`."""
