@@ -92,7 +92,7 @@ def open_model(folder: Path, width: int, vocab: int, threads: int) -> SuiteModel
     write_decoder(llama, folder / "decoder", dialect="ort", precision="int4")
     table = llama.get_input_embeddings()
     assert isinstance(table, torch.nn.Embedding)
-    write_embeddings(table, folder / "embed_tokens.npy", half=True)
+    write_embeddings(table, folder / "embed_tokens.npy", precision="fp16")
     dims = Dims(
         image_tokens=49, d_llm=width, vocab_size=vocab, num_layers=LAYERS, num_kv_heads=heads, head_dim=HEAD,
         max_positions=POSITIONS,
