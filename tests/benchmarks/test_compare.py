@@ -57,6 +57,17 @@ def test_a_slower_machine_is_not_a_slower_program():
     assert verdicts(found)["total"] == "no significant difference"
 
 
+def test_no_verdict_on_times_of_a_busy_machine():
+    """What other programs take is not r2gen's; memory is judged all the same, and force judges everything."""
+    rng = np.random.default_rng(15)
+    a, b = report(noisy(rng)), report(noisy(rng, factor=1.5), foreign=1.0)
+    found = verdicts(compare_reports(a, b))
+    assert found["total"] == found["ttft"] == found["tpot"] == "machine was busy"
+    assert found["peak_rss"] == "no significant difference"
+    assert slower_than(compare_reports(a, b), 0.0) == []
+    assert verdicts(compare_reports(a, b, force=True))["total"] == "worse"
+
+
 def test_improvement_is_not_a_failure():
     rng = np.random.default_rng(9)
     found = compare_reports(report(noisy(rng)), report(noisy(rng, factor=0.8)))
