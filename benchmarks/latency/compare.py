@@ -113,6 +113,16 @@ def slower_than(comparison: dict[str, Any], allowed: float) -> list[str]:
     ]
 
 
+def unjudged(comparison: dict[str, Any]) -> list[str]:
+    """Judged metrics without a verdict, in words: a gate must not take them for passed."""
+    return [
+        f"{one['name']}: {METRICS[metric['name']].title}: {metric['verdict']}"
+        for one in comparison["configurations"]
+        for metric in one["metrics"]
+        if metric["verdict"] in ("machine was busy", "too few processes")
+    ]
+
+
 def load_pair(a: Path, b: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two reports by their folders or files.
 

@@ -75,7 +75,8 @@ def report(
         "configurations": [
             {
                 "name": "cpu, fast", "decoding": {"num_beams": 1}, "semantics": "hf-current", "provider": "CPU",
-                "threads": 2, "samples": samples, "steadiness": {"foreign_cores": foreign, "stolen_cores": None}, "words": {"0": "w"},
+                "threads": 2, "samples": samples, "words": {"0": "w"},
+                "steadiness": {"foreign_cores": foreign, "stolen_cores": None},
                 "sample_studies": [[str(number % studies) for number in range(len(process))] for process in totals],
                 "metrics": {name: summarise(lists).to_dict() for name, lists in samples.items()},  # type: ignore[union-attr]
             }

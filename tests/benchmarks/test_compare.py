@@ -153,6 +153,18 @@ def test_exit_statuses(folders):
     assert run_cli("bench", "compare", slow, a, "--fail-above", "0%").returncode == 0, "faster is fine"
 
 
+def test_a_gate_without_a_verdict_is_not_passed(folders):
+    path = folders[1] / "report.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["configurations"][0]["steadiness"]["foreign_cores"] = 1.5
+    path.write_text(json.dumps(found), encoding="utf-8")
+    shown = run_cli("bench", "compare", folders[0], folders[1], "--fail-above", "5%")
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("R2G-BENCH-CONDITIONS: no verdict")
+    assert "machine was busy" in shown.stderr
+    assert run_cli("bench", "compare", folders[0], folders[1]).returncode == 0
+
+
 def test_json(folders):
     shown = run_cli("bench", "compare", folders[0], folders[2], "--format", "json")
     found = json.loads(shown.stdout)
