@@ -16,6 +16,7 @@ from typing import Any, Final
 from benchmarks.latency.metrics import METRICS
 from benchmarks.latency.report import load_report
 from benchmarks.latency.statistics import Difference, compare, holm, least_p
+from benchmarks.latency.steadiness import FOREIGN, STOLEN
 from r2gen_export.errors import R2GenError
 
 COMPARE_SCHEMA: Final = "r2gen-bench-compare/1"
@@ -55,7 +56,9 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         drift = machine_drift(a, b)
         pairs = _pairs(a, b, force)
         found = [_configuration(one, other, drift) for one, other in pairs]
-        _judge(found)
+        cores = a["environment"]["cores"]
+        busy = [not force and any(was_busy(side, cores) for side in pair) for pair in pairs]
+        _judge(found, busy)
         notes = _notes(a, b)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         message = f"a report lacks what it must have ({type(error).__name__}: {error})"
@@ -107,6 +110,16 @@ def slower_than(comparison: dict[str, Any], allowed: float) -> list[str]:
         for one in comparison["configurations"]
         for metric in one["metrics"]
         if metric["verdict"] == "worse" and metric["worse"] > allowed
+    ]
+
+
+def unjudged(comparison: dict[str, Any]) -> list[str]:
+    """Judged metrics without a verdict, in words: a gate must not take them for passed."""
+    return [
+        f"{one['name']}: {METRICS[metric['name']].title}: {metric['verdict']}"
+        for one in comparison["configurations"]
+        for metric in one["metrics"]
+        if metric["verdict"] in ("machine was busy", "too few processes")
     ]
 
 
@@ -199,14 +212,28 @@ def _by_study(sides: Sequence[list[list[float]]], studies: Sequence[list[list[st
     ]
 
 
-def _judge(configurations: Sequence[dict[str, Any]]) -> None:
-    """Verdicts of all judged metrics together."""
+def was_busy(configuration: dict[str, Any], cores: int) -> bool:
+    """Whether so much else ran on the machine that times say more about that than about r2gen."""
+    found = configuration["steadiness"]
+    return (found["foreign_cores"] or 0) > FOREIGN * cores or (found["stolen_cores"] or 0) > STOLEN * cores
+
+
+def _judge(configurations: Sequence[dict[str, Any]], busy: Sequence[bool]) -> None:
+    """Verdicts of all judged metrics together; none on times where the machine was `busy` in either run."""
+    timed = [
+        one
+        for found, loaded in zip(configurations, busy, strict=True)
+        for one in found["metrics"]
+        if loaded and one["judged"] and one["unit"] == "ms"
+    ]
     judged = [one for found in configurations for one in found["metrics"] if one["judged"]]
     falls = holm([1.0 if one["p"] is None else one["p"] for one in judged])
     for one, fallen in zip(judged, falls, strict=True):
         low, high = one["ci95"]
         larger = max(one["ratio"], 1 / one["ratio"]) - 1 > one["noise"]
-        if one["least_p"] > 0.05 / len(judged):
+        if any(one is other for other in timed):
+            one["verdict"] = "machine was busy"
+        elif one["least_p"] > 0.05 / len(judged):
             one["verdict"] = "too few processes"
         elif fallen and larger and not low <= 1 <= high:
             one["verdict"] = "worse" if one["worse"] > 0 else "better"

@@ -166,7 +166,7 @@ def compare(
     """Say what differs between two reports by more than chance: effect, interval, noise, verdict."""
     import json
 
-    from benchmarks.latency.compare import compare_reports, load_pair, slower_than
+    from benchmarks.latency.compare import compare_reports, load_pair, slower_than, unjudged
     from benchmarks.latency.markdown import comparison_text
 
     allowed = None if fail_above is None else share(fail_above)
@@ -175,6 +175,9 @@ def compare(
     if allowed is not None and (worse := slower_than(found, allowed)):
         message = f"worse by more than {allowed:.3g}: {'; '.join(worse)}"
         raise R2GenError("R2G-BENCH-SLOWER", message, "find the change that did it, or allow more with --fail-above")
+    if allowed is not None and (lacking := unjudged(found)):
+        message = f"no verdict, so no gate was passed: {'; '.join(lacking)}"
+        raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure again, alone on the machine, with 6 --processes")
 
 
 def share(text: str) -> float:

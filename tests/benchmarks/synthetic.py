@@ -55,7 +55,9 @@ def starts(totals: Sequence[Sequence[float]], studies: int = 1) -> list[dict[str
     ]
 
 
-def report(totals: Sequence[Sequence[float]], *, studies: int = 1, rate: float = 1.0) -> dict[str, Any]:
+def report(
+    totals: Sequence[Sequence[float]], *, studies: int = 1, rate: float = 1.0, foreign: float = 0.0
+) -> dict[str, Any]:
     """The parts of a `report.json` that `compare` reads. `rate`: how fast the machine itself was."""
     samples = clusters(starts(totals, studies))
     return {
@@ -74,6 +76,7 @@ def report(totals: Sequence[Sequence[float]], *, studies: int = 1, rate: float =
             {
                 "name": "cpu, fast", "decoding": {"num_beams": 1}, "semantics": "hf-current", "provider": "CPU",
                 "threads": 2, "samples": samples, "words": {"0": "w"},
+                "steadiness": {"foreign_cores": foreign, "stolen_cores": None},
                 "sample_studies": [[str(number % studies) for number in range(len(process))] for process in totals],
                 "metrics": {name: summarise(lists).to_dict() for name, lists in samples.items()},  # type: ignore[union-attr]
             }

@@ -57,6 +57,17 @@ def test_a_slower_machine_is_not_a_slower_program():
     assert verdicts(found)["total"] == "no significant difference"
 
 
+def test_no_verdict_on_times_of_a_busy_machine():
+    """What other programs take is not r2gen's; memory is judged all the same, and force judges everything."""
+    rng = np.random.default_rng(15)
+    a, b = report(noisy(rng)), report(noisy(rng, factor=1.5), foreign=1.0)
+    found = verdicts(compare_reports(a, b))
+    assert found["total"] == found["ttft"] == found["tpot"] == "machine was busy"
+    assert found["peak_rss"] == "no significant difference"
+    assert slower_than(compare_reports(a, b), 0.0) == []
+    assert verdicts(compare_reports(a, b, force=True))["total"] == "worse"
+
+
 def test_improvement_is_not_a_failure():
     rng = np.random.default_rng(9)
     found = compare_reports(report(noisy(rng)), report(noisy(rng, factor=0.8)))
@@ -140,6 +151,18 @@ def test_exit_statuses(folders):
     assert run_cli("bench", "compare", a, slow, "--fail-above", "40%").returncode == 0
     assert run_cli("bench", "compare", a, slow).returncode == 0
     assert run_cli("bench", "compare", slow, a, "--fail-above", "0%").returncode == 0, "faster is fine"
+
+
+def test_a_gate_without_a_verdict_is_not_passed(folders):
+    path = folders[1] / "report.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["configurations"][0]["steadiness"]["foreign_cores"] = 1.5
+    path.write_text(json.dumps(found), encoding="utf-8")
+    shown = run_cli("bench", "compare", folders[0], folders[1], "--fail-above", "5%")
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("R2G-BENCH-CONDITIONS: no verdict")
+    assert "machine was busy" in shown.stderr
+    assert run_cli("bench", "compare", folders[0], folders[1]).returncode == 0
 
 
 def test_json(folders):
