@@ -16,6 +16,7 @@ import pytest
 
 from r2gen_export.bundle import NOTICE
 from r2gen_export.commands.infer import UNFINISHED
+from r2gen_export.runtime.hugepages import TUNABLES, huge_page_environment
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.report import FAILURE_SCHEMA, REPORT_SCHEMA, Report
 from tests.runtime.test_pipeline import nan_bundle
@@ -256,9 +257,12 @@ def test_ctrl_c_between_studies_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_large_bundle_starts_again_with_huge_pages_and_says_the_same(tmp_path: Path) -> None:
-    large = "import sys, r2gen_export.runtime.engines as e; e.LARGE = 0; from cli import main; main()"
+    large = "import sys, r2gen_export.runtime.engines as e; e.LARGE = 0; print(); from cli import main; main()"
     command = [sys.executable, "-c", large, "infer", str(PHANTOM), "--preset", "fast", "--format", "json"]
-    environment = {**os.environ, "R2GEN_CACHE": str(tmp_path)}
+    environment = {**os.environ, "R2GEN_CACHE": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environment.pop(TUNABLES, None)
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    *starts, written = found.stdout.splitlines()
+    assert len(starts) == (2 if huge_page_environment() else 1)
     report = Pipeline.from_bundle(None, device="cpu").generate(PHANTOM, preset="fast")
-    assert json.loads(found.stdout)["token_ids"] == list(report.token_ids)
+    assert json.loads(written)["token_ids"] == list(report.token_ids)

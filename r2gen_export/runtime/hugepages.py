@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -76,4 +77,5 @@ def huge_page_environment(mode: Path = MODE) -> dict[str, str]:
 def restart_with_huge_pages() -> None:
     """Replace this process by the same one with its allocations in huge pages, where that can be had; once."""
     if variables := huge_page_environment():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
+        with suppress(OSError):  # then it goes on as it is, only slower
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
