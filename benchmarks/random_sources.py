@@ -17,6 +17,7 @@ from benchmarks.peers.model import SHAPES, make_model
 SWIN_BASE: Final[dict[str, Any]] = {
     "image_size": 224, "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 7,
 }  # fmt: skip
+"""microsoft/swin-base-patch4-window7-224."""
 
 PROCESSOR: Final = {
     "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.random_sources import SWIN_BASE
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import ImageSpec, demo_bundle, load_manifest, seal
 from r2gen_export.demo.score import DEMO_SEED, score_phantoms, write_held_out
@@ -34,14 +35,6 @@ from r2gen_export.training.phantom import write_phantoms
 Floats = NDArray[np.float32]
 
 CPU: Final = ("CPUExecutionProvider",)
-SWIN_BASE: Final[dict[str, Any]] = {
-    "image_size": 224,
-    "embed_dim": 128,
-    "depths": [2, 2, 18, 2],
-    "num_heads": [4, 8, 16, 32],
-    "window_size": 7,
-}
-"""microsoft/swin-base-patch4-window7-224."""
 
 D_LLM: Final = 4096
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
-    "R2G-BENCH-CONDITIONS": "two latency reports were not made under the same conditions",
+    "R2G-BENCH-CONDITIONS": "conditions of two latency reports differ, or allow no verdict (busy, too few processes)",
     "R2G-BENCH-FORMAT": "a file is not a latency report this release reads",
     "R2G-BENCH-SLOWER": "a latency report is worse than its baseline by more than was allowed",
     "R2G-BUNDLE-MISSING": "the bundle folder or a file the manifest lists is not there",

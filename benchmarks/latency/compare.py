@@ -8,7 +8,8 @@ the processes, or the change of the machine's own measured rates between the two
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -48,7 +49,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ and `force` is false, or no configuration is in both;
             `R2G-BENCH-FORMAT`.
     """
-    try:
+    with _whole():
         differs = conditions(a, b)
         if differs and not force:
             message = f"the two runs are not comparable: {'; '.join(differs)}"
@@ -60,9 +61,6 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         busy = [not force and any(was_busy(side, cores) for side in pair) for pair in pairs]
         _judge(found, busy)
         notes = _notes(a, b)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        message = f"a report lacks what it must have ({type(error).__name__}: {error})"
-        raise R2GenError("R2G-BENCH-FORMAT", message, "measure again with r2gen bench") from error
     return {
         "schema": COMPARE_SCHEMA,
         "a": _label(a),
@@ -73,6 +71,31 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         "drift": drift,
         "configurations": found,
     }
+
+
+def require_conditions(baseline: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuse a baseline before anything is measured. `expected`: what `conditions` reads, of the run to come.
+
+    Raises:
+        R2GenError: `R2G-BENCH-CONDITIONS`, `R2G-BENCH-FORMAT`.
+    """
+    with _whole():
+        differs = conditions(baseline, expected)
+        _pairs(baseline, expected, force=False)
+    if differs:
+        message = f"the baseline is not comparable: {'; '.join(differs)}"
+        fix = "measure without --baseline; r2gen bench compare --force compares all the same"
+        raise R2GenError("R2G-BENCH-CONDITIONS", message, fix)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """A field that is missing, or is not of its type, is the report's fault."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        message = f"a report lacks what it must have ({type(error).__name__}: {error})"
+        raise R2GenError("R2G-BENCH-FORMAT", message, "measure again with r2gen bench") from error
 
 
 def conditions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

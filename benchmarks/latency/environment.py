@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ PACKAGES: Final = (
 
 HARDWARE: Final = ("cpu", "cores", "memory_gb", "cache_mb", "kernel", "machine", "gpu_name", "gpu_driver")
 """What tells one host from another: facts of the hardware and its system, never a name."""
+
+ABSOLUTE: Final = re.compile(r"(?<!\w)(?:[A-Za-z]:)?[/\\][^\s'\"(),;]+")
+"""A path from the root on, in free text."""
 
 
 def environment() -> dict[str, Any]:
@@ -89,6 +93,17 @@ def command_line(arguments: Sequence[str]) -> str:
             shown.append("..." if hides else _short(argument))
         hides = argument == "--images"
     return "r2gen " + " ".join(shlex.quote(one) if one != "..." else one for one in shown)
+
+
+def without_folders(text: str, bundle: Path) -> str:
+    """Free text whose absolute paths, and the bundle's in any case, are cut to their last part."""
+    # First what is known: these may have blanks in them, where the pattern would end.
+    for folder in (bundle.absolute(), bundle):
+        if folder.name and folder.name != str(folder):
+            text = text.replace(str(folder), folder.name)
+    if Path.home().name:
+        text = text.replace(str(Path.home()), Path.home().anchor)
+    return ABSOLUTE.sub(lambda found: _short(found[0]), text)
 
 
 def git_commit() -> str | None:

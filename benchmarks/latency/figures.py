@@ -222,6 +222,8 @@ REFERENCE_HEAD = ["r2gen", "PyTorch", "same words", "end to end", "TTFT", "TPOT"
 
 def reference_verdict(report: dict[str, Any]) -> str:
     """The sentence an engineer may quote."""
+    if not report["reference"]["rows"]:
+        return "PyTorch made one report at a time, and no configuration did: nothing to compare."
     lines = []
     for one in report["reference"]["rows"]:
         times = one["times"].get("total")

@@ -54,8 +54,6 @@ METRICS: Final[dict[str, Metric]] = {
 }
 """All of them, in the order reports show them."""
 
-JUDGED: Final = tuple(name for name, one in METRICS.items() if one.judged)
-
 
 def definitions() -> dict[str, dict[str, Any]]:
     """The table of `METRICS` as JSON."""

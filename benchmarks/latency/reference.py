@@ -125,15 +125,17 @@ def verdict(measured: Sequence[Measured], report: dict[str, Any]) -> dict[str, A
     """Were PyTorch's words the bundle's, and how many times its time did PyTorch take?
 
     Returns:
-        `rows`: one for each configuration of the bundle with the reference's preset: `studies`, `same` (token ids
-        equal), `first_divergence` (least place, counted from 1, None when all are equal), and `times` of the medians.
+        `rows`: one for each configuration of the bundle with the reference's preset that makes one report at a time,
+        as PyTorch does: `studies`, `same` (token ids equal), `first_divergence` (least place, counted from 1, None
+        when all are equal), and `times` of the medians.
     """
     references = {one.configuration.settings.preset: one for one in measured if one.configuration.engine == "torch"}
     found = {one["name"]: one for one in report["configurations"]}
     rows = []
     for one in measured:
         reference = references.get(one.configuration.settings.preset)
-        if one.configuration.engine == "torch" or reference is None:
+        alone = one.configuration.batch == one.configuration.concurrency == 1
+        if one.configuration.engine == "torch" or reference is None or not alone:
             continue
         ours, theirs = found[one.configuration.name], found[reference.configuration.name]
         mine, wanted = _tokens(one), _tokens(reference)

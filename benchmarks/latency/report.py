@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.latency.environment import bundle_facts, environment
+from benchmarks.latency.environment import bundle_facts, environment, without_folders
 from benchmarks.latency.machine import Machine
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.metrics import answer_sample, clusters, definitions, steps
@@ -26,6 +26,8 @@ from benchmarks.latency.statistics import INTERVAL, METHOD, RESAMPLES, summarise
 from benchmarks.latency.steadiness import steadiness
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.ladder import STEP
+from r2gen_export.runtime.providers import CPU, OPENVINO
 
 SCHEMA: Final = "r2gen-bench/1"
 """Changes its number when a field changes its meaning or goes."""
@@ -83,7 +85,10 @@ def assemble(
         },
         "definitions": definitions(),
         "machine": machine.to_dict(),
-        "configurations": [_configuration(one, machine, work, where["cores"], pictures) for one in measured],
+        "configurations": [
+            _configuration(one, machine, work, where["cores"], pictures=pictures, bundle=settings.bundle)
+            for one in measured
+        ],
         "comparison": None,
         "reference": None,
         "peers": None,
@@ -91,7 +96,7 @@ def assemble(
 
 
 def _configuration(
-    measured: Measured, machine: Machine, work: Work, cores: int, pictures: Sequence[Sequence[Path]]
+    measured: Measured, machine: Machine, work: Work, cores: int, *, pictures: Sequence[Sequence[Path]], bundle: Path
 ) -> dict[str, Any]:
     one = measured.configuration
     samples = clusters(measured.starts)
@@ -102,7 +107,7 @@ def _configuration(
         "engine": one.engine,
         "device": one.device,
         "provider": loaded[0]["provider"],
-        "provider_steps": loaded[0]["steps"],
+        "provider_steps": [without_folders(step, bundle) for step in loaded[0]["steps"]],
         "preset": one.settings.preset,
         "semantics": one.settings.semantics,
         "decoding": asdict(one.settings.decoding),
@@ -120,7 +125,7 @@ def _configuration(
         "per_token": per_token(measured),
         "words": _words(measured),
         "steadiness": steadiness(measured, machine, cores),
-        "roofline": _roofline(one, summaries, machine, work, _views(measured, pictures)),
+        "roofline": _roofline(one, loaded[0], summaries, machine, work, views=_views(measured, pictures)),
         "unavailable": {"energy_cpu": measured.watch.rapl.reason, "energy_gpu": measured.watch.nvml.reason},
     }
 
@@ -188,12 +193,16 @@ def _words(measured: Measured) -> dict[str, str]:
 
 
 def _roofline(
-    one: Configuration, summaries: dict[str, Any], machine: Machine, work: Work, views: float
+    one: Configuration, ran: dict[str, Any], summaries: dict[str, Any], machine: Machine, work: Work, *, views: float
 ) -> dict[str, Any]:
-    """Floors and how many times above them the medians are; a reason instead, where there are no floors."""
+    """Floors and how many times above them the medians are; a reason instead, where there are no floors.
+
+    `ran`: what a process said when it had loaded. Its provider is the decoder's; the vision encoder alone may have an
+    engine.
+    """
     if one.engine != "r2gen":
         return {"reason": "the floors are those of the bundle; the reference runs other weights"}
-    if one.device not in ("auto", "cpu", "openvino"):
+    if ran["provider"] not in (CPU, OPENVINO) or any(step.startswith(f"{STEP}: taken") for step in ran["steps"]):
         return {"reason": "rates were measured on the CPU only"}
     if one.concurrency > 1:
         return {"reason": "processes at once share the bandwidth and the cores the floors are computed from"}

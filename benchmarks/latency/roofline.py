@@ -16,7 +16,7 @@ from benchmarks.latency.machine import LARGE, Machine, last_level_cache, read_ba
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.sessions import session_options
+from r2gen_export.runtime.sessions import bad_graph, first_line, session_options
 
 PRODUCTS: Final = frozenset(
     ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits")
@@ -95,7 +95,11 @@ def count_work(bundle: Path, manifest: Manifest) -> Work:
 
 
 def encode_ops(path: Path, height: int, width: int) -> float:
-    """Operations of the vision encoder's products and convolutions for one image, from ONNX Runtime's own profile."""
+    """Operations of the vision encoder's products and convolutions for one image, from ONNX Runtime's own profile.
+
+    Raises:
+        R2GenError: as `count_work`.
+    """
     import onnxruntime
 
     options = session_options()
@@ -103,8 +107,11 @@ def encode_ops(path: Path, height: int, width: int) -> float:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory() as scratch:
         options.profile_file_prefix = str(Path(scratch) / "vision")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        session.run(None, {"pixel_values": np.zeros((1, 3, height, width), np.float32)})
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session.run(None, {"pixel_values": np.zeros((1, 3, height, width), np.float32)})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise bad_graph(path, f"ONNX Runtime does not run it ({first_line(error, path)})") from error
         try:
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         except ValueError as error:  # ONNX Runtime says nothing when it cannot write

@@ -10,7 +10,8 @@ from typing import Any, Final
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cores import available_cores
-from r2gen_export.runtime.providers import DEVICES, choose_providers
+from r2gen_export.runtime.ladder import EngineRung
+from r2gen_export.runtime.providers import DEVICES
 from r2gen_export.runtime.settings import Settings, resolve_settings
 
 MOST_RUNS: Final = 100_000
@@ -118,7 +119,7 @@ def plan(settings: BenchSettings, manifest: Manifest) -> list[Configuration]:
     for device in settings.devices:
         if device not in DEVICES:
             raise R2GenError("R2G-CONFIG-VALUE", f"device {device!r} is unknown", f"one of {', '.join(DEVICES)}")
-        choose_providers(device)
+        EngineRung(settings.bundle, manifest, device).choose(device)
     presets = settings.presets or (manifest.default_preset,)
     resolved = [resolve_settings(manifest, preset=preset, overrides=settings.overrides) for preset in presets]
     cores = available_cores()

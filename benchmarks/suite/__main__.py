@@ -28,6 +28,7 @@ from benchmarks.latency.trackers import processor_seconds
 from benchmarks.suite.models import SuiteModel, open_model
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Decoding, demo_bundle, load_manifest
+from r2gen_export.commands.console import output
 from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.images import preprocess
@@ -125,8 +126,11 @@ def width_steps(models: list[SuiteModel]) -> Iterator[Step]:
         yield "prefill by width, 4 layers, int4", f"width {model.width}", partial(model.prefill, PROMPT)
 
 
-def results(timings: list[Timing], machine: Machine, foreign: float | None = None) -> str:
-    """`RESULTS.md`: conditions, then a table for each group. `foreign`: cores other programs kept busy meanwhile."""
+def results(timings: list[Timing], machine: Machine, foreign: float | None = None, *, seconds: float = SECONDS) -> str:
+    """`RESULTS.md`: conditions, then a table for each group.
+
+    `foreign`: cores other programs kept busy meanwhile. `seconds`: spent on each line, at least.
+    """
     where = environment()
     rates = machine.to_dict()["best"]
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
@@ -141,12 +145,14 @@ def results(timings: list[Timing], machine: Machine, foreign: float | None = Non
                            f"int8 {number(rates['gemm_int8_gops'])} Gop/s, {machine.threads} threads"],
         ["steadiness", f"a fixed loop took up to {load:.2f} times its shortest time between begin and end"],
         ["other programs", "not readable" if foreign is None else f"kept {foreign:.1f} cores busy on average"],
+        ["time on each line", f"{seconds:g} s and {LEAST} calls, at least"],
         ["date", f"{datetime.now(UTC):%Y-%m-%d}"],
     ]  # fmt: skip
     parts = [
         "# Results of the performance suite",
-        "Written by `python -m benchmarks.suite --out benchmarks/RESULTS.md`. Milliseconds; random weights; every line "
-        "is called twice to warm up, then timed. Compare lines with each other, not with another machine's.",
+        f"Written by `python -m benchmarks.suite --seconds {seconds:g} --out benchmarks/RESULTS.md`. Milliseconds; "
+        "random weights; every line is called twice to warm up, then timed. Compare lines with each other, not with "
+        "another machine's.",
         table(["condition", "value"], conditions),
     ]
     for group in dict.fromkeys(one.group for one in timings):
@@ -181,11 +187,9 @@ def main() -> None:
     foreign = None
     if begin[0] is not None and end[0] is not None:
         foreign = max(0.0, end[0][0] - begin[0][0] - (end[1] - begin[1])) / (end[2] - begin[2])
-    text = results(timings, Machine(threads, tuple(moments)), foreign)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    text = results(timings, Machine(threads, tuple(moments)), foreign, seconds=options.seconds)
+    with output(options.out) as write:
+        write(text)
 
 
 if __name__ == "__main__":

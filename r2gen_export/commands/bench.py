@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,7 +16,7 @@ from r2gen_export.commands.options import CheckpointHelp, Format, LlmHelp, Visio
 from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DEFAULT: Final = "measure"
 
@@ -146,7 +147,8 @@ def measure(
         baseline=baseline,
         command=command_line(sys.argv[1:]),
     )
-    report = run_benchmark(settings, (lambda line: None) if quiet else _progress())
+    with progress(quiet) as tell:
+        report = run_benchmark(settings, tell)
     write_out(summary(report))
     say(f"report in {folder}: report.html, report.md, report.json, samples.csv")
 
@@ -210,7 +212,10 @@ def summary(report: dict[str, Any]) -> str:
     lines.append("")
     for one in report["configurations"]:
         for name, reads, computes, *_, floor, measured, times in figures.roofline_rows(one):
-            lines.append(f"{one['name']}: {name}: {measured} ms, {times} the floor of {floor} ms ({reads}, {computes})")
+            least, _, bound = floor.partition(" ")
+            lines.append(
+                f"{one['name']}: {name}: {measured} ms, {times} the floor of {least} ms {bound}: {reads}, {computes}"
+            )
     lines += [f"{names}: warning: {warning}" for names, warning in figures.warnings(report)]
     if report["reference"]:
         lines.append(figures.reference_verdict(report))
@@ -224,15 +229,21 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"| {report['notice']}", ""])
 
 
-def _progress() -> Callable[[str], None]:
-    """Lines on stderr; on a terminal they replace each other."""
-    live = sys.stderr.isatty()
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Lines on stderr; on a terminal they replace each other, and the last one vanishes when the block ends."""
+    live = sys.stderr.isatty() and not quiet
 
     def tell(line: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{line}" if live else f"{line}\n")
-        sys.stderr.flush()
+        if not quiet:
+            sys.stderr.write(f"\r\x1b[K{line}" if live else f"{line}\n")
+            sys.stderr.flush()
 
-    return tell
+    try:
+        yield tell
+    finally:
+        if live:
+            tell("")
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:

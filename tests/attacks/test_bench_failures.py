@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,15 +191,59 @@ class _Killer:
         return False
 
 
-def test_a_baseline_of_another_bundle_is_refused_before_measuring(tmp_path: Path) -> None:
-    done = run_cli("bench", *SHORT, "--out", tmp_path / "a")
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("baseline") / "out"
+    done = run_cli("bench", *SHORT, "--out", out)
     assert done.returncode == 0, done.stderr
-    path = tmp_path / "a/report.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    found["bundle"]["id"] = "0" * 12
-    path.write_text(json.dumps(found), encoding="utf-8")
-    done = run_cli("bench", *[one for one in SHORT if one != "--quiet"], "--baseline", path, "--out", tmp_path / "b")
+    return dict(json.loads((out / "report.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        (("bundle",), "id", "0" * 12),
+        (("settings",), "images_digest", "0" * 12),
+        (("settings",), "draft", False),
+        (("configurations", 0), "threads", 99),
+        (("configurations", 0), "semantics", "hf-4.30"),
+        (("configurations", 0, "decoding"), "num_beams", 7),
+    ],
+)
+def test_a_baseline_of_other_conditions_is_refused_before_measuring(
+    baseline: dict[str, Any], tmp_path: Path, where: tuple[Any, ...], key: str, value: object
+) -> None:
+    done = measured_against(baseline, tmp_path, where, key, value)
     assert done.returncode == 2
-    assert "R2G-BENCH-CONDITIONS: the baseline is not comparable: bundle" in done.stderr
-    assert "round" not in done.stderr
-    assert not (tmp_path / "b").exists()
+    assert "R2G-BENCH-CONDITIONS: the baseline is not comparable: " in done.stderr
+    assert str(value) in done.stderr
+    assert "process 1" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_measured_is_kept_when_only_that_shows_the_baseline_is_of_no_use(
+    baseline: dict[str, Any], tmp_path: Path
+) -> None:
+    done = measured_against(baseline, tmp_path, ("configurations", 0), "provider", "CUDAExecutionProvider")
+    assert done.returncode == 2
+    assert "R2G-BENCH-CONDITIONS" in done.stderr
+    assert "CUDAExecutionProvider against CPUExecutionProvider" in done.stderr
+    assert "has the report, without a comparison" in done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert report["comparison"] is None
+    assert report["configurations"][0]["metrics"]["total"]["n"] == 1
+
+
+def measured_against(
+    baseline: dict[str, Any], folder: Path, where: tuple[Any, ...], key: str, value: object
+) -> subprocess.CompletedProcess[str]:
+    """A run against the baseline with one field changed."""
+    changed = copy.deepcopy(baseline)
+    place: Any = changed
+    for step in where:
+        place = place[step]
+    assert place[key] != value
+    place[key] = value
+    path = folder / "baseline.json"
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    return run_cli("bench", *[one for one in SHORT if one != "--quiet"], "--baseline", path, "--out", folder / "out")

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.latency.graph import read_graph
 from benchmarks.latency.machine import Machine, Rates, gemm_rate, read_bandwidth, scalar_rate
 from benchmarks.latency.onnx_bytes import matmul_model
-from benchmarks.latency.roofline import count_work, floors
+from benchmarks.latency.roofline import count_work, encode_ops, floors
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from tests.conftest import TinySources
@@ -71,6 +71,19 @@ def test_work_of_the_demo_bundle():
     assert work.prefill_ops() == pytest.approx(126 * 2 * work.weights + 4 * 4 * width * 126 * 127 / 2)
     assert work.token_bytes(100, 3) - work.token_bytes(100) == 2 * 2 * 4 * 4 * 24 * 101 * 4
     assert work.encode_ops == pytest.approx(vision_ops(), rel=1e-6)
+
+
+def test_an_encoder_that_does_not_run_is_the_bundles_fault(tmp_path):
+    path = tmp_path / "vision.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(R2GenError, match="does not run it") as caught:
+        encode_ops(path, 8, 8)
+    assert caught.value.code == "R2G-BUNDLE-GRAPH"
+    path.write_bytes(matmul_model((3, 8), np.dtype(np.float32), np.zeros((8, 5), np.float32)))
+    with pytest.raises(R2GenError, match="does not run it") as caught:
+        encode_ops(path, 8, 8)
+    assert caught.value.code == "R2G-BUNDLE-GRAPH"
+    assert str(tmp_path) not in caught.value.message
 
 
 def vision_ops() -> float:

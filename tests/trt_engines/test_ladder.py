@@ -121,6 +121,26 @@ def test_an_engine_that_fits_and_does_not_load_costs_a_step_and_no_report(
     assert "runs on" in shown
 
 
+def test_bench_plans_for_what_infer_would_run_on(bundle: Path, machine: dict[str, str]) -> None:
+    """Engines that fit are enough for `--devices tensorrt`; ONNX Runtime needs no TensorRT provider."""
+    planned = """
+import sys
+from pathlib import Path
+from benchmarks.latency.settings import BenchSettings, plan
+from r2gen_export.bundle import load_manifest
+bundle = Path(sys.argv[1])
+print(*[one.name for one in plan(BenchSettings(bundle, Path("out"), devices=("tensorrt",)), load_manifest(bundle))])
+"""
+    command = [sys.executable, "-c", planned, str(bundle)]
+    add_engine(bundle, "decoder", capability="8.9")
+    refused = subprocess.run(command, env=machine, capture_output=True, text=True, check=False)
+    assert "R2G-DEVICE-UNAVAILABLE" in refused.stderr
+    for part in ("vision", "decoder"):
+        add_engine(bundle, part, capability="8.6")
+    done = subprocess.run(command, env=machine, capture_output=True, text=True, check=True)
+    assert done.stdout == "tensorrt, fast\n"
+
+
 def test_asked_for_by_name_it_is_an_error_with_every_reason(bundle: Path, machine: dict[str, str]) -> None:
     add_engine(bundle, "decoder", capability="8.9")
     child = infer(bundle, machine, "tensorrt")
