@@ -158,8 +158,9 @@ def _build(job: _Job, show: Show) -> Built:
     target = job.folder.parent
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for leftover in (*target.glob(f"{SCRATCH}*"), *target.glob(f".{job.part}.*.part")):
-            shutil.rmtree(leftover, ignore_errors=True)  # of a build that was killed; this one holds the lock
+        for leftover in (f"{SCRATCH}*", f".{job.part}.*.part", f".{job.part}.*.old"):
+            for path in target.glob(leftover):
+                shutil.rmtree(path, ignore_errors=True)  # of a build that was killed; this one holds the lock
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=target) as scratch:
             return _build_in(job, Path(scratch), show)
     except OSError as error:

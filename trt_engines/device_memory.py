@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -76,6 +77,18 @@ class Cuda:
         array[...] = 0
         return array
 
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Give back what was allocated within, of both kinds, when the block fails."""
+        device, pinned = len(self._device), len(self._pinned)
+        try:
+            yield
+        except BaseException:
+            with suppress(R2GenError):  # a GPU that fails here too has nothing more to say than the first error
+                self.synchronize()
+                self._release(device, pinned)
+            raise
+
     def upload(self, array: NDArray[Any], address: int) -> None:
         """Copy a contiguous pinned array to the GPU, on the stream."""
         self._copy(address, array.ctypes.data, array, self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice)
@@ -136,11 +149,15 @@ class Cuda:
     def close(self) -> None:
         """Give back stream and memory; arrays from `pinned` are gone with it."""
         self.synchronize()
-        while self._device:
-            self._check("cudaFree", self._device.pop())
-        while self._pinned:
-            self._check("cudaFreeHost", self._pinned.pop())
+        self._release(0, 0)
         self._check("cudaStreamDestroy", self._stream)
+
+    def _release(self, device: int, pinned: int) -> None:
+        """Free all but the oldest so many blocks of each kind."""
+        while len(self._device) > device:
+            self._check("cudaFree", self._device.pop())
+        while len(self._pinned) > pinned:
+            self._check("cudaFreeHost", self._pinned.pop())
 
     def _check(self, name: str, *arguments: Any) -> Any:
         """Result of a call of the runtime API; its error as ours."""

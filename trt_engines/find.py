@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.user_cache import cache_folder
 from trt_engines.backends import Backend, load_backend
 from trt_engines.device_memory import Cuda
-from trt_engines.identity import Identity, compare, read_identity, this_machine, verify_plan
+from trt_engines.identity import Identity, bundle_of, compare, read_identity, this_machine, verify_plan
 from trt_engines.sessions import EngineDecoder, EngineVision
 from trt_engines.store import PARTS, Engine, list_engines, source_sha256
 
@@ -27,8 +28,8 @@ class Fitting:
 
     @property
     def product(self) -> str:
-        """What runs it, with its version."""
-        return f"{self.backend.product} {self.backend.version}"
+        """What runs it, with its version, and in which precision: that may be another than the bundle's."""
+        return f"{self.backend.product} {self.backend.version}, {self.identity.precision}"
 
     @property
     def jit_cache(self) -> Path:
@@ -52,7 +53,7 @@ def find_engines(bundle: Path, manifest: Manifest) -> tuple[dict[str, Fitting], 
             fitting[part] = max(fits, key=lambda one: one.identity.created)
         else:
             said = "; ".join(one for one in found if isinstance(one, str))
-            reasons[part] = said or f"none built (r2gen build {bundle} --parts {part})"
+            reasons[part] = said or f"none built (r2gen build {shlex.quote(str(bundle))} --parts {part})"
     return fitting, reasons
 
 
@@ -102,6 +103,6 @@ def _explained(fitting: Fitting) -> Iterator[None]:
         here = this_machine(fitting.backend)
         built = f"{identity.version}, {' or '.join(identity.compute_capabilities)}, driver {identity.driver or 'none'}"
         found = f"{here.version}, {here.compute_capability}, driver {here.driver}"
-        command = identity.build_command(folder.parents[2], here)
+        command = identity.build_command(bundle_of(folder), here)
         message = f"{error.message} (built for {built}; found {found})"
         raise R2GenError(error.code, message, f"build it again: {command}") from error

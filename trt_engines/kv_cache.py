@@ -77,9 +77,10 @@ class EngineCache:
     def _allocate(self, rows: int) -> None:
         # One row more, for rows that change places; and every tensor begins where TensorRT wants it.
         step = ALIGNMENT // math.gcd(ALIGNMENT, self._row_bytes)
-        self._rows = rows
-        self._stride = -(-(rows + 1) // step) * step
-        self._base = self._cuda.allocate(self._tensors * self._stride * self._row_bytes)
+        stride = -(-(rows + 1) // step) * step
+        # First, because it may fail: the sizes are those of the block that is there.
+        self._base = self._cuda.allocate(self._tensors * stride * self._row_bytes)
+        self._rows, self._stride = rows, stride
 
     def _grow(self, rows: int) -> None:
         self._drop_passes()

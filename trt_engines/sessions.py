@@ -73,11 +73,12 @@ class EngineVision:
     def __init__(
         self, folder: Path, dims: Dims, backend: Backend, cuda: Cuda, *, jit_cache: Path | None = None
     ) -> None:
-        self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache)
-        _check_names(self._runner, {PIXELS}, {IMAGE})
-        largest = max(math.prod(one) for one in self._runner.tensors[PIXELS].largest)
-        self._shape: Shape = (1, dims.image_tokens, dims.d_llm)
-        self._staging = Staging(self._runner, {PIXELS: largest, IMAGE: math.prod(self._shape)})
+        with cuda.undone_on_error():
+            self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache)
+            _check_names(self._runner, {PIXELS}, {IMAGE})
+            largest = max(math.prod(one) for one in self._runner.tensors[PIXELS].largest)
+            self._shape: Shape = (1, dims.image_tokens, dims.d_llm)
+            self._staging = Staging(self._runner, {PIXELS: largest, IMAGE: math.prod(self._shape)})
         self._passes: dict[Shape, BoundPass] = {}
 
     def encode(self, pixel_values: Floats) -> Floats:
@@ -129,31 +130,32 @@ class EngineDecoder:
         jit_cache: Path | None = None,
         weight_budget: int | None = None,
     ) -> None:
-        self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache, weight_budget=weight_budget)
         self._cuda, self._dims = cuda, dims
-        parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
-        self._past = [f"past_key_values.{part}" for part in parts]
-        present = {f"present.{part}" for part in parts}
-        _check_names(self._runner, {EMBEDS, POSITIONS, KEEP, *self._past}, {LOGITS, *present})
-        cache = self._runner.tensors[self._past[0]]
-        self._dtype, self._head = cache.dtype, (dims.num_kv_heads, cache.shape[2], dims.head_dim)
-        for past in self._past:
-            if self._runner.tensors[past.replace("past_key_values", "present")].alias != past:
-                raise _other("its cache is not written in place")
-        embeds, keep = self._runner.tensors[EMBEDS].largest, self._runner.tensors[KEEP].largest
-        self._limits = [(rows, size, kept) for (rows, size, _), (kept,) in zip(embeds, keep, strict=True)]
-        """Rows, positions and positions with logits each profile goes up to."""
-        cells = max(rows * size for rows, size, _ in self._limits)
-        kept = max(rows * kept for rows, _, kept in self._limits)
-        self._staging = Staging(
-            self._runner,
-            {
-                EMBEDS: cells * dims.d_llm,
-                POSITIONS: cells,
-                KEEP: max(kept for _, _, kept in self._limits),
-                LOGITS: kept * dims.vocab_size,
-            },
-        )
+        with cuda.undone_on_error():
+            self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache, weight_budget=weight_budget)
+            parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
+            self._past = [f"past_key_values.{part}" for part in parts]
+            present = {f"present.{part}" for part in parts}
+            _check_names(self._runner, {EMBEDS, POSITIONS, KEEP, *self._past}, {LOGITS, *present})
+            cache = self._runner.tensors[self._past[0]]
+            self._dtype, self._head = cache.dtype, (dims.num_kv_heads, cache.shape[2], dims.head_dim)
+            for past in self._past:
+                if self._runner.tensors[past.replace("past_key_values", "present")].alias != past:
+                    raise _other("its cache is not written in place")
+            embeds, keep = self._runner.tensors[EMBEDS].largest, self._runner.tensors[KEEP].largest
+            self._limits = [(rows, size, kept) for (rows, size, _), (kept,) in zip(embeds, keep, strict=True)]
+            """Rows, positions and positions with logits each profile goes up to."""
+            cells = max(rows * size for rows, size, _ in self._limits)
+            kept = max(rows * kept for rows, _, kept in self._limits)
+            self._staging = Staging(
+                self._runner,
+                {
+                    EMBEDS: cells * dims.d_llm,
+                    POSITIONS: cells,
+                    KEEP: max(kept for _, _, kept in self._limits),
+                    LOGITS: kept * dims.vocab_size,
+                },
+            )
         self._free: list[EngineCache] = []
 
     def share_prefix(self, inputs_embeds: Floats) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from trt_engines.identity import PLAN, Identity, Machine, Part, compare, this_ma
 ENGINES: Final = "engines"
 TIMING_CACHE: Final = "timing.cache"
 TIMING_KEY: Final = "timing.json"
+
+POLL: Final = 0.1
+"""Seconds between two attempts to get a lock, where the system cannot wait for it."""
 
 SOURCES: Final[dict[Part, str]] = {"vision": VISION, "decoder": DECODER}
 """Parts engines are built of, and their graphs in the bundle."""
@@ -136,8 +140,16 @@ def locked(bundle: Path, target: str, *, waiting: Callable[[], None] = lambda: N
         if sys.platform == "win32":
             import msvcrt
 
-            waiting()
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            told = False
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # LK_LOCK would give up after ten seconds
+                    break
+                except PermissionError:
+                    if not told:
+                        waiting()
+                    told = True
+                    time.sleep(POLL)
         else:
             import fcntl
 

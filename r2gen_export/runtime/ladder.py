@@ -6,6 +6,8 @@ OpenVINO or ONNX Runtime (`engines.py`). Vision encoder and decoder may end on d
 
 from __future__ import annotations
 
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,12 +42,13 @@ class EngineRung:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
+        self._folder = folder
         self.fitting: dict[str, Fitting] = {}
         self.reasons: dict[str, str] = {}
         if device not in ("auto", "tensorrt"):
             return
         # In this order, so that a machine without a GPU is not told to build, and imports nothing of TensorRT.
-        built = f"none built (r2gen build {folder})" if not (folder / ENGINES).is_dir() else ""
+        built = f"none built (r2gen build {shlex.quote(str(folder))})" if not (folder / ENGINES).is_dir() else ""
         if reason := why_no_gpu() or built:
             self.reasons = {"vision": reason, DECODER: reason}
             return
@@ -60,7 +63,10 @@ class EngineRung:
 
     @property
     def steps(self) -> list[str]:
-        """What was taken, and what was not and why, for the ladder."""
+        """What was taken, and what was not and why, for the ladder. Reports keep them: no folder of a user in them."""
+        return [_without_folder(step, self._folder) for step in self._steps()]
+
+    def _steps(self) -> list[str]:
         steps = [f"{STEP}: taken for the {part}, {one.product}" for part, one in self.fitting.items()]
         if len(set(self.reasons.values())) == 1 and not self.fitting:
             return [f"{STEP}: not taken, {self.reasons[DECODER]}"]
@@ -87,6 +93,14 @@ class EngineRung:
         """The error of the next rung, with the reason for stepping down to it, unless that is the same."""
         said = [step for step in self.steps if not error.message.endswith(step.rpartition(", ")[2])]
         return R2GenError(error.code, "; ".join([error.message, *said]), error.fix)
+
+
+def _without_folder(step: str, folder: Path) -> str:
+    """A step with the bundle's folder named `BUNDLE` in commands, and left out of paths of its engines."""
+    engines = str(folder / ENGINES)
+    step = step.replace(f"r2gen build {shlex.quote(str(folder))}", "r2gen build BUNDLE")
+    # An OSError quotes a path, which on Windows doubles its backslashes.
+    return step.replace(engines, ENGINES).replace(repr(engines)[1:-1], ENGINES)
 
 
 def open_sessions(
@@ -167,4 +181,7 @@ def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[Encoder | None,
             decoder = open_engine_decoder(fitting, manifest.dims, cuda)
         except R2GenError as error:
             rung.drop(DECODER, error)
+    if vision is None and decoder is None:
+        with suppress(R2GenError):  # what is wrong with the GPU was said above
+            cuda.close()
     return vision, decoder

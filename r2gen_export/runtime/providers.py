@@ -66,7 +66,7 @@ def choose_providers(device: str) -> ProviderChoice:
     Args:
         device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through
             ONNX Runtime builds its engines while a bundle loads, which takes minutes, so it is taken only when asked
-            for, and after the bundle's own engines (`engines.open_sessions`).
+            for, and after the bundle's own engines (`ladder.open_sessions`).
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable

@@ -74,7 +74,7 @@ def decoder_tuning(manifest: Manifest) -> Tuning:
     cells = [(1, 1, 1), (beams, 1, 1), (MOST_STUDIES * beams, prompt, MOST_DRAFTED)]  # rows, positions, with logits
     if manifest.dialect == "standard":
         return Tuning(_folder(manifest, "decoder"), _growing(dims, cells, length))
-    slots = [STEP, length, -(-length // STEP) * STEP]
+    slots = [STEP, max(STEP, length), -(-length // STEP) * STEP]
     shapes: dict[str, list[tuple[int, ...]]] = {
         "inputs_embeds": [(rows, size, dims.d_llm) for rows, size, _ in cells],
         "position_ids": [(rows, size) for rows, size, _ in cells],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -44,6 +45,13 @@ def test_shapes_cover_every_input_that_varies(cache: Path, tiny_bundle: Path, di
                 small, usual, large = (size[axis] for size in sizes)
                 assert small <= usual <= large
                 assert not isinstance(fixed, int) or small == large == fixed
+
+
+def test_a_cache_shorter_than_a_step_has_a_profile_all_the_same(cache: Path, tiny_bundle: Path) -> None:
+    manifest = load_manifest(tiny_bundle)
+    short = replace(manifest, dims=replace(manifest.dims, max_positions=40))
+    sizes = decoder_tuning(short).shapes["past_key_values.0.key"]
+    assert [size[2] for size in sizes] == [64, 64, 64]
 
 
 def test_options_are_those_of_the_libraries(cache: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import demo_bundle, load_manifest
+from r2gen_export.bundle import demo_bundle, load_manifest, sha256_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.ladder import EngineRung, _open_engines
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.providers import ProviderChoice
 from r2gen_export.runtime.sessions import EmbeddingTable
@@ -19,11 +20,13 @@ from r2gen_export.runtime.text import Detokenizer
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.fake_engine import Plan, Port, decoder_output, graph
 from tests.trt_engines.rig import DIMS, Rig, make_rig
-from trt_engines import kv_cache, networks
+from trt_engines import kv_cache, networks, store
 from trt_engines.backends import load_backend
 from trt_engines.device_memory import Cuda
+from trt_engines.find import Fitting
 from trt_engines.graph import Graph
-from trt_engines.identity import PLAN, Profile
+from trt_engines.identity import PLAN, Identity, Profile
+from trt_engines.machine import platform_name
 from trt_engines.runner import BoundPass, EngineRunner
 from trt_engines.sessions import EngineDecoder, EngineVision
 
@@ -288,16 +291,22 @@ def test_other_engines_are_refused_by_name(new_rig: Callable[..., Rig]) -> None:
         with pytest.raises(R2GenError, match=reason) as caught:
             EngineDecoder(rig.folder, DIMS, rig.backend, rig.cuda)
         assert caught.value.code == "R2G-ENGINE-MISMATCH"
+        assert not rig.runtime.blocks
 
 
-def test_an_output_of_another_shape_is_refused(new_rig: Callable[..., Rig]) -> None:
-    """Before it is read: its memory would not do."""
+def vision_plan() -> Plan:
+    """A vision engine with one image token too many."""
     shape = (1, DIMS.image_tokens + 1, DIMS.d_llm)
     ports = (
         Port("pixel_values", "FLOAT", (-1, 3, 8, 8), (((1, 3, 8, 8), (2, 3, 8, 8)),)),
         Port("image_embeds", "FLOAT", (1, -1, DIMS.d_llm)),
     )
-    rig = new_rig(Plan(ports, lambda tensors: None, lambda name, inputs: shape))
+    return Plan(ports, lambda tensors: None, lambda name, inputs: shape)
+
+
+def test_an_output_of_another_shape_is_refused(new_rig: Callable[..., Rig]) -> None:
+    """Before it is read: its memory would not do."""
+    rig = new_rig(vision_plan())
     session = EngineVision(rig.folder, DIMS, rig.backend, rig.cuda)
     with pytest.raises(R2GenError, match=r"image_embeds comes as \[1, 17, 32\], expected \[1, 16, 32\]") as caught:
         session.encode(np.zeros((1, 3, 8, 8), np.float32))
@@ -309,6 +318,63 @@ def test_a_gpu_without_memory_is_a_coded_error(new_rig: Callable[..., Rig]) -> N
     with pytest.raises(R2GenError, match=r"gives no 1 MiB \(out of memory\)") as caught:
         EngineRunner(rig.folder / PLAN, rig.backend, rig.cuda)
     assert caught.value.code == "R2G-RESOURCE-MEMORY"
+
+
+def test_an_engine_without_room_for_its_inputs_leaves_nothing_behind(new_rig: Callable[..., Rig]) -> None:
+    """There is room for scratch memory and pixels (4096 and 1536 bytes), and none for the image tokens (2048)."""
+    rig = new_rig(vision_plan(), 7000)
+    kept = rig.cuda.allocate(64)
+    with pytest.raises(R2GenError) as caught:
+        EngineVision(rig.folder, DIMS, rig.backend, rig.cuda)
+    assert caught.value.code == "R2G-RESOURCE-MEMORY"
+    assert list(rig.runtime.blocks) == [kept], "what was there before stays"
+
+
+def test_a_cache_that_cannot_grow_stays_as_it_was(cuda_runtime: Any) -> None:
+    """8 KiB for one row of two tensors with one to spare, 16 KiB for three: not both at once in 20 KiB."""
+    runtime = FakeRuntime(cuda_runtime, 20 << 10)
+    cuda = Cuda(runtime)
+    cache = kv_cache.EngineCache(cuda, 2, 1, (2, 16, 16), np.dtype(np.float32))
+    before = [cache.address(tensor, 0) for tensor in range(2)]
+    with pytest.raises(R2GenError) as caught:
+        cache.reorder(np.zeros(3, np.int64), np.zeros(3, np.bool_), 0, 4)
+    assert caught.value.code == "R2G-RESOURCE-MEMORY"
+    assert cache.rows == 1
+    assert [cache.address(tensor, 0) for tensor in range(2)] == before
+    cache.clear()
+    cuda.synchronize()  # the fake GPU refuses what goes beyond the block
+    cache.close()
+    assert not runtime.blocks
+
+
+def test_engines_that_do_not_load_step_down_and_leave_nothing_on_the_gpu(
+    new_rig: Callable[..., Rig], cuda_runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ladder with a plan that is whole, and an engine that is none of this bundle."""
+    rig = new_rig(toy())
+    monkeypatch.setattr("cuda.bindings.runtime", rig.runtime)
+    rig.cuda.close()
+    bundle = demo_bundle()
+    manifest = load_manifest(bundle)
+    rung = EngineRung(bundle, manifest, "cpu")
+    for part in store.PARTS:
+        identity = Identity(
+            backend=rig.backend.name, version=rig.backend.version, platform=platform_name(),
+            compute_capabilities=("8.9",), gpu=None, driver=None, part=part, precision="fp16", asked="fp16",
+            dialect=manifest.dialect, bundle_id="", source_sha256="", onnx_sha256="", max_length=None, profiles=(),
+            flags=(), plan_sha256=sha256_file(rig.folder / PLAN), plan_bytes=(rig.folder / PLAN).stat().st_size,
+            timing_cache_sha256=None, options=(), created="1", build_s=1.0, peak_rss_bytes=1, parameter_bytes=1,
+            layer_source="network",
+        )  # fmt: skip
+        rung.fitting[part] = Fitting(store.Engine("target", part, rig.folder), identity, rig.backend)
+    assert rung.steps[1] == f"TensorRT engine: taken for the decoder, {rig.backend.product} 1.2.3, fp16"
+    assert _open_engines(rung, manifest) == (None, None)
+    assert not rung.fitting
+    for part, missing in (("vision", "pixel_values"), ("decoder", "past_key_values.0.value")):
+        assert rung.reasons[part].startswith("R2G-ENGINE-MISMATCH: the engine is not one of this bundle: inputs ")
+        assert missing in rung.reasons[part]
+    assert not rig.runtime.blocks
+    assert rig.runtime.calls.count("cudaStreamCreateWithFlags") == rig.runtime.calls.count("cudaStreamDestroy") == 2
 
 
 def test_the_real_runtime_refuses_what_is_no_plan(tmp_path: Path, cuda_runtime: Any) -> None:

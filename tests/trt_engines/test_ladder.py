@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from r2gen_export.bundle import bundle_id, demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
-from trt_engines.find import find_engines
-from trt_engines.identity import PLAN, Identity, verify_plan
+from r2gen_export.runtime.ladder import EngineRung
+from trt_engines.backends import Backend
+from trt_engines.find import Fitting, find_engines
+from trt_engines.identity import PLAN, Identity, read_identity, verify_plan
 from trt_engines.machine import gpu, platform_name
-from trt_engines.store import source_sha256
+from trt_engines.store import Engine, source_sha256
 
 ROOT = Path(__file__).parents[2]
 PHANTOM = ROOT / "tests/data/phantom.png"
 COMMAND = [sys.executable, str(ROOT / "cli.py")]
+NO_PLAN = b"no plan"
 
 
 @pytest.fixture(scope="module")
-def machine(stub_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a machine with a driver and TensorRT-RTX, neither of which can do work."""
+def machine(
+    stub_folder: Callable[[str], Path], cuda_runtime: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Environment of a machine with a driver and TensorRT-RTX, neither of which can do work, and cuda-bindings."""
     made = stub_folder("rtx-1.7").parent
     folder = tmp_path_factory.mktemp("driver")
     library = folder / "libcuda.so.1"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("driver.c")], check=True)
     paths = {
-        "PYTHONPATH": [str(made / "site"), str(ROOT)],
+        "PYTHONPATH": [str(made / "site"), str(ROOT), str(Path(cuda_runtime.__file__).parents[2])],
         "LD_LIBRARY_PATH": [str(folder), str(made / "native")],
     }
     return {
@@ -53,12 +61,12 @@ def add_engine(bundle: Path, part: str, *, capability: str, backend: str = "tens
     manifest = load_manifest(bundle)
     folder = bundle / "engines" / f"{backend}-{capability}-{created}" / part
     folder.mkdir(parents=True)
-    (folder / PLAN).write_bytes(b"no plan")
+    (folder / PLAN).write_bytes(NO_PLAN)
     Identity(
         backend=backend, version="1.7.1.116", platform=platform_name(), compute_capabilities=(capability,), gpu=None,
         driver=None, part=part, precision="fp16", asked="fp16", dialect=manifest.dialect, bundle_id=bundle_id(manifest),
         source_sha256=source_sha256(manifest, part), onnx_sha256="0" * 64, max_length=None, profiles=(), flags=(),
-        plan_sha256="ddf5d03b3f1a1ae0c0d1b8c5b2bbf0d4b6ba0c6ba1b6d5c2b8e6c1f0a8d7e6f5", plan_bytes=7,
+        plan_sha256=hashlib.sha256(NO_PLAN).hexdigest(), plan_bytes=len(NO_PLAN),
         timing_cache_sha256=None, options=("--max-batch", "8"), created=created, build_s=1.0, peak_rss_bytes=1,
         parameter_bytes=1, layer_source="network",
     ).write(folder)  # fmt: skip
@@ -89,14 +97,14 @@ def test_a_machine_without_a_gpu_is_not_told_to_build(bundle: Path) -> None:
 def test_each_reason_for_stepping_down_is_recorded(bundle: Path, machine: dict[str, str]) -> None:
     provider, said = steps(bundle, machine)
     assert provider == "CPUExecutionProvider"
-    assert said[0] == f"TensorRT engine: not taken, none built (r2gen build {bundle})"
+    assert said[0] == "TensorRT engine: not taken, none built (r2gen build BUNDLE)"
 
     add_engine(bundle, "decoder", capability="8.9")
     _, said = steps(bundle, machine)
-    assert said[0] == f"TensorRT engine: not taken for the vision, none built (r2gen build {bundle} --parts vision)"
+    assert said[0] == "TensorRT engine: not taken for the vision, none built (r2gen build BUNDLE --parts vision)"
     assert said[1] == (
         "TensorRT engine: not taken for the decoder, built for compute capability 8.9, found 8.6 (Imitated GPU) "
-        f"(run: r2gen build {bundle} --backend tensorrt-rtx --parts decoder --precision fp16 "
+        "(run: r2gen build BUNDLE --backend tensorrt-rtx --parts decoder --precision fp16 "
         "--compute-capability 8.6 --max-batch 8)"
     )
 
@@ -112,12 +120,12 @@ def test_an_engine_that_fits_and_does_not_load_costs_a_step_and_no_report(
         add_engine(bundle, part, capability="8.6")
     provider, said = steps(bundle, machine)
     assert provider == "CPUExecutionProvider"
-    assert said[0].startswith("TensorRT engine: not taken, R2G-")
+    assert said[0].startswith("TensorRT engine: not taken, R2G-DEVICE-UNAVAILABLE: cudaSetDevice failed")
     assert said[-2:] == ["CPU: taken", "OpenVINO: not taken, it cannot run a decoder of dialect standard in fp32"]
     shown = subprocess.run(
         [*COMMAND, "doctor", "--bundle", str(bundle)], env=machine, capture_output=True, text=True, check=True
     ).stdout
-    assert "TensorRT engine: taken for the decoder, TensorRT-RTX 1.7.1.116" in shown
+    assert "TensorRT engine: taken for the decoder, TensorRT-RTX 1.7.1.116, fp16" in shown
     assert "runs on" in shown
 
 
@@ -141,6 +149,30 @@ print(*[one.name for one in plan(BenchSettings(bundle, Path("out"), devices=("te
     assert done.stdout == "tensorrt, fast\n"
 
 
+def test_no_step_says_where_the_bundle_lies(tmp_path: Path, machine: dict[str, str]) -> None:
+    """Reports keep the steps, and a folder can name a user."""
+    bundle = Path(shutil.copytree(demo_bundle(), tmp_path / "a user's"))
+    for part in ("vision", "decoder"):
+        folder = add_engine(bundle, part, capability="8.6")
+    (folder / PLAN).write_bytes(b"tampered")
+    (folder.parent / "vision/identity.json").write_text("{")
+    _, said = steps(bundle, machine)
+    assert not [step for step in said if tmp_path.name in step or "a user" in step]
+    assert "engines/tensorrt-rtx-8.6-1/vision/identity.json cannot be read" in said[0]
+
+    identity = read_identity(folder)
+    rung = EngineRung(bundle, load_manifest(bundle), "cpu")
+    rung.fitting["decoder"] = Fitting(Engine("target", "decoder", folder), identity, Backend("tensorrt-rtx", None, ""))
+    with pytest.raises(R2GenError) as caught:
+        verify_plan(folder, identity)
+    assert shlex.quote(str(bundle)) in caught.value.fix
+    rung.drop("decoder", caught.value)
+    (step,) = rung.steps
+    assert "engines/tensorrt-rtx-8.6-1/decoder/engine.plan has 8 bytes" in step
+    assert "build it again: r2gen build BUNDLE --backend" in step
+    assert tmp_path.name not in step
+
+
 def test_asked_for_by_name_it_is_an_error_with_every_reason(bundle: Path, machine: dict[str, str]) -> None:
     add_engine(bundle, "decoder", capability="8.9")
     child = infer(bundle, machine, "tensorrt")
@@ -155,6 +187,7 @@ def test_the_newest_engine_that_fits_is_taken_and_others_are_not_in_the_way(bund
     if gpu() is not None:
         pytest.skip("this machine has a GPU")
     folder = add_engine(bundle, "decoder", capability="8.9")
+    (folder / PLAN).write_bytes(NO_PLAN.upper())
     (add_engine(bundle, "decoder", capability="8.6", created="2") / "identity.json").write_text("{")
     fitting, reasons = find_engines(bundle, load_manifest(bundle))
     assert not fitting
