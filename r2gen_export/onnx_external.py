@@ -84,16 +84,16 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
     """(field number, first byte, last byte + 1) of the length-delimited fields between two offsets."""
     at = start
     while at < end:
-        tag, at = _varint(data, at)
+        tag, at = read_varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            _, at = _varint(data, at)
+            _, at = read_varint(data, at)
         elif wire == 1:
             at += 8
         elif wire == 5:
             at += 4
         elif wire == 2:
-            size, at = _varint(data, at)
+            size, at = read_varint(data, at)
             if at + size > end:
                 raise ValueError("a field ends behind its message")
             yield number, at, at + size
@@ -104,7 +104,8 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
         raise ValueError("a field ends behind its message")
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def read_varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
+    """A protobuf number at an offset, and where it ends. Raises ValueError for one of more than 64 bits."""
     value = shift = 0
     while True:
         byte = data[at]

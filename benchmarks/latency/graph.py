@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.onnx_external import read_varint
 
 Bytes = mmap.mmap | bytes
 
@@ -152,7 +153,7 @@ def _text(data: Bytes, span: Span) -> str:
 def _varints(data: Bytes, span: Span) -> Iterator[int]:
     at = span[0]
     while at < span[1]:
-        value, at = _varint(data, at)
+        value, at = read_varint(data, at)
         yield value
 
 
@@ -160,13 +161,13 @@ def _fields(data: Bytes, span: Span) -> Iterator[tuple[int, int | Span]]:
     """(field number, number or span) of a message's fields; fixed-width ones are skipped."""
     at, end = span
     while at < end:
-        tag, at = _varint(data, at)
+        tag, at = read_varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            value, at = _varint(data, at)
+            value, at = read_varint(data, at)
             yield number, value
         elif wire == 2:
-            size, at = _varint(data, at)
+            size, at = read_varint(data, at)
             if at + size > end:
                 raise ValueError("a field ends behind its message")
             yield number, (at, at + size)
@@ -175,16 +176,3 @@ def _fields(data: Bytes, span: Span) -> Iterator[tuple[int, int | Span]]:
             at += 8 if wire == 1 else 4
         else:
             raise ValueError(f"wire type {wire}")
-
-
-def _varint(data: Bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
