@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.latency.report import read_json
 from benchmarks.peers.results import PEERS_SCHEMA
 from r2gen_export.errors import R2GenError
 
@@ -28,12 +28,7 @@ def load_peers(path: Path) -> dict[str, Any]:
         R2GenError: `R2G-BENCH-FORMAT`.
     """
     fix = "write it with python -m benchmarks.peers --json FILE"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{path} cannot be read: {error.strerror or error}", fix) from error
-    except (ValueError, RecursionError) as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{path} is not JSON", fix) from error
+    found = read_json(path, fix)
     schema = found.get("schema") if isinstance(found, dict) else None
     contenders = found.get("contenders") if isinstance(found, dict) else None
     if schema != PEERS_SCHEMA or not isinstance(contenders, list):

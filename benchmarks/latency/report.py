@@ -275,12 +275,7 @@ def load_report(path: Path) -> dict[str, Any]:
     """
     file = path / REPORT if path.is_dir() else path
     fix = "name a folder that r2gen bench wrote"
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{file} cannot be read: {error.strerror or error}", fix) from error
-    except (ValueError, RecursionError) as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{file} is not JSON", fix) from error
+    report = read_json(file, fix)
     found = report.get("schema") if isinstance(report, dict) else None
     if found != SCHEMA:
         raise R2GenError("R2G-BENCH-FORMAT", f"{file} has schema {found!r}, this release reads {SCHEMA!r}", fix)
@@ -288,3 +283,17 @@ def load_report(path: Path) -> dict[str, Any]:
         if not isinstance(report.get(name), kind):
             raise R2GenError("R2G-BENCH-FORMAT", f"{file}: {name} is missing or not of its type", fix)
     return dict(report)
+
+
+def read_json(file: Path, fix: str) -> Any:
+    """What a JSON file holds; `fix` is what mends one that is none.
+
+    Raises:
+        R2GenError: `R2G-BENCH-FORMAT`.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise R2GenError("R2G-BENCH-FORMAT", f"{file} cannot be read: {error.strerror or error}", fix) from error
+    except (ValueError, RecursionError) as error:
+        raise R2GenError("R2G-BENCH-FORMAT", f"{file} is not JSON", fix) from error
