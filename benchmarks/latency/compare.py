@@ -3,20 +3,22 @@
 A difference of a judged metric is called significant when three things hold: an exact permutation test over the
 processes of both runs says so (all judged metrics together, by Holm's method, wrong once in 20 runs of the same
 thing), its bootstrap interval leaves out 1, and it is larger than the noise: two standard errors from the scatter of
-the processes, or the change of the machine's own measured rates between the two runs, whichever is larger.
+the processes, or the change of the machine's own measured rates between the two runs, as large as it may have been,
+whichever is larger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import exp, hypot, log
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from benchmarks.latency.metrics import METRICS
 from benchmarks.latency.report import load_report
-from benchmarks.latency.statistics import Difference, compare, holm, least_p
+from benchmarks.latency.statistics import Difference, compare, holm, least_p, median_error
 from benchmarks.latency.steadiness import FOREIGN, STOLEN
 from r2gen_export.errors import R2GenError
 
@@ -121,9 +123,17 @@ def conditions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def machine_drift(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """The largest change, as a share, of what the machine itself could do between the two runs."""
-    ratios = [b["machine"]["typical"][name] / a["machine"]["typical"][name] for name in RATES]
-    return max(max(ratio, 1 / ratio) - 1 for ratio in ratios)
+    """How much what the machine itself can do may have changed between the two runs, as a share.
+
+    For each rate the ratio of the two medians and two standard errors of it: a machine that was measured to waver
+    cannot have been seen to stay. The largest counts.
+    """
+    found = []
+    for name in RATES:
+        sides = [[one[name] for one in side["machine"]["moments"]] for side in (a, b)]
+        change = abs(log(median(sides[1]) / median(sides[0])))
+        found.append(exp(change + 2 * hypot(*(median_error(side) for side in sides))) - 1)
+    return max(found)
 
 
 def slower_than(comparison: dict[str, Any], allowed: float) -> list[str]:

@@ -194,7 +194,7 @@ def compare_notes(comparison: dict[str, Any]) -> list[str]:
     notes = [f"CONDITIONS DIFFER, compared by force: {one}" for one in comparison["differs"]]
     notes += [f"changed: {one}" for one in comparison["notes"]]
     drift = comparison["drift"]
-    notes.append(f"The machine's own measured rates changed by {share(drift)} between the two runs.")
+    notes.append(f"The machine's own measured rates may have changed by up to {share(drift)} between the two runs.")
     return notes
 
 

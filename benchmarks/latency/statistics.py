@@ -154,6 +154,15 @@ def noise(a: Sequence[Floats], b: Sequence[Floats]) -> float:
     return exp(2 * variance**0.5) - 1
 
 
+def median_error(values: Sequence[float]) -> float:
+    """Standard error of the median as a share of it: 1.253 standard deviations by the root of n, the deviation being
+    1.4826 times the median distance from the median, which a few odd values do not move.
+    """
+    middle = _median(np.asarray(values, np.float64))
+    deviation = 1.4826 * _median(np.abs(np.asarray(values, np.float64) - middle))
+    return float(1.2533 * deviation / abs(middle) / len(values) ** 0.5)
+
+
 def permutation_p(a: Sequence[Floats], b: Sequence[Floats], seed: int = 0) -> float | None:
     """Share of the ways to deal the processes out to two runs that part them at least as far as A and B are.
 

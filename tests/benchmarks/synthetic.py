@@ -56,9 +56,10 @@ def starts(totals: Sequence[Sequence[float]], studies: int = 1) -> list[dict[str
 
 
 def report(
-    totals: Sequence[Sequence[float]], *, studies: int = 1, rate: float = 1.0, foreign: float = 0.0
+    totals: Sequence[Sequence[float]], *, studies: int = 1, rate: float = 1.0, wavers: float = 0.0, foreign: float = 0.0
 ) -> dict[str, Any]:
-    """The parts of a `report.json` that `compare` reads. `rate`: how fast the machine itself was."""
+    """The parts of a `report.json` that `compare` reads. `rate`: how fast the machine itself was, give
+    or take `wavers`, a share."""
     samples = clusters(starts(totals, studies))
     return {
         "schema": "r2gen-bench/1",
@@ -71,7 +72,7 @@ def report(
         "bundle": {"id": "b", "precision": {"decoder": "fp32"}},
         "settings": {"images_digest": "d", "draft": None},
         "definitions": {},
-        "machine": {"typical": dict.fromkeys(RATES, rate)},
+        "machine": {"moments": [dict.fromkeys(RATES, rate * one) for one in (1.0, 1.0 - wavers, 1.0 + wavers) * 2]},
         "configurations": [
             {
                 "name": "cpu, fast", "decoding": {"num_beams": 1}, "semantics": "hf-current", "provider": "CPU",

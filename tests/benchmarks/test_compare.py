@@ -57,6 +57,19 @@ def test_a_slower_machine_is_not_a_slower_program():
     assert verdicts(found)["total"] == "no significant difference"
 
 
+def test_a_machine_that_wavers_may_have_changed():
+    """What its rates scatter by may have happened between the runs too; more moments would tell."""
+    rng = np.random.default_rng(16)
+    times = [noisy(rng, rounds=12, between=0.002, within=0.01, factor=factor) for factor in (1.0, 1.1)]
+    a, b = (report(one, wavers=0.1) for one in times)
+    found = compare_reports(a, b)
+    error = 1.2533 * 1.4826 * 0.1 / 6**0.5
+    assert found["drift"] == pytest.approx(np.exp(2 * 2**0.5 * error) - 1, rel=1e-3)
+    assert verdicts(found)["total"] == "no significant difference"
+    b["machine"] = a["machine"] = {"moments": a["machine"]["moments"][:1]}
+    assert verdicts(compare_reports(a, b))["total"] == "worse"
+
+
 def test_no_verdict_on_times_of_a_busy_machine():
     """What other programs take is not r2gen's; memory is judged all the same, and force judges everything."""
     rng = np.random.default_rng(15)
