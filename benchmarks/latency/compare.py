@@ -3,8 +3,8 @@
 A difference of a judged metric is called significant when three things hold: an exact permutation test over the
 processes of both runs says so (all judged metrics together, by Holm's method, wrong once in 20 runs of the same
 thing), its bootstrap interval leaves out 1, and it is larger than the noise: two standard errors from the scatter of
-the processes, or the change of the machine's own measured rates between the two runs, as large as it may have been,
-whichever is larger.
+the processes, the change of the machine's own measured rates between the two runs, as large as it may have been, and
+for times on a virtual machine 5 %, whichever is largest.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import exp, hypot, log
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from benchmarks.latency.metrics import METRICS
-from benchmarks.latency.report import load_report
-from benchmarks.latency.statistics import Difference, compare, holm, least_p, median_error
-from benchmarks.latency.steadiness import FOREIGN, STOLEN
+from benchmarks.latency.statistics import Difference, compare, compare_in_turn, holm, median_error
+from benchmarks.latency.steadiness import FOREIGN, STOLEN, WAVERED
 from r2gen_export.errors import R2GenError
 
 COMPARE_SCHEMA: Final = "r2gen-bench-compare/1"
@@ -27,12 +25,17 @@ COMPARE_SCHEMA: Final = "r2gen-bench-compare/1"
 LEAST_EFFECT: Final = 0.01
 """Smaller differences are never called: they are of no use to anybody."""
 
+LEAST_VIRTUAL: Final = 0.05
+"""The same for times on a virtual machine, whose neighbours cannot be seen: demo runs differed by up to 4 % there."""
+
 BY_STUDY: Final = frozenset(
     ("total", "ttft", "tpot", "preprocess", "encode", "prefill", "decode", "detokenize", "tokens", "per_pass", "cpu")
 )
 """Metrics with one sample for each end-to-end sample: divided by the typical value of their study."""
 
-RATES: Final = ("read_gb_s", "gemm_fp32_gops", "scalar_mops")
+ARITHMETIC: Final = "gemm_fp32_gops"
+MEMORY: Final = "read_gb_s"
+"""The machine's rates that times depend on; memory's only where the model does not fit into the caches."""
 
 
 def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
@@ -56,9 +59,13 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         if differs and not force:
             message = f"the two runs are not comparable: {'; '.join(differs)}"
             raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure again under equal conditions, or --force")
-        drift = machine_drift(a, b)
         pairs = _pairs(a, b, force)
-        found = [_configuration(one, other, drift) for one, other in pairs]
+        in_turn = a.get("runs", 1) == b.get("runs", 1) > 1
+        # What the machine and its neighbours did in between hit both where runs were made in turn.
+        drifts = [0.0 if in_turn else machine_drift(a["machine"], b["machine"], *pair) for pair in pairs]
+        virtual = any(side["environment"]["virtual_machine"] for side in (a, b))
+        least = LEAST_VIRTUAL if virtual and not in_turn else LEAST_EFFECT
+        found = [_configuration(*pair, drift, least, in_turn) for pair, drift in zip(pairs, drifts, strict=True)]
         cores = a["environment"]["cores"]
         busy = [not force and any(was_busy(side, cores) for side in pair) for pair in pairs]
         _judge(found, busy)
@@ -70,7 +77,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         "differs": differs,
         "forced": bool(differs),
         "notes": notes,
-        "drift": drift,
+        "drift": max(one["drift"] for one in found),
         "configurations": found,
     }
 
@@ -122,15 +129,22 @@ def conditions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     ]
 
 
-def machine_drift(a: dict[str, Any], b: dict[str, Any]) -> float:
+def machine_drift(a: dict[str, Any], b: dict[str, Any], left: dict[str, Any], right: dict[str, Any]) -> float:
     """How much what the machine itself can do may have changed between the two runs, as a share.
 
     For each rate the ratio of the two medians and two standard errors of it: a machine that was measured to waver
     cannot have been seen to stay. The largest counts.
+
+    Args:
+        a: `machine` of one run.
+        b: of the other.
+        left: the configuration of one run, which says whether its model lies in the caches.
+        right: the same of the other.
     """
+    cached = all((one["roofline"].get("decode") or {}).get("in_cache") for one in (left, right))
     found = []
-    for name in RATES:
-        sides = [[one[name] for one in side["machine"]["moments"]] for side in (a, b)]
+    for name in (ARITHMETIC,) if cached else (ARITHMETIC, MEMORY):
+        sides = [[one[name] for one in side["moments"]] for side in (a, b)]
         change = abs(log(median(sides[1]) / median(sides[0])))
         found.append(exp(change + 2 * hypot(*(median_error(side) for side in sides))) - 1)
     return max(found)
@@ -156,15 +170,6 @@ def unjudged(comparison: dict[str, Any]) -> list[str]:
     ]
 
 
-def load_pair(a: Path, b: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two reports by their folders or files.
-
-    Raises:
-        R2GenError: `R2G-BENCH-FORMAT`.
-    """
-    return load_report(a), load_report(b)
-
-
 def _pairs(a: dict[str, Any], b: dict[str, Any], force: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     others = {one["name"]: one for one in b["configurations"]}
     pairs = [(one, others[one["name"]]) for one in a["configurations"] if one["name"] in others]
@@ -177,13 +182,13 @@ def _pairs(a: dict[str, Any], b: dict[str, Any], force: bool) -> list[tuple[dict
     return pairs
 
 
-def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float) -> dict[str, Any]:
+def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float, least: float, in_turn: bool) -> dict[str, Any]:
     metrics = []
     for name, metric in METRICS.items():
         sides = _comparable(name, a, b)
         if sides is None:
             continue
-        found = compare(*sides, test=metric.judged)
+        found = (compare_in_turn if in_turn else compare)(*sides, test=metric.judged)
         timed = metric.unit in ("ms", "1/s")
         metrics.append(
             {
@@ -194,16 +199,16 @@ def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float) -> dict[s
                 "b": b["metrics"][name]["p50"],
                 "ratio": found.ratio,
                 "ci95": [found.low, found.high],
-                "noise": max(found.noise, drift if timed else 0.0, LEAST_EFFECT),
+                "noise": max(found.noise, *((drift, least) if timed else (LEAST_EFFECT,))),
                 "p": found.p,
-                "least_p": least_p(*(sum(map(bool, side)) for side in sides)),
+                "least_p": found.least_p,
                 "worse": worse_by(found, metric.better),
                 "judged": metric.judged,
                 "verdict": "",
             }
         )
     name = a["name"] if a["name"] == b["name"] else f"{a['name']} -> {b['name']}"
-    return {"name": name, "words": _same_words(a, b), "metrics": metrics}
+    return {"name": name, "words": _same_words(a, b), "drift": drift, "metrics": metrics}
 
 
 def worse_by(found: Difference, better: str) -> float:
@@ -248,7 +253,8 @@ def _by_study(sides: Sequence[list[list[float]]], studies: Sequence[list[list[st
 def was_busy(configuration: dict[str, Any], cores: int) -> bool:
     """Whether so much else ran on the machine that times say more about that than about r2gen."""
     found = configuration["steadiness"]
-    return (found["foreign_cores"] or 0) > FOREIGN * cores or (found["stolen_cores"] or 0) > STOLEN * cores
+    taken = (found["foreign_cores"] or 0) > FOREIGN * cores or (found["stolen_cores"] or 0) > STOLEN * cores
+    return taken or found["gemm_spread"] > WAVERED
 
 
 def _judge(configurations: Sequence[dict[str, Any]], busy: Sequence[bool]) -> None:
@@ -293,7 +299,10 @@ def _notes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def _label(report: dict[str, Any]) -> dict[str, Any]:
-    return {"created": report["created"], "command": report["command"], "bundle": report["bundle"]["id"]}
+    return {name: report[name] for name in ("created", "command")} | {
+        "bundle": report["bundle"]["id"],
+        "runs": report.get("runs", 1),
+    }
 
 
 def _host(found: dict[str, Any]) -> str:

@@ -189,12 +189,18 @@ def compare_rows(configuration: dict[str, Any]) -> list[Row]:
     ]
 
 
+def label_text(side: dict[str, Any]) -> str:
+    """Which run, or which runs, were one side of a comparison."""
+    others = f" and {side['runs'] - 1} more runs" if side["runs"] > 1 else ""
+    return f"{side['command']} ({side['created']}){others}"
+
+
 def compare_notes(comparison: dict[str, Any]) -> list[str]:
     """Conditions that differ, and what else changed."""
     notes = [f"CONDITIONS DIFFER, compared by force: {one}" for one in comparison["differs"]]
     notes += [f"changed: {one}" for one in comparison["notes"]]
-    drift = comparison["drift"]
-    notes.append(f"The machine's own measured rates may have changed by up to {share(drift)} between the two runs.")
+    if drift := comparison["drift"]:
+        notes.append(f"The machine's own measured rates may have changed by up to {share(drift)} between the two runs.")
     return notes
 
 

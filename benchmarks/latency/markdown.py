@@ -63,8 +63,7 @@ def peer_rows(found: dict[str, Any]) -> list[list[str]]:
 
 def comparison_text(comparison: dict[str, Any]) -> str:
     """A comparison by itself: `r2gen bench compare` prints it."""
-    parts = [f"A: {comparison['a']['command']} ({comparison['a']['created']})  "]
-    parts = [parts[0] + f"\nB: {comparison['b']['command']} ({comparison['b']['created']})"]
+    parts = ["  \n".join(f"{side.upper()}: {figures.label_text(comparison[side])}" for side in ("a", "b"))]
     parts.append("\n".join(f"- {note}" for note in figures.compare_notes(comparison)))
     for one in comparison["configurations"]:
         parts.append(f"### {one['name']}: {figures.words_text(one['words'])}")

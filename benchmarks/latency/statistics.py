@@ -113,7 +113,7 @@ class Difference:
 
     `ratio`: median of B divided by median of A. `low`, `high`: its 95 % bootstrap interval. `noise`: differences below
     it are within what the processes of one run differ among each other. `p`: of the permutation test; None: too few
-    processes for any difference to be significant.
+    processes for any difference to be significant. `least_p`: the smallest that so many processes can give.
     """
 
     ratio: float
@@ -121,6 +121,7 @@ class Difference:
     high: float
     noise: float
     p: float | None
+    least_p: float
 
 
 def compare(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 0) -> Difference:
@@ -141,7 +142,29 @@ def compare(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 0) -> Di
     ]
     low, high = np.percentile(medians[1] / medians[0], [2.5, 97.5]).tolist()
     p = permutation_p(left, right) if test else None
-    return Difference(_ratio(left, right), low, high, noise(left, right), p)
+    return Difference(_ratio(left, right), low, high, noise(left, right), p, least_p(len(left), len(right)))
+
+
+def compare_in_turn(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 0) -> Difference:
+    """The same of samples taken in turn, the n-th of A's clusters beside the n-th of B's: what hit both cancels.
+
+    All is said of the logarithms of the ratios of their medians: the median is the effect, two standard errors are the
+    noise, and the test gives each either sign (Fisher's randomisation test of pairs).
+    """
+    parted = np.array([log(_median(np.asarray(y)) / _median(np.asarray(x))) for x, y in zip(a, b, strict=True)])
+    n = len(parted)
+    rng = np.random.default_rng(seed)
+    drawn = np.median(parted[rng.integers(0, n, (RESAMPLES, n))], axis=1)
+    low, high = np.exp(np.percentile(drawn, [2.5, 97.5])).tolist()
+    error = float(parted.std(ddof=1)) / n**0.5 if n > 1 else 0.0
+    least = 2.0 ** (1 - n)
+    p = None
+    if test and least <= 0.05:
+        bits = np.arange(2**n) if 2**n <= PERMUTATIONS else rng.integers(0, 2**n, PERMUTATIONS)
+        signs = 1 - 2 * (bits[:, None] >> np.arange(n) & 1)
+        signs[0] = 1  # with the one seen among them the test stays valid
+        p = float((np.abs(signs @ parted) >= abs(parted.sum()) - 1e-12).mean())
+    return Difference(exp(float(np.median(parted))), low, high, exp(2 * error) - 1, p, least)
 
 
 def noise(a: Sequence[Floats], b: Sequence[Floats]) -> float:

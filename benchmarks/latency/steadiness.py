@@ -19,6 +19,7 @@ STOLEN: Final = 0.02
 
 CLOCK: Final = 1.05
 BANDWIDTH: Final = 1.25
+WAVERED: Final = 1.5
 """Largest of a run's rates divided by its smallest."""
 
 
@@ -35,6 +36,7 @@ def steadiness(measured: Measured, machine: Machine, cores: int) -> dict[str, An
         "n": len(times),
         **load,
         "scalar_spread": machine.spread("scalar_mops"),
+        "gemm_spread": machine.spread("gemm_fp32_gops"),
         "read_spread": machine.spread("read_gb_s"),
     }
     return {**found, "warnings": [*_warnings(found, cores), *_seen_before(measured.starts)]}
@@ -88,6 +90,8 @@ def _warnings(found: dict[str, Any], cores: int) -> list[str]:
         lines.append(f"the GPU's clocks were lowered (NVML reasons {found['gpu_throttle_reasons']:#x})")
     if found["scalar_spread"] > CLOCK:
         lines.append(f"a fixed loop on one core took up to {found['scalar_spread']:.2f} times its shortest time")
+    if found["gemm_spread"] > WAVERED:
+        lines.append(f"a fixed matrix product took up to {found['gemm_spread']:.2f} times its shortest time")
     if found["read_spread"] > BANDWIDTH:
         lines.append(f"memory bandwidth varied by a factor of {found['read_spread']:.2f} during the run")
     return lines

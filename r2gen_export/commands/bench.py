@@ -156,7 +156,7 @@ def measure(
 @bench.command("compare")
 @guarded
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Baseline: a report folder, or its report.json.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Baseline: a report folder, or a folder of several.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="What is judged against it.")],
     fail_above: Annotated[
         str | None,
@@ -168,11 +168,12 @@ def compare(
     """Say what differs between two reports by more than chance: effect, interval, noise, verdict."""
     import json
 
-    from benchmarks.latency.compare import compare_reports, load_pair, slower_than, unjudged
+    from benchmarks.latency.alternated import load_runs
+    from benchmarks.latency.compare import compare_reports, slower_than, unjudged
     from benchmarks.latency.markdown import comparison_text
 
     allowed = None if fail_above is None else share(fail_above)
-    found = compare_reports(*load_pair(a, b), force=force)
+    found = compare_reports(load_runs(a), load_runs(b), force=force)
     write_out((json.dumps(found, indent=1) if form is Format.json else comparison_text(found)) + "\n")
     if allowed is not None and (worse := slower_than(found, allowed)):
         message = f"worse by more than {allowed:.3g}: {'; '.join(worse)}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency.compare import RATES
+from benchmarks.latency.compare import ARITHMETIC, MEMORY
 from benchmarks.latency.metrics import clusters
 from benchmarks.latency.statistics import summarise
 
@@ -67,17 +67,22 @@ def report(
         "command": "r2gen bench",
         "environment": {
             "cpu": "CPU", "cores": 2, "memory_gb": 8.0, "gpu_name": None, "host": "abc", "packages": {},
-            "python": "3.11", "r2gen": "0.1.0", "git": None,
+            "python": "3.11", "r2gen": "0.1.0", "git": None, "virtual_machine": False,
         },
         "bundle": {"id": "b", "precision": {"decoder": "fp32"}},
         "settings": {"images_digest": "d", "draft": None},
         "definitions": {},
-        "machine": {"moments": [dict.fromkeys(RATES, rate * one) for one in (1.0, 1.0 - wavers, 1.0 + wavers) * 2]},
+        "machine": {
+            "moments": [
+                dict.fromkeys((ARITHMETIC, MEMORY), rate * one) for one in (1.0, 1.0 - wavers, 1.0 + wavers) * 2
+            ]
+        },
         "configurations": [
             {
                 "name": "cpu, fast", "decoding": {"num_beams": 1}, "semantics": "hf-current", "provider": "CPU",
                 "threads": 2, "samples": samples, "words": {"0": "w"},
-                "steadiness": {"foreign_cores": foreign, "stolen_cores": None},
+                "steadiness": {"foreign_cores": foreign, "stolen_cores": None, "gemm_spread": 1.0},
+                "roofline": {"decode": {"in_cache": True}},
                 "sample_studies": [[str(number % studies) for number in range(len(process))] for process in totals],
                 "metrics": {name: summarise(lists).to_dict() for name, lists in samples.items()},  # type: ignore[union-attr]
             }

@@ -70,6 +70,31 @@ def test_a_machine_that_wavers_may_have_changed():
     assert verdicts(compare_reports(a, b))["total"] == "worse"
 
 
+def test_memory_counts_only_where_the_model_is_read_from_it():
+    rng = np.random.default_rng(17)
+    a, b = report(noisy(rng)), report(noisy(rng))
+    for one in b["machine"]["moments"]:
+        one["read_gb_s"] /= 2
+    assert compare_reports(a, b)["drift"] == pytest.approx(0.0)
+    b["configurations"][0]["roofline"] = {"reason": "no floors"}
+    assert compare_reports(a, b)["drift"] == pytest.approx(1.0)
+
+
+def test_small_differences_mean_nothing_on_a_virtual_machine():
+    rng = np.random.default_rng(18)
+    a, b = (report(noisy(rng, rounds=12, between=0.002, within=0.01, factor=factor)) for factor in (1.0, 1.04))
+    assert verdicts(compare_reports(a, b))["total"] == "worse"
+    b["environment"]["virtual_machine"] = True
+    assert verdicts(compare_reports(a, b))["total"] == "no significant difference"
+
+
+def test_no_verdict_where_neighbours_slowed_the_machine():
+    rng = np.random.default_rng(19)
+    a, b = report(noisy(rng)), report(noisy(rng, factor=1.5))
+    b["configurations"][0]["steadiness"]["gemm_spread"] = 1.6
+    assert verdicts(compare_reports(a, b))["total"] == "machine was busy"
+
+
 def test_no_verdict_on_times_of_a_busy_machine():
     """What other programs take is not r2gen's; memory is judged all the same, and force judges everything."""
     rng = np.random.default_rng(15)

@@ -80,6 +80,7 @@ def test_drafts_that_had_seen_the_report_are_said():
         ([[100.0] * 4] * 6, {"readable": False}, STEADY, "could not be read"),
         ([[100.0] * 4] * 6, {"gpu_throttle": 0x40}, STEADY, "GPU's clocks were lowered (NVML reasons 0x40)"),
         ([[100.0] * 4] * 6, {}, Machine(2, (*STEADY.moments, Rates(50.0, 100.0, 800.0, 20.0))), "1.50 times its"),
+        ([[100.0] * 4] * 6, {}, Machine(2, (*STEADY.moments, Rates(50.0, 60.0, 800.0, 30.0))), "product took up to"),
         ([[100.0] * 4] * 6, {}, Machine(2, (*STEADY.moments, Rates(25.0, 100.0, 800.0, 30.0))), "bandwidth varied"),
     ],
 )  # fmt: skip

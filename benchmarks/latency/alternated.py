@@ -1,0 +1,79 @@
+"""Several runs of one thing, made in turn with those of another: a folder of report folders, read as one report.
+
+On a machine that drifts, one run after the other says little: the drift between them looks like an effect. With A and
+B in turn, several times over, it hits both alike and cancels from the ratio of each pair of runs. So a run is then the
+unit that resampling draws, and the test is one of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Final
+
+from benchmarks.latency.report import REPORT, load_report
+from benchmarks.latency.statistics import summarise
+from r2gen_export.errors import R2GenError
+
+LEAST_RUNS: Final = 8
+"""Of each side: with four verdicts judged together, fewer pairs cannot be significant."""
+
+
+def load_runs(path: Path) -> dict[str, Any]:
+    """A report by its folder or file; or all reports of the folder, as `merge` puts them together.
+
+    Raises:
+        R2GenError: `R2G-BENCH-FORMAT`; `R2G-BENCH-CONDITIONS` when the folder's reports are not of one thing.
+    """
+    if not path.is_dir() or (path / REPORT).exists():
+        return load_report(path)
+    found = [load_report(one.parent) for one in path.glob(f"*/{REPORT}")]
+    return merge(sorted(found, key=lambda one: str(one["created"]))) if found else load_report(path)
+
+
+def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first report with the samples of all, in their order: in each of its configurations a run is one cluster.
+
+    Returns:
+        What `compare_reports` reads, and `runs`, how many there were. Loads of the machine are means over the runs.
+
+    Raises:
+        R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration.
+    """
+    from benchmarks.latency.compare import conditions
+
+    first = reports[0]
+    for other in reports[1:]:
+        names = [[one["name"] for one in side["configurations"]] for side in (first, other)]
+        differs = conditions(first, other) or (["configurations"] if names[0] != names[1] else [])
+        if differs:
+            message = f"the reports of one folder are not of one thing: {'; '.join(differs)}"
+            raise R2GenError("R2G-BENCH-CONDITIONS", message, "keep runs that are compared in two folders")
+    moments = [one for report in reports for one in report["machine"]["moments"]]
+    configurations = [_merged(each) for each in zip(*(report["configurations"] for report in reports), strict=True)]
+    machine = {**first["machine"], "moments": moments}
+    return {**first, "machine": machine, "configurations": configurations, "runs": len(reports)}
+
+
+def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One configuration of several runs."""
+    first = same[0]
+    names = [name for name in first["samples"] if all(name in one["samples"] for one in same)]
+    samples = {name: [_flat(one["samples"][name]) for one in same] for name in names}
+    load = {
+        name: fmean(one["steadiness"][name] or 0.0 for one in same) for name in ("foreign_cores", "stolen_cores")
+    } | {"gemm_spread": median(one["steadiness"]["gemm_spread"] for one in same)}
+    summaries = {name: summarise(lists) for name, lists in samples.items()}
+    return {
+        **first,
+        "samples": samples,
+        "sample_studies": [_flat(one["sample_studies"]) for one in same],
+        "metrics": {name: found.to_dict() for name, found in summaries.items() if found is not None},
+        "words": {study: words for one in same for study, words in one["words"].items()},
+        "steadiness": {**first["steadiness"], **load},
+    }
+
+
+def _flat(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    return [one for each in lists for one in each]

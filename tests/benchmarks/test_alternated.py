@@ -1,0 +1,89 @@
+"""Runs in turn, read as one report: drift of the machine hits both sides, the test is one of pairs of runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.latency.alternated import load_runs, merge
+from benchmarks.latency.compare import compare_reports
+from r2gen_export.errors import R2GenError
+from tests.benchmarks.synthetic import noisy, report
+from tests.test_cli import run_cli
+
+
+def in_turn(rng: np.random.Generator, factor: float, runs: int = 8, drift: float = 0.08) -> tuple[list, list]:
+    """A and B measured in turn on a virtual machine that drifts: a neighbour slows both while it is there."""
+    sides: tuple[list, list] = ([], [])
+    for _ in range(runs):
+        now = float(np.exp(rng.normal(0, drift)))
+        for side, own in zip(sides, (1.0, factor), strict=True):
+            times = noisy(rng, processes=1, rounds=9, between=0.01, within=0.02, factor=now * own, studies=3)
+            one = report(times, studies=3)
+            one["environment"]["virtual_machine"] = True
+            side.append(one)
+    return sides
+
+
+def verdict(a: list, b: list, name: str = "total") -> str:
+    (found,) = compare_reports(merge(a), merge(b))["configurations"]
+    return next(one["verdict"] for one in found["metrics"] if one["name"] == name)
+
+
+def test_a_machine_that_drifts_makes_no_difference():
+    rng = np.random.default_rng(20)
+    assert sum(verdict(*in_turn(rng, 1.0)) in ("worse", "better") for _ in range(40)) <= 2
+
+
+def test_a_slow_down_of_a_tenth_is_found_on_a_machine_that_drifts():
+    rng = np.random.default_rng(21)
+    assert sum(verdict(*in_turn(rng, 1.1)) == "worse" for _ in range(20)) >= 18
+
+
+def test_every_run_is_one_cluster():
+    rng = np.random.default_rng(22)
+    a, _ = in_turn(rng, 1.0, runs=3)
+    found = merge(a)["configurations"][0]
+    assert len(found["samples"]["total"]) == 3
+    assert found["metrics"]["total"]["n"] == 27
+    assert [len(one) for one in found["sample_studies"]] == [9, 9, 9]
+    assert len(merge(a)["machine"]["moments"]) == sum(len(one["machine"]["moments"]) for one in a)
+
+
+def test_few_runs_give_no_verdict():
+    rng = np.random.default_rng(23)
+    assert verdict(*in_turn(rng, 2.0, runs=3)) == "too few processes"
+
+
+def test_a_folder_of_reports_is_compared_by_the_command(tmp_path: Path):
+    rng = np.random.default_rng(24)
+    for side, reports in zip("ab", in_turn(rng, 1.3), strict=True):
+        for number, one in enumerate(reports):
+            (tmp_path / side / f"run-{number}").mkdir(parents=True)
+            (tmp_path / side / f"run-{number}" / "report.json").write_text(json.dumps(one), encoding="utf-8")
+    done = run_cli("bench", "compare", tmp_path / "a", tmp_path / "b", "--fail-above", "5%")
+    assert done.returncode == 3, done.stderr
+    assert "and 7 more runs" in done.stdout
+    assert load_runs(tmp_path / "a")["runs"] == 8
+    assert load_runs(tmp_path / "a/run-0").get("runs", 1) == 1
+
+
+def test_runs_of_different_things_are_refused():
+    rng = np.random.default_rng(25)
+    a, _ = in_turn(rng, 1.0, runs=3)
+    a[1]["bundle"]["id"] = "c"
+    with pytest.raises(R2GenError, match="R2G-BENCH-CONDITIONS") as caught:
+        merge(a)
+    assert "bundle (b against c)" in caught.value.message
+    a[1]["bundle"]["id"] = "b"
+    a[2]["configurations"][0]["name"] = "cuda, fast"
+    with pytest.raises(R2GenError, match="R2G-BENCH-CONDITIONS"):
+        merge(a)
+
+
+def test_an_empty_folder_is_no_report(tmp_path: Path):
+    with pytest.raises(R2GenError, match="R2G-BENCH-FORMAT"):
+        load_runs(tmp_path)
