@@ -29,7 +29,7 @@ TOKENIZER: Final = "tokenizer.json"
 REQUIRED_FILES: Final = (VISION, EMBED_TOKENS, DECODER, TOKENIZER)
 
 Semantics = Literal["hf-current", "hf-4.30"]
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "int4-128"]
 
 NOTICE: Final = (
     "Research use only. AI-generated draft, unverified, not for diagnosis. "

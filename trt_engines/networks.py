@@ -55,8 +55,8 @@ def part_precision(part: Part, precision: str) -> str:
 
 
 def default_precision(manifest: Manifest) -> str:
-    """`int4` for bundles whose decoder is, else `fp16`."""
-    return "int4" if manifest.precision.get("decoder") == "int4" else "fp16"
+    """`int4` for bundles whose decoder is, in blocks of any size, else `fp16`."""
+    return "int4" if manifest.precision.get("decoder", "").startswith("int4") else "fp16"
 
 
 def check_source(manifest: Manifest, parts: Sequence[Part]) -> None:

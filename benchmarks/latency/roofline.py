@@ -23,7 +23,8 @@ PRODUCTS: Final = frozenset(
 )
 CONVOLUTIONS: Final = frozenset(("Conv", "FusedConv", "ConvInteger", "QLinearConv"))
 
-RATE: Final = {"fp32": "gemm_fp32_gops", "fp16": "gemm_fp32_gops", "int8": "gemm_int8_gops", "int4": "gemm_int8_gops"}
+FP32, INT8 = "gemm_fp32_gops", "gemm_int8_gops"
+RATE: Final = {"fp32": FP32, "fp16": FP32, "int8": INT8, "int4": INT8, "int4-128": INT8}
 """What weights of a precision are multiplied at on a CPU: ONNX Runtime widens fp16, and rounds activations to int8."""
 
 

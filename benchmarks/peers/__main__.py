@@ -37,6 +37,7 @@ WORKER: Final = Path(__file__).with_name("worker.py")
 OURS: Final = {
     "r2gen": ("r2gen", "int4"),
     "r2gen-openvino": ("r2gen-openvino", "int4"),
+    "r2gen-int4-128": ("r2gen", "int4-128"),
     "r2gen-int8": ("r2gen", "int8"),
     "r2gen-fp16": ("r2gen", "fp16"),
     "r2gen-fp32": ("r2gen", "fp32"),
@@ -58,6 +59,7 @@ DECODERS: Final = ("r2gen", "llama.cpp")
 """Whose plain decoding drafts are compared with."""
 
 BYTES: Final = {
+    "r2gen-int4-128": (0.53125, 0.53125),
     "r2gen-int8": (1.125, 1.125),
     "r2gen-fp16": (4.0, 4.0),
     "r2gen-fp32": (4.0, 4.0),

@@ -65,6 +65,7 @@ class PrecisionName(StrEnum):
     fp16 = "fp16"
     int8 = "int8"
     int4 = "int4"
+    int4_128 = "int4-128"
 
 
 class TensorPrecision(StrEnum):

@@ -45,7 +45,7 @@ def check_variant(dialect: str, precision: str, head_precision: str | None = Non
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose from: {listed}")
     if head_precision is not None and (head_precision == "fp16") != (precision == "fp16"):
         message = f"precision {precision} with an output layer in {head_precision}: the two use other activations"
-        raise R2GenError("R2G-CONFIG-VALUE", message, "combine fp32, int8 and int4 only")
+        raise R2GenError("R2G-CONFIG-VALUE", message, "combine fp32, int8, int4 and int4-128 only")
 
 
 def write_decoder(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Gate = Literal["whole", "layers"]
 
-BYTES: Final = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625}
+BYTES: Final = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625, "int4-128": 0.53125}
 """Of one weight as stored; a block of 32 adds a float32 scale."""
 
 BASE: Final = 1.3e9

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-LAYER_TOLERANCE: Final = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1}
+LAYER_TOLERANCE: Final = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1, "int4-128": 1e-1}
 """Max abs difference of a layer's output per unit of the largest change it makes to its input."""
 
 LAYERS: Final = "decoder layers, one by one"

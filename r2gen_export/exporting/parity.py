@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-STEPS: Final = {"fp32": 12, "fp16": 59, "int8": 59, "int4": 59}
+STEPS: Final = {"fp32": 12, "fp16": 59, "int8": 59, "int4": 59, "int4-128": 59}
 """Steps whose logits are compared, after the first. Quality is measured on 4 x 60 positions."""
 
 VIEWS: Final = (1, 2, 3, 1)

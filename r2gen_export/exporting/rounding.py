@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from r2gen_export.exporting.streamed.lowering import BITS, HEAD
+from r2gen_export.exporting.streamed.lowering import BLOCKS, HEAD
 from r2gen_export.exporting.streamed.quantize import ROWS, dequantize, quantize
 
 
@@ -30,7 +30,7 @@ def round_weights(module: nn.Module, precision: str, head_precision: str | None 
 
     Args:
         module: a LLaMA, or one of its decoder layers.
-        precision: `fp32` changes nothing; `fp16` rounds every tensor; `int8` and `int4` the linear layers'.
+        precision: `fp32` changes nothing; `fp16` rounds every tensor; the others the linear layers'.
         head_precision: of `lm_head`, None: the same.
     """
     if precision == "fp16":
@@ -38,8 +38,8 @@ def round_weights(module: nn.Module, precision: str, head_precision: str | None 
             parameter.copy_(parameter.half())
         return
     for name, layer in module.named_modules():
-        bits = BITS.get((head_precision or precision) if name.endswith(HEAD) else precision)
-        if bits and isinstance(layer, nn.Linear):
+        form = BLOCKS.get((head_precision or precision) if name.endswith(HEAD) else precision)
+        if form and isinstance(layer, nn.Linear):
             for start in range(0, len(layer.weight), ROWS):
                 part = layer.weight[start : start + ROWS]
-                part.copy_(torch.from_numpy(dequantize(quantize(part, bits))))
+                part.copy_(torch.from_numpy(dequantize(quantize(part, *form))))

@@ -35,6 +35,12 @@ SETTINGS: Final = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32",
 }
 
+TILE: Final = 64
+"""Rows (batch times positions) up to which a pass costs in proportion; from one more it costs as for 96.
+
+Measured on AVX-512 VNNI at the 1.1B shape in int4: 64 rows 302 ms, 65 rows 455, 96 rows 470 and twice 40 rows 375.
+"""
+
 
 def why_not_openvino() -> str:
     """Empty when OpenVINO is installed."""
@@ -110,6 +116,14 @@ class OpenVinoDecoder:
         return size
 
 
+def halves(embeds: Floats) -> list[Floats]:
+    """A prompt [B, S, d] as the passes that read it fastest: two where one would take a little more than a tile."""
+    rows, size = len(embeds) * embeds.shape[1], embeds.shape[1]
+    if size < 2 or not TILE < rows <= TILE * 3 // 2:
+        return [embeds]
+    return [embeds[:, : (size + 1) // 2], embeds[:, (size + 1) // 2 :]]
+
+
 class _CachedState(PassingState):
     """A `DecoderState` whose cache is inside OpenVINO: positions taken back stay in it and are masked."""
 
@@ -118,7 +132,8 @@ class _CachedState(PassingState):
         self.request = request
         self._slots = np.arange(cached, dtype=np.int64)
         self._rows = np.arange(len(prompts), dtype=np.int32)
-        self._append(prompts[:, cached:], 1)
+        for part in halves(prompts[:, cached:]):
+            self._append(part, 1)
 
     def rollback(self, count: int) -> None:
         super().rollback(count)

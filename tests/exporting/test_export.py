@@ -168,6 +168,7 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
         ({"precision": "fp16"}, False),
         ({"precision": "int8", "head_precision": "fp32"}, False),
         ({"precision": "int4", "vision_precision": "int8"}, False),
+        ({"precision": "int4-128"}, False),
         ({"vision_precision": "fp16"}, False),
         ({"embeddings": "int8"}, False),
         ({"precision": "int4", "embeddings": "fp32"}, False),

@@ -20,6 +20,7 @@ from r2gen_export.exporting import layerwise
 from r2gen_export.exporting.decoder import write_decoder
 from r2gen_export.exporting.layerwise import compare_layers
 from r2gen_export.exporting.rounding import round_weights
+from r2gen_export.exporting.streamed.lowering import BLOCKS
 from r2gen_export.exporting.streamed.quantize import dequantize, quantize
 from r2gen_export.exporting.streamed.skeleton import check_config, default_dialect
 from tests.torch_decoder import make_prompts
@@ -43,7 +44,7 @@ KINDS = {
     "tied embeddings": {"tie_word_embeddings": True},
     "blocks that do not fill up": {"hidden_size": 80, "head_dim": 16, "intermediate_size": 100},
 }
-TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 1e-1, "int4": 1e-1}
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 1e-1, "int4": 1e-1, "int4-128": 1e-1}
 """Per unit of the largest logit, from PyTorch with the same rounded weights."""
 
 
@@ -81,7 +82,7 @@ def run_graph(path: Path, config: LlamaConfig, embeds: np.ndarray, parts: list[i
     return np.concatenate(found, axis=1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4-128"])
 @pytest.mark.parametrize("dialect", ["ort", "trt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_computes_what_pytorch_computes_with_its_weights(
@@ -121,19 +122,19 @@ def test_lora_is_merged_on_the_way(tmp_path: Path) -> None:
     assert isinstance(plain, LlamaForCausalLM)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_block_quantisation(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "size"), BLOCKS.values())
+def test_block_quantisation(bits: int, size: int) -> None:
     """Against the definition: the largest value of a block is met exactly, no other is off by more than half a step."""
     torch.manual_seed(bits)
-    weight = torch.randn(7, 70) * torch.rand(7, 1) * 10
+    weight = torch.randn(7, 150) * torch.rand(7, 1) * 10
     weight[2] = 0
-    weight[3, :32] = -5.0
-    found = dequantize(quantize(weight, bits))
-    assert found.shape == (7, 70)
+    weight[3, :size] = -5.0
+    found = dequantize(quantize(weight, bits, size))
+    assert found.shape == (7, 150)
     half = 2 ** (bits - 1)
     for row, values in zip(found, weight.numpy(), strict=True):
-        for start in range(0, 70, 32):
-            block, mine = values[start : start + 32], row[start : start + 32]
+        for start in range(0, 150, size):
+            block, mine = values[start : start + size], row[start : start + size]
             largest = block[np.abs(block).argmax()]
             step = abs(largest) / half
             assert mine[np.abs(block).argmax()] == pytest.approx(largest, rel=1e-6)
@@ -141,7 +142,7 @@ def test_block_quantisation(bits: int) -> None:
             assert np.abs(mine - block).max() <= step * 1.001
             inside = np.abs(block) <= step * (half - 1)
             assert (np.abs(mine - block)[inside] <= step * 0.5001).all()
-    again = dequantize(quantize(torch.from_numpy(found), bits))
+    again = dequantize(quantize(torch.from_numpy(found), bits, size))
     np.testing.assert_allclose(again, found, rtol=1e-6)
 
 
@@ -172,7 +173,7 @@ def test_heads_of_other_sizes_go_to_the_other_dialect() -> None:
     check_config(config, "trt")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4-128"])
 @pytest.mark.parametrize("dialect", ["ort", "trt"])
 def test_layer_by_layer_gate(tmp_path: Path, dialect: str, precision: str) -> None:
     model = make_llama(attention_bias=True)

@@ -25,7 +25,7 @@ from r2gen_export.runtime.decoder import DecoderSession, _StaticState
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
-from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder
+from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, halves
 from r2gen_export.runtime.sessions import (
     EmbeddingTable,
     VisionSession,
@@ -75,6 +75,39 @@ def decoder(request, folder, llm, graph):
 @pytest.fixture(scope="module")
 def table(folder, llm):
     return EmbeddingTable(folder / "embed_tokens.npy")
+
+
+def test_a_prompt_of_a_little_more_than_a_tile_gives_torchs_logits(decoder, table, llm):
+    """OpenVINO reads it in two passes; here two prompts of 41 positions make 82 rows."""
+    prompts = make_prompts(np.random.default_rng(9), 2, 41, 32)
+    state = decoder.prefill(prompts, 4)
+    ids = np.array([[5], [7]])
+    first = state.logits.copy()
+    state.decode(table.lookup(ids))
+    whole = torch.cat([torch.from_numpy(prompts), llm.get_input_embeddings()(torch.from_numpy(ids))], dim=1)
+    with torch.no_grad():
+        wanted = llm(inputs_embeds=whole).logits[:, 40:].numpy()
+    np.testing.assert_allclose(first, wanted[:, 0], atol=1e-4)
+    np.testing.assert_allclose(state.logits, wanted[:, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "parts"),
+    [
+        (1, 64, [64]),
+        (1, 65, [33, 32]),
+        (1, 79, [40, 39]),
+        (1, 96, [48, 48]),
+        (1, 97, [97]),
+        (2, 40, [20, 20]),
+        (80, 1, [1]),
+    ],
+)
+def test_prompts_in_passes(batch: int, size: int, parts: list[int]) -> None:
+    prompt = np.arange(batch * size, dtype=np.float32).reshape(batch, size, 1)
+    found = halves(prompt)
+    assert [one.shape[1] for one in found] == parts
+    np.testing.assert_array_equal(np.concatenate(found, axis=1), prompt)
 
 
 def test_prefill_and_decode_give_torchs_logits(decoder, table, llm):

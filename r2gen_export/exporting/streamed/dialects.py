@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from r2gen_export.exporting.streamed.graph import CONTRIB, GraphBuilder
-from r2gen_export.exporting.streamed.quantize import BLOCK, BlockWeights
+from r2gen_export.exporting.streamed.quantize import BlockWeights
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -77,7 +77,7 @@ class OrtDialect:
             K=weights.in_features,
             N=len(weights.codes),
             bits=weights.bits,
-            block_size=BLOCK,
+            block_size=weights.block,
             accuracy_level=ACCURACY_LEVEL,
         )
 
@@ -134,7 +134,7 @@ class TrtDialect:
         shape = (weights.in_features, rows)
         stored = graph.constant(f"{name}.codes", whole, kind=kind, dims=shape)
         scales = graph.floats(f"{name}.scales", weights.scales.T)
-        full = graph.node("DequantizeLinear", [stored, scales], f"{name}.dequantized", axis=0, block_size=BLOCK)
+        full = graph.node("DequantizeLinear", [stored, scales], f"{name}.dequantized", axis=0, block_size=weights.block)
         graph.node("MatMul", [x, full], out)
 
     def attention(self, graph: GraphBuilder, config: LlamaConfig, node: onnx.NodeProto, scaling: float) -> None:
@@ -161,7 +161,7 @@ class TrtDialect:
         return graph.node("Transpose", [split], f"{name}_heads", perm=[0, 2, 1, 3])
 
 
-PRECISIONS: Final = ("fp32", "fp16", "int8", "int4")
+PRECISIONS: Final = ("fp32", "fp16", "int8", "int4", "int4-128")
 """What every one of these can be written in."""
 
 DIALECTS: Final[dict[str, Dialect]] = {"ort": OrtDialect(), "trt": TrtDialect()}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from r2gen_export.exporting.streamed.weights import Weights
 
-BITS: Final = {"int4": 4, "int8": 8}
-"""Precisions whose weights are quantised in blocks."""
+BLOCKS: Final = {"int4": (4, 32), "int4-128": (4, 128), "int8": (8, 32)}
+"""Precisions whose weights are quantised in blocks: bits, and weights to a block."""
 
 IR_VERSION: Final = 11
 
@@ -50,7 +50,7 @@ def lower(
         weights: its tensors, read one at a time in the graph's order.
         graph: an empty builder; its `float_type` is that of the graph's activations.
         dialect: what attention and quantised weights become.
-        precision: of the layers' weights: `fp32`, `fp16`, `int8` or `int4`.
+        precision: of the layers' weights: `fp32`, `fp16`, or one of `BLOCKS`.
         head_precision: of the output layer's.
         advance: called behind each decoder layer.
 
@@ -140,9 +140,8 @@ def _linear(  # noqa: PLR0917
     product = f"{out}_product" if has_bias else out
     weight = _joined(weights, names, "weight")  # [N, K]
     title = _title(names)
-    bits = BITS.get(precision)
-    if bits:
-        dialect.matmul(graph, node.input[0], title, quantize(weight, bits), product)
+    if form := BLOCKS.get(precision):
+        dialect.matmul(graph, node.input[0], title, quantize(weight, *form), product)
     else:
         transposed = graph.floats(f"{title}.weight", _array(weight.to(_torch_type(graph)).t()))
         graph.node("MatMul", [node.input[0], transposed], product)

@@ -1,4 +1,4 @@
-"""Weight-only block quantisation: 4 or 8 bits, blocks of 32 along the input features, symmetric.
+"""Weight-only block quantisation: 4 or 8 bits, blocks of 32 or 128 along the input features, symmetric.
 
 A block's scale is the value of largest magnitude over -2^(bits - 1), so that this value is met exactly and the whole
 range [-2^(bits - 1), 2^(bits - 1) - 1] is used. Source: `Q4_0` of ggml; ONNX Runtime's `MatMulNBits` reads the result
@@ -22,44 +22,47 @@ ROWS: Final = 2048
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """A weight [N, K] in blocks of `BLOCK` along K, K padded with zeros to whole blocks.
+    """A weight [N, K] in blocks of `block` along K, K padded with zeros to whole blocks.
 
-    `codes`: uint8 [N, K / 32, 16] (4 bits, first value in the low half) or [N, K / 32, 32] (8 bits), unsigned, zero at
-    2^(bits - 1). `scales`: float32 [N, K / 32].
+    `codes`: uint8 [N, K / block, block / 2] (4 bits, first value in the low half) or [N, K / block, block] (8 bits),
+    unsigned, zero at 2^(bits - 1). `scales`: float32 [N, K / block].
     """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
     bits: int
     in_features: int
+    block: int = BLOCK
 
 
-def quantize(weight: torch.Tensor, bits: int) -> BlockWeights:
+def quantize(weight: torch.Tensor, bits: int, block: int = BLOCK) -> BlockWeights:
     """Quantise a weight [N, K] of any float type."""
     rows, features = weight.shape
-    blocks = -(-features // BLOCK)
-    codes = np.empty((rows, blocks, BLOCK * bits // 8), np.uint8)
+    blocks = -(-features // block)
+    codes = np.empty((rows, blocks, block * bits // 8), np.uint8)
     scales = np.empty((rows, blocks), np.float32)
     for start in range(0, rows, ROWS):
         stop = min(rows, start + ROWS)
-        codes[start:stop], scales[start:stop] = _quantize_rows(weight[start:stop], bits, blocks)
-    return BlockWeights(codes, scales, bits, features)
+        codes[start:stop], scales[start:stop] = _quantize_rows(weight[start:stop], bits, blocks, block)
+    return BlockWeights(codes, scales, bits, features, block)
 
 
 def dequantize(weights: BlockWeights) -> NDArray[np.float32]:
     """The float32 weight [N, K] the codes stand for."""
     codes = weights.codes
     if weights.bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], BLOCK)
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], weights.block)
     values = (codes.astype(np.float32) - 2 ** (weights.bits - 1)) * weights.scales[..., None]
     whole: NDArray[np.float32] = values.reshape(len(values), -1)[:, : weights.in_features]
     return whole
 
 
-def _quantize_rows(weight: torch.Tensor, bits: int, blocks: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _quantize_rows(
+    weight: torch.Tensor, bits: int, blocks: int, block: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     half = 2 ** (bits - 1)
     values = weight.float()
-    values = torch.nn.functional.pad(values, (0, blocks * BLOCK - values.shape[1])).view(-1, blocks, BLOCK)
+    values = torch.nn.functional.pad(values, (0, blocks * block - values.shape[1])).view(-1, blocks, block)
     low, high = values.amin(-1), values.amax(-1)
     scale = torch.where(-low > high, low, high) / -half
     inverse = torch.where(scale == 0, 0.0, 1.0 / scale)
