@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
+from benchmarks.latency.compare import conditions, whole
 from benchmarks.latency.report import REPORT, load_report
 from benchmarks.latency.statistics import summarise
 from r2gen_export.errors import R2GenError
@@ -39,10 +40,14 @@ def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         What `compare_reports` reads, and `runs`, how many there were. Loads of the machine are means over the runs.
 
     Raises:
-        R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration.
+        R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration;
+            `R2G-BENCH-FORMAT`.
     """
-    from benchmarks.latency.compare import conditions
+    with whole():
+        return _merge(reports)
 
+
+def _merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = reports[0]
     for other in reports[1:]:
         names = [[one["name"] for one in side["configurations"]] for side in (first, other)]

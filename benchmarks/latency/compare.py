@@ -54,7 +54,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ and `force` is false, or no configuration is in both;
             `R2G-BENCH-FORMAT`.
     """
-    with _whole():
+    with whole():
         differs = conditions(a, b)
         if differs and not force:
             message = f"the two runs are not comparable: {'; '.join(differs)}"
@@ -88,7 +88,7 @@ def require_conditions(baseline: dict[str, Any], expected: dict[str, Any]) -> No
     Raises:
         R2GenError: `R2G-BENCH-CONDITIONS`, `R2G-BENCH-FORMAT`.
     """
-    with _whole():
+    with whole():
         differs = conditions(baseline, expected)
         _pairs(baseline, expected, force=False)
     if differs:
@@ -98,7 +98,7 @@ def require_conditions(baseline: dict[str, Any], expected: dict[str, Any]) -> No
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
+def whole() -> Iterator[None]:
     """A field that is missing, or is not of its type, is the report's fault."""
     try:
         yield

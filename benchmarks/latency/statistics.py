@@ -151,7 +151,9 @@ def compare_in_turn(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 
     All is said of the logarithms of the ratios of their medians: the median is the effect, two standard errors are the
     noise, and the test gives each either sign (Fisher's randomisation test of pairs).
     """
-    parted = np.array([log(_median(np.asarray(y)) / _median(np.asarray(x))) for x, y in zip(a, b, strict=True)])
+    parted = np.array(
+        [log(_median(np.asarray(y)) / _median(np.asarray(x))) for x, y in zip(a, b, strict=True) if len(x) and len(y)]
+    )
     n = len(parted)
     rng = np.random.default_rng(seed)
     drawn = np.median(parted[rng.integers(0, n, (RESAMPLES, n))], axis=1)

@@ -84,6 +84,14 @@ def test_runs_of_different_things_are_refused():
         merge(a)
 
 
+def test_a_report_that_lacks_something_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(26)
+    a, _ = in_turn(rng, 1.0, runs=2)
+    del a[1]["machine"]["moments"]
+    with pytest.raises(R2GenError, match="R2G-BENCH-FORMAT"):
+        merge(a)
+
+
 def test_an_empty_folder_is_no_report(tmp_path: Path):
     with pytest.raises(R2GenError, match="R2G-BENCH-FORMAT"):
         load_runs(tmp_path)

@@ -41,9 +41,7 @@ def test_a_file_that_is_no_graph(tmp_path):
         read_graph(path)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "precision"), [("ort", "fp32"), ("ort", "int8"), ("ort", "int4"), ("trt", "int4")]
-)
+@pytest.mark.parametrize(("dialect", "precision"), [("ort", "fp32"), ("ort", "int8"), ("ort", "int4"), ("trt", "int4")])
 def test_products_of_every_dialect(tiny_sources: TinySources, tmp_path: Path, dialect: str, precision: str) -> None:
     """As many parameters as the LLM's matrices have, whatever they are written as; an int4 weight takes 5/8 byte."""
     from transformers import LlamaForCausalLM
