@@ -78,7 +78,8 @@ def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> Non
     tolerance = {**TOLERANCE, "int4": 5e-2}["fp16" if (source, precision) == ("fp16", "fp32") else precision]
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
     cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
-    assert cosine > 0.9995
+    # Beside blocks of 128, ONNX Runtime rounds activations in blocks of 128 too.
+    assert cosine > (0.999 if source == "int4-128" else 0.9995)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
