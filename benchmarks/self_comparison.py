@@ -62,7 +62,7 @@ def measure(out: Path, options: list[str], slower: float = 0.0) -> None:
         paths = [str(patch), environment.get("PYTHONPATH", "")]
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "R2GEN_SLOWER_BY": str(slower)}
     command = [*R2GEN, "bench", *options, "--quiet", "--out", str(out)]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def verdicts(a: Path, b: Path) -> dict[str, dict[str, Any]]:

@@ -29,22 +29,24 @@ def load_runs(path: Path) -> dict[str, Any]:
     """
     if not path.is_dir() or (path / REPORT).exists():
         return load_report(path)
-    found = [load_report(one.parent) for one in path.glob(f"*/{REPORT}")]
-    return merge(sorted(found, key=lambda one: str(one["created"]))) if found else load_report(path)
+    # A killed run leaves a hidden folder.
+    found = [load_report(one.parent) for one in path.glob(f"*/{REPORT}") if not one.parent.name.startswith(".")]
+    return merge(found) if found else load_report(path)
 
 
 def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first report with the samples of all, in their order: in each of its configurations a run is one cluster.
 
     Returns:
-        What `compare_reports` reads, and `runs`, how many there were. Loads of the machine are means over the runs.
+        What `compare_reports` reads, `runs`, how many there were, and `turns`, when. Of the
+        machine's load the mean of the runs counts, of its wavering the median.
 
     Raises:
         R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration;
             `R2G-BENCH-FORMAT`.
     """
     with whole():
-        return _merge(reports)
+        return _merge(sorted(reports, key=lambda one: str(one["created"])))
 
 
 def _merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -57,8 +59,9 @@ def _merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
             raise R2GenError("R2G-BENCH-CONDITIONS", message, "keep runs that are compared in two folders")
     moments = [one for report in reports for one in report["machine"]["moments"]]
     configurations = [_merged(each) for each in zip(*(report["configurations"] for report in reports), strict=True)]
+    turns = [str(one["created"]) for one in reports]
     machine = {**first["machine"], "moments": moments}
-    return {**first, "machine": machine, "configurations": configurations, "runs": len(reports)}
+    return {**first, "machine": machine, "configurations": configurations, "runs": len(reports), "turns": turns}
 
 
 def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     samples = {name: [_flat(one["samples"][name]) for one in same] for name in names}
     load = {
         name: fmean(one["steadiness"][name] or 0.0 for one in same) for name in ("foreign_cores", "stolen_cores")
-    } | {"gemm_spread": median(one["steadiness"]["gemm_spread"] for one in same)}
+    } | {"gemm_spread": median(one["steadiness"].get("gemm_spread", 1.0) for one in same)}
     summaries = {name: summarise(lists) for name, lists in samples.items()}
     return {
         **first,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from math import exp, hypot, log
 from statistics import median
 from typing import Any, Final
@@ -60,7 +61,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
             message = f"the two runs are not comparable: {'; '.join(differs)}"
             raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure again under equal conditions, or --force")
         pairs = _pairs(a, b, force)
-        in_turn = a.get("runs", 1) == b.get("runs", 1) > 1
+        in_turn = took_turns(a, b)
         # What the machine and its neighbours did in between hit both where runs were made in turn.
         drifts = [0.0 if in_turn else machine_drift(a["machine"], b["machine"], *pair) for pair in pairs]
         virtual = any(side["environment"]["virtual_machine"] for side in (a, b))
@@ -148,6 +149,23 @@ def machine_drift(a: dict[str, Any], b: dict[str, Any], left: dict[str, Any], ri
         change = abs(log(median(sides[1]) / median(sides[0])))
         found.append(exp(change + 2 * hypot(*(median_error(side) for side in sides))) - 1)
     return max(found)
+
+
+def took_turns(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether A and B are several runs each that were made in turn: each pair before the next one began.
+
+    Raises:
+        R2GenError: `R2G-BENCH-CONDITIONS` when they are several runs and were not: nothing would cancel.
+    """
+    turns = [side.get("turns", [side["created"]]) for side in (a, b)]
+    if len(turns[0]) == len(turns[1]) == 1:
+        return False
+    pairs = list(zip(*turns, strict=False))
+    if len(turns[0]) != len(turns[1]) or any(max(one) > min(after) for one, after in pairwise(pairs)):
+        message = f"{len(turns[0])} runs of A and {len(turns[1])} of B, which were not made in turn"
+        fix = "measure A, B, A, B ... and keep as many reports of each; or compare one report with one"
+        raise R2GenError("R2G-BENCH-CONDITIONS", message, fix)
+    return True
 
 
 def slower_than(comparison: dict[str, Any], allowed: float) -> list[str]:
@@ -254,7 +272,7 @@ def was_busy(configuration: dict[str, Any], cores: int) -> bool:
     """Whether so much else ran on the machine that times say more about that than about r2gen."""
     found = configuration["steadiness"]
     taken = (found["foreign_cores"] or 0) > FOREIGN * cores or (found["stolen_cores"] or 0) > STOLEN * cores
-    return taken or found["gemm_spread"] > WAVERED
+    return taken or found.get("gemm_spread", 1.0) > WAVERED  # reports of before have none
 
 
 def _judge(configurations: Sequence[dict[str, Any]], busy: Sequence[bool]) -> None:

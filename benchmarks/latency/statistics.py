@@ -162,8 +162,9 @@ def compare_in_turn(a: Clusters, b: Clusters, *, test: bool = True, seed: int = 
     least = 2.0 ** (1 - n)
     p = None
     if test and least <= 0.05:
-        bits = np.arange(2**n) if 2**n <= PERMUTATIONS else rng.integers(0, 2**n, PERMUTATIONS)
-        signs = 1 - 2 * (bits[:, None] >> np.arange(n) & 1)
+        every = 2**n <= PERMUTATIONS
+        bits = np.arange(2**n)[:, None] >> np.arange(n) & 1 if every else rng.integers(0, 2, (PERMUTATIONS, n))
+        signs = 1 - 2 * bits
         signs[0] = 1  # with the one seen among them the test stays valid
         p = float((np.abs(signs @ parted) >= abs(parted.sum()) - 1e-12).mean())
     return Difference(exp(float(np.median(parted))), low, high, exp(2 * error) - 1, p, least)

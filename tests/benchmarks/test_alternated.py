@@ -18,12 +18,13 @@ from tests.test_cli import run_cli
 def in_turn(rng: np.random.Generator, factor: float, runs: int = 8, drift: float = 0.08) -> tuple[list, list]:
     """A and B measured in turn on a virtual machine that drifts: a neighbour slows both while it is there."""
     sides: tuple[list, list] = ([], [])
-    for _ in range(runs):
+    for turn in range(runs):
         now = float(np.exp(rng.normal(0, drift)))
         for side, own in zip(sides, (1.0, factor), strict=True):
             times = noisy(rng, processes=1, rounds=9, between=0.01, within=0.02, factor=now * own, studies=3)
             one = report(times, studies=3)
             one["environment"]["virtual_machine"] = True
+            one["created"] = f"2026-01-01T{turn // 60:02d}:{turn % 60:02d}:00"
             side.append(one)
     return sides
 
@@ -51,6 +52,34 @@ def test_every_run_is_one_cluster():
     assert found["metrics"]["total"]["n"] == 27
     assert [len(one) for one in found["sample_studies"]] == [9, 9, 9]
     assert len(merge(a)["machine"]["moments"]) == sum(len(one["machine"]["moments"]) for one in a)
+
+
+def test_runs_that_were_not_made_in_turn_are_refused():
+    """Eight of A and then eight of B, or one lost: no pair would cancel what the machine did."""
+    a, b = in_turn(np.random.default_rng(27), 1.0)
+    for number, one in enumerate([*a, *b]):
+        one["created"] = f"2026-01-01T01:{number:02d}:00"
+    for left, right in ((a, b), (a, b[1:]), (a, b[:1])):
+        with pytest.raises(R2GenError, match="R2G-BENCH-CONDITIONS") as caught:
+            compare_reports(merge(left), merge(right))
+        assert "not made in turn" in caught.value.message
+
+
+def test_runs_are_paired_in_the_order_they_were_made():
+    a, b = in_turn(np.random.default_rng(28), 1.1, drift=0.5)
+    assert verdict(a[::-1], b[3:] + b[:3]) == "worse"
+
+
+def test_many_runs():
+    assert verdict(*in_turn(np.random.default_rng(29), 1.2, runs=70)) == "worse"
+
+
+def test_reports_of_before_are_read():
+    a, b = in_turn(np.random.default_rng(30), 1.0)
+    for one in (*a, *b):
+        del one["configurations"][0]["steadiness"]["gemm_spread"]
+    assert verdict(a, b) == "no significant difference"
+    assert compare_reports(a[0], b[0])["configurations"]
 
 
 def test_few_runs_give_no_verdict():
