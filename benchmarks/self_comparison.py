@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cold_start import R2GEN
 from benchmarks.latency.alternated import LEAST_RUNS, load_runs
 from benchmarks.latency.compare import compare_reports
-
-R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
 
 OPTIONS: Final = ("--devices=cpu", "--presets=fast", "--threads=1", "--processes=1", "--runs=9", "--warmup=1")
 

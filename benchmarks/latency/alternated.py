@@ -34,22 +34,19 @@ def load_runs(path: Path) -> dict[str, Any]:
     return merge(found) if found else load_report(path)
 
 
+@whole()
 def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first report with the samples of all, in their order: in each of its configurations a run is one cluster.
 
     Returns:
-        What `compare_reports` reads, `runs`, how many there were, and `turns`, when. Of the
+        What `compare_reports` reads, `runs`, how many there were, and `turns`, when each was made. Of the
         machine's load the mean of the runs counts, of its wavering the median.
 
     Raises:
         R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration;
             `R2G-BENCH-FORMAT`.
     """
-    with whole():
-        return _merge(sorted(reports, key=lambda one: str(one["created"])))
-
-
-def _merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    reports = sorted(reports, key=lambda one: str(one["created"]))
     first = reports[0]
     for other in reports[1:]:
         names = [[one["name"] for one in side["configurations"]] for side in (first, other)]

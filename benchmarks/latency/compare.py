@@ -4,7 +4,8 @@ A difference of a judged metric is called significant when three things hold: an
 processes of both runs says so (all judged metrics together, by Holm's method, wrong once in 20 runs of the same
 thing), its bootstrap interval leaves out 1, and it is larger than the noise: two standard errors from the scatter of
 the processes, the change of the machine's own measured rates between the two runs, as large as it may have been, and
-for times on a virtual machine 5 %, whichever is largest.
+for times on a virtual machine 5 %, whichever is largest. Of several runs of each, made in turn, the pairs are judged,
+and their scatter alone is the noise.
 """
 
 from __future__ import annotations

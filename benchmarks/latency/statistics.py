@@ -184,8 +184,9 @@ def median_error(values: Sequence[float]) -> float:
     """Standard error of the median as a share of it: 1.253 standard deviations by the root of n, the deviation being
     1.4826 times the median distance from the median, which a few odd values do not move.
     """
-    middle = _median(np.asarray(values, np.float64))
-    deviation = 1.4826 * _median(np.abs(np.asarray(values, np.float64) - middle))
+    array = np.asarray(values, np.float64)
+    middle = _median(array)
+    deviation = 1.4826 * _median(np.abs(array - middle))
     return float(1.2533 * deviation / abs(middle) / len(values) ** 0.5)
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.streamed.lowering import BLOCKS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 Gate = Literal["whole", "layers"]
 
-BYTES: Final = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625, "int4-128": 0.53125}
-"""Of one weight as stored; a block of 32 adds a float32 scale."""
+BYTES: Final = {"fp32": 4.0, "fp16": 2.0} | {name: bits / 8 + 4 / block for name, (bits, block) in BLOCKS.items()}
+"""Of one weight as stored; a block adds a float32 scale."""
 
 BASE: Final = 1.3e9
 """Bytes of Python with torch, transformers, optimum and ONNX Runtime, and of a Swin-base with its session."""

@@ -35,7 +35,7 @@ def write_streamed(
         weights: its tensors.
         folder: the bundle's `decoder/`, made when it is not there.
         dialect: `ort` or `trt`.
-        precision: `fp32`, `fp16`, `int8` or `int4`.
+        precision: `fp32`, `fp16`, or one of `lowering.BLOCKS`.
         head_precision: of the output layer, None: that of the layers.
         advance: called behind each decoder layer.
 
