@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -35,31 +36,24 @@ from r2gen_export.runtime.hugepages import huge_page_environment
 WORKER: Final = Path(__file__).with_name("worker.py")
 
 OURS: Final = {
-    "r2gen": ("r2gen", "int4"),
-    "r2gen-openvino": ("r2gen-openvino", "int4"),
-    "r2gen-int4-128": ("r2gen", "int4-128"),
-    "r2gen-int8": ("r2gen", "int8"),
-    "r2gen-fp16": ("r2gen", "fp16"),
-    "r2gen-fp32": ("r2gen", "fp32"),
+    "r2gen": ("onnxruntime", "int4"),
+    "r2gen-openvino": ("openvino", "int4"),
+    "r2gen-int4-128": ("onnxruntime", "int4-128"),
+    "r2gen-openvino-int4-128": ("openvino", "int4-128"),
+    "r2gen-int8": ("onnxruntime", "int8"),
+    "r2gen-fp16": ("onnxruntime", "fp16"),
+    "r2gen-fp32": ("onnxruntime", "fp32"),
 }
-"""Engine of the worker, and precision, of our own contenders; those not in `SOURCES` run when `--only` names them."""
+"""Engine and precision of our own contenders."""
 
-SOURCES: Final = {
-    "r2gen": "r2gen",
-    "r2gen-openvino": "r2gen",
-    "transformers": "model",
-    "transformers-bf16": "model",
-    "onnxruntime-genai": "onnxruntime-genai",
-    "openvino-genai": "openvino-genai",
-    "llama.cpp": "llama.cpp",
-}
-"""What each contender reads, beside the model."""
+PEERS: Final = ("transformers", "transformers-bf16", "onnxruntime-genai", "openvino-genai", "llama.cpp")
 
 DECODERS: Final = ("r2gen", "llama.cpp")
 """Whose plain decoding drafts are compared with."""
 
 BYTES: Final = {
     "r2gen-int4-128": (0.53125, 0.53125),
+    "r2gen-openvino-int4-128": (0.53125, 0.53125),
     "r2gen-int8": (1.125, 1.125),
     "r2gen-fp16": (4.0, 4.0),
     "r2gen-fp32": (4.0, 4.0),
@@ -89,7 +83,7 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, OURS[name][0] if name in OURS else name, model, str(threads)],
+            [python, WORKER, f"r2gen-{OURS[name][0]}" if name in OURS else name, model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
@@ -166,13 +160,20 @@ def bytes_per_token(name: str, shape: str) -> float:
     return float(config["num_hidden_layers"] * layer * each + hidden * config["vocab_size"] * head)
 
 
+def source(name: str, model: Path) -> Path:
+    """The folder a contender reads: of our own one for each precision."""
+    if name in OURS:
+        return model.parent / f"r2gen-{OURS[name][1]}"
+    return model if name.startswith("transformers") else model.parent / name
+
+
 def convert(name: str, model: Path, out: Path, python: Path) -> None:
     """What the contender reads, made once."""
     if out.exists():
         return
     out.mkdir(parents=True)
     quiet = None if "--verbose" in sys.argv else subprocess.DEVNULL
-    if name.startswith("r2gen"):
+    if name in OURS:
         from benchmarks.peers.ours import convert as convert_ours
 
         convert_ours(model, out, OURS[name][1])
@@ -188,6 +189,27 @@ def convert(name: str, model: Path, out: Path, python: Path) -> None:
         subprocess.run([*cli, "--ratio", "1.0", out], check=True, stdout=quiet, stderr=quiet)
     elif name == "llama.cpp":
         subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True, stdout=quiet, stderr=quiet)
+
+
+def start_all(names: Sequence[str], environments: Path | None, model: Path, threads: int) -> list[Contender]:
+    """The contenders that can be converted and loaded; why others are not among them stands on stderr."""
+    contenders: list[Contender] = []
+    for name in names:
+        own = environments and python_of(environments, name)
+        python = Path(sys.executable) if name in OURS or name.startswith("transformers") else own
+        if not python or not python.exists():
+            print(f"{name}: no environment for it", file=sys.stderr)
+            continue
+        folder = source(name, model)
+        try:
+            convert(name, model, folder, python)
+        except subprocess.CalledProcessError as error:
+            shutil.rmtree(folder)
+            print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
+            continue
+        if started := Contender.start(name, python, folder, threads):
+            contenders.append(started)
+    return contenders
 
 
 def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int) -> None:
@@ -222,7 +244,8 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=100)
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--only", help="contenders, comma-separated")
-    parser.add_argument("--replay", type=int, default=30, help="reports replayed each way, a third to warm up; 0: none")
+    replayed = "reports replayed in each of r2gen's contenders, each way, a third to warm up; 0: none"
+    parser.add_argument("--replay", type=int, default=30, help=replayed)
     parser.add_argument("--verbose", action="store_true", help="what the engines print")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, for r2gen bench --peers")
     options = parser.parse_args()
@@ -230,22 +253,8 @@ def main() -> None:
     model = options.work / options.shape / "model"
     if not (model / "tokenizer_config.json").exists():
         make_model(model, options.shape)
-    contenders: list[Contender] = []
-    for name in options.only.split(",") if options.only else SOURCES:
-        own = options.environments and python_of(options.environments, name)
-        python = Path(sys.executable) if name in OURS or name.startswith("transformers") else own
-        if not python or not python.exists():
-            print(f"{name}: no environment for it", file=sys.stderr)
-            continue
-        folder = model if name.startswith("transformers") else model.parent / SOURCES.get(name, name)
-        try:
-            convert(name, model, folder, python)
-        except subprocess.CalledProcessError as error:
-            shutil.rmtree(folder)
-            print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
-            continue
-        if started := Contender.start(name, python, folder, threads):
-            contenders.append(started)
+    names = options.only.split(",") if options.only else ("r2gen", "r2gen-openvino", *PEERS)
+    contenders = start_all(names, options.environments, model, threads)
     try:
         for beams, rounds in ((1, options.rounds), (options.beams, max(1, options.rounds // 2))):
             for warm in range(rounds + 1):
@@ -263,10 +272,10 @@ def main() -> None:
         settings |= {"rounds": options.rounds, "beams": options.beams, "read_gb_s": round(bandwidth, 1)}
         write_results(options.json, contenders, settings, options.beams)
         if options.replay:
-            raced = {one.name: one for one in contenders if one.samples.get(1) and one.name in DECODERS}
-            replay_reports(
-                model.parent / "r2gen", options.replay, threads, list(raced), lambda name, new: raced[name].time(new)
-            )
+            running = {one.name: one for one in contenders if one.samples.get(1)}
+            ours = {name: (source(name, model), OURS[name][0]) for name in running if name in OURS}
+            plain = [name for name in running if name in DECODERS]
+            replay_reports(ours, options.replay, threads, plain, lambda name, new: running[name].time(new))
     finally:
         for one in contenders:
             one.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,12 +31,16 @@ Reports = list[list[int]]
 
 
 def replay_reports(
-    model: Path, count: int, threads: int, peers: Sequence[str], run_peer: Callable[[str, int], float]
+    ours: Mapping[str, tuple[Path, str]],
+    count: int,
+    threads: int,
+    peers: Sequence[str],
+    run_peer: Callable[[str, int], float],
 ) -> None:
     """Print what drafts make of reports, and their time beside the peers' plain decoding of as many tokens.
 
     Args:
-        model: the folder of our own conversion.
+        ours: for the name of each contender of ours the folder of its conversion and its engine.
         count: reports replayed; the first third warms up and is not counted.
         threads: CPU threads.
         peers: names of contenders.
@@ -53,14 +57,14 @@ def replay_reports(
         }
         if site:
             stores["empty store that learns"] = []
-        for engine in ("onnxruntime", "openvino"):
-            opened = open_decoder(model, threads, engine)
+        for contender, (folder, engine) in ours.items():
+            opened = open_decoder(folder, threads, engine)
             for name, sources in stores.items():
                 found, others = _timed(opened, replayed, sources, peers=peers, run_peer=run_peer)
-                print(f"{kind}, {name}, in {engine}: {_summary(found[count // 3 :])}")
-                ours = sum(one.milliseconds for one in found[count // 3 :])
+                print(f"{kind}, {name}, {contender}: {_summary(found[count // 3 :])}")
+                spent = sum(one.milliseconds for one in found[count // 3 :])
                 for peer, times in others.items():
-                    print(f"  x {ours / sum(times[count // 3 :]):.2f} of {peer}'s plain decoding")
+                    print(f"  x {spent / sum(times[count // 3 :]):.2f} of {peer}'s plain decoding")
 
 
 def _timed(

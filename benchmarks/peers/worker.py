@@ -180,7 +180,7 @@ def r2gen(model: Path, threads: int, engine: str = "onnxruntime") -> Run:
 
 
 ENGINES: dict[str, Any] = {
-    "r2gen": r2gen,
+    "r2gen-onnxruntime": r2gen,
     "r2gen-openvino": functools.partial(r2gen, engine="openvino"),
     "transformers": transformers_eager,
     "transformers-bf16": functools.partial(transformers_eager, dtype="bfloat16"),
