@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.quiet import interrupt_later, quiet
+from r2gen_export.exporting.quiet import quiet
+from r2gen_export.interrupts import interrupt_later
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

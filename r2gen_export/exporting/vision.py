@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from r2gen_export.exporting.quiet import interrupt_later, quiet
+from r2gen_export.exporting.quiet import quiet
+from r2gen_export.interrupts import interrupt_later
 
 if TYPE_CHECKING:
     from r2gen_export.training.model import R2GenGPT

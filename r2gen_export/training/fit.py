@@ -23,11 +23,12 @@ from rich.console import Console
 
 from r2gen_export.atomic import atomic_file, write_error
 from r2gen_export.errors import R2GenError
+from r2gen_export.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import source_hashes
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
 from r2gen_export.training.features import FeatureCache, cache_key
 from r2gen_export.training.model import R2GenGPT
-from r2gen_export.training.module import BEST, LOG_EVERY, STATE, AtomicIO, R2GenModule, Saver, StudyData
+from r2gen_export.training.module import BEST, LOG_EVERY, STATE, AtomicIO, R2GenModule, Saver, Stopper, StudyData
 from r2gen_export.training.reports import CLEANERS
 from r2gen_export.training.settings import PRECISIONS, TrainSettings
 from r2gen_export.training.sources import source_config
@@ -169,7 +170,8 @@ def _fill(cache: FeatureCache, model: R2GenGPT, studies: list[Study], settings: 
 
 def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: Saver) -> None:
     logs = settings.out / "logs"
-    callbacks: list[pl.Callback] = [LearningRateMonitor("step"), saver]
+    stopper = Stopper()
+    callbacks: list[pl.Callback] = [LearningRateMonitor("step"), stopper, saver]
     if settings.progress:
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}, leave=False))
     trainer = _trainer(
@@ -196,9 +198,9 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
     state = settings.out / STATE
     # Lightning leaves the mode alone; R2GenGPT.train keeps the frozen parts in eval mode.
     module.train()
-    interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(state) if settings.resume and state.exists() else None)
+        with interrupt_later() as stopper.raise_held:
+            trainer.fit(module, datamodule=data, ckpt_path=str(state) if settings.resume and state.exists() else None)
     except SIGTERMException as error:
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit as error:
@@ -209,8 +211,6 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):  # the loggers' own files
             raise write_error(settings.out, error) from error
         raise
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
 
 
 def _trainer(settings: TrainSettings, **options: Any) -> pl.Trainer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -264,6 +264,19 @@ class AtomicIO(TorchCheckpointIO):
                 "R2G-CHECKPOINT-FORMAT", message, "remove it; --resume then starts from the beginning"
             ) from error
         return state
+
+
+class Stopper(pl.Callback):
+    """Leaves the training between two batches when `raise_held` (of `interrupt_later`) raises."""
+
+    raise_held: Callable[[], None] = staticmethod(lambda: None)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Not at a batch's end, where the state may still have to be saved."""
+        self.raise_held()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.raise_held()
 
 
 class Saver(Checkpoint):

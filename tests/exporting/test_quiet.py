@@ -1,53 +1,11 @@
-"""What stands around the exporters: silence, and Ctrl-C held back."""
+"""What stands around the exporters: silence."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import warnings
 
-import pytest
-
-from r2gen_export.exporting.quiet import interrupt_later, quiet
-
-
-def test_ctrl_c_waits_for_the_end_of_the_block():
-    done = []
-    with pytest.raises(KeyboardInterrupt), interrupt_later():
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("rest of the block")
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_second_ctrl_c_does_not_wait():
-    reached = False
-    with pytest.raises(KeyboardInterrupt), interrupt_later():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        reached = True
-    assert not reached
-
-
-def test_without_ctrl_c_errors_pass():
-    with pytest.raises(ValueError, match="mine"), interrupt_later():
-        raise ValueError("mine")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_other_threads_leave_signals_alone():
-    seen = []
-
-    def run() -> None:
-        with interrupt_later():
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [signal.default_int_handler]
+from r2gen_export.exporting.quiet import quiet
 
 
 def test_nothing_is_said(capsys):

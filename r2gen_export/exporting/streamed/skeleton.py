@@ -19,7 +19,8 @@ from torch import nn
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import embeds_config_class
-from r2gen_export.exporting.quiet import interrupt_later, quiet
+from r2gen_export.exporting.quiet import quiet
+from r2gen_export.interrupts import interrupt_later
 
 if TYPE_CHECKING:
     import onnx

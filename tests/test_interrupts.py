@@ -1,0 +1,60 @@
+"""Ctrl-C held back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from r2gen_export.interrupts import interrupt_later
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupt_later():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("rest of the block")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    reached = False
+    with pytest.raises(KeyboardInterrupt), interrupt_later():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached = True
+    assert not reached
+
+
+def test_without_ctrl_c_errors_pass():
+    with pytest.raises(ValueError, match="mine"), interrupt_later():
+        raise ValueError("mine")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_leave_signals_alone():
+    seen = []
+
+    def run() -> None:
+        with interrupt_later():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+
+
+def test_a_block_can_be_left_where_it_says():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupt_later() as raise_held:
+        raise_held()
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("batch")
+        raise_held()
+        done.append("next batch")
+    assert done == ["batch"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
