@@ -14,7 +14,7 @@ from trt_engines.graph import Graph
 from trt_engines.identity import Part, Profile, Shapes
 from trt_engines.store import SOURCES
 from trt_engines.typed import make_half, make_single
-from trt_engines.weights import dequantised, quantised
+from trt_engines.weights import dequantised, filled, quantised
 
 PRECISIONS: Final = ("fp32", "fp16", "int4")
 
@@ -123,6 +123,7 @@ def rewrite_decoder(graph: Graph, dialect: str, stored: str, precision: str, len
         make_single(graph)
         return graph
     if precision == "int4":
+        filled(graph)
         quantised(graph)
     make_half(graph, [one.name for one in (*graph.inputs, *graph.outputs)])
     return graph

@@ -33,6 +33,31 @@ def dequantised(graph: Graph) -> None:
     graph.nodes = kept
 
 
+def filled(graph: Graph) -> None:
+    """Replace 4-bit blocks that do not fill a weight's rows, which ONNX admits and engines do not: by blocks of 32 with
+    the same codes and scales where those fill them, else by the dense weight.
+    """
+    kept = []
+    for node in graph.nodes:
+        codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
+        block = int(attributes_of(node).get("block_size", 0)) if node.op_type == "DequantizeLinear" else 0
+        if codes is None or scales is None or not block or codes.dims[0] % block == 0:
+            kept.append(node)
+        elif codes.dims[0] % BLOCK == 0 and block % BLOCK == 0:
+            name = graph.fresh(node.input[1])
+            rows = codes.dims[0] // BLOCK
+            graph.tensors[name] = Tensor(
+                scales.kind, (rows, scales.dims[1]), _Repeated(scales, block // BLOCK, rows).load
+            )
+            small = helper.make_node(
+                "DequantizeLinear", [node.input[0], name], node.output, name=node.name, axis=0, block_size=BLOCK
+            )
+            kept.append(small)
+        else:
+            graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block).load)
+    graph.nodes = kept
+
+
 def quantised(graph: Graph) -> None:
     """Store every weight of a `MatMul` in 4 bits, blocks of 32 along its rows, as `r2gen export --precision int4` does.
 
@@ -79,6 +104,16 @@ class _Dense:
             scales = np.repeat(scales, self._block, axis=0)[: len(codes)]
         dense = codes.astype(np.float32) * scales
         return dense.astype(np.float16) if self._scales.kind == HALF else dense
+
+
+class _Repeated:
+    """Scales [rows, N]: each of a weight's `times` over, as many as there are rows."""
+
+    def __init__(self, scales: Tensor, times: int, rows: int) -> None:
+        self._scales, self._times, self._rows = scales, times, rows
+
+    def load(self) -> NDArray[Any]:
+        return np.repeat(self._scales.load(), self._times, axis=0)[: self._rows]
 
 
 class _Scales:

@@ -20,7 +20,7 @@ from trt_engines import networks
 from trt_engines.checks import find_problems
 from trt_engines.graph import Graph
 from trt_engines.typed import make_half
-from trt_engines.weights import dequantised, quantised
+from trt_engines.weights import dequantised, filled, quantised
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 """Per unit of the largest logit."""
@@ -80,6 +80,34 @@ def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> Non
     cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
     # Beside blocks of 128, ONNX Runtime rounds activations in blocks of 128 too.
     assert cosine > (0.999 if source == "int4-128" else 0.9995)
+
+
+@pytest.mark.parametrize(("source", "hidden", "blocks"), [("int4-128", 128, {32, 128}), ("int4", 80, {0, 32})])
+def test_blocks_fill_the_rows_of_an_int4_engine(tmp_path: Path, source: str, hidden: int, blocks: set[int]) -> None:
+    """Rows of 160 and 80 leave blocks of 128 and of 32 open: the same weights in blocks of 32, or dense."""
+    model = make_llama(hidden_size=hidden, head_dim=16, max_position_embeddings=384)
+    write_decoder(model, tmp_path / "source", dialect="trt", precision=source)
+    given = Graph.load(tmp_path / "source/model.onnx")
+    graph = Graph.load(tmp_path / "source/model.onnx")
+    filled(graph)
+    found = set()
+    producers = graph.producers()
+    for node in graph.nodes:
+        if node.op_type != "MatMul":
+            continue
+        behind = producers.get(node.input[1])
+        block = 0 if behind is None else helper.get_node_attr_value(behind, "block_size")
+        found.add(block)
+        if behind is not None:
+            rows, columns = graph.tensors[behind.input[0]].dims
+            assert rows % block == 0
+            assert graph.tensors[behind.input[1]].dims == (rows // block, columns)
+    assert found == blocks
+    for one in (given, graph):
+        dequantised(one)
+    weights = {node.input[1] for node in given.nodes if node.op_type == "MatMul"}
+    for name in weights:
+        np.testing.assert_array_equal(given.tensors[name].load(), graph.tensors[name].load())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
