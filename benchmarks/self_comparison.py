@@ -96,6 +96,10 @@ def main() -> None:
     )
     parser.add_argument("bench", nargs="*", help="options of r2gen bench, after --")
     asked = parser.parse_args()
+    if asked.runs < LEAST_RUNS:
+        parser.error(f"--runs {asked.runs} gives no verdict, {LEAST_RUNS} do")
+    if asked.work.exists():
+        parser.error(f"{asked.work} exists already")
     options = [*OPTIONS, *asked.bench]
     itself, slowed = [], []
     for block in range(asked.blocks):
@@ -104,9 +108,9 @@ def main() -> None:
         for series in (*names, other):
             series.mkdir(parents=True)
         for run in range(asked.runs):
-            for series in names:
-                measure(series / f"run-{run}", options)
-            measure(other / f"run-{run}", options, asked.slower)
+            # There and back again: a machine that grows slower all the time slows no series more than another.
+            for series in (*names, other)[:: -1 if run % 2 else 1]:
+                measure(series / f"run-{run}", options, asked.slower if series is other else 0.0)
         itself += [verdicts(*pair) for pair in combinations(names, 2)]
         slowed += [verdicts(series, other) for series in names]
         print(summary("against itself", itself), flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
-from benchmarks.latency.compare import conditions, whole
+from benchmarks.latency.compare import conditions, version_changes, whole
 from benchmarks.latency.report import REPORT, load_report
 from benchmarks.latency.statistics import summarise
 from r2gen_export.errors import R2GenError
@@ -43,14 +43,15 @@ def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         machine's load the mean of the runs counts, of its wavering the median.
 
     Raises:
-        R2GenError: `R2G-BENCH-CONDITIONS` when conditions differ among them, or one lacks a configuration;
-            `R2G-BENCH-FORMAT`.
+        R2GenError: `R2G-BENCH-CONDITIONS` when conditions, commits or versions differ among them, or one lacks a
+            configuration; `R2G-BENCH-FORMAT`.
     """
     reports = sorted(reports, key=lambda one: str(one["created"]))
     first = reports[0]
     for other in reports[1:]:
         names = [[one["name"] for one in side["configurations"]] for side in (first, other)]
-        differs = conditions(first, other) or (["configurations"] if names[0] != names[1] else [])
+        differs = [*conditions(first, other), *version_changes(first, other)]
+        differs += ["configurations"] if names[0] != names[1] else []
         if differs:
             message = f"the reports of one folder are not of one thing: {'; '.join(differs)}"
             raise R2GenError("R2G-BENCH-CONDITIONS", message, "keep runs that are compared in two folders")
@@ -75,9 +76,14 @@ def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "samples": samples,
         "sample_studies": [_flat(one["sample_studies"]) for one in same],
         "metrics": {name: found.to_dict() for name, found in summaries.items() if found is not None},
-        "words": {study: words for one in same for study, words in one["words"].items()},
+        "words": {study: _words([one["words"].get(study) for one in same]) for study in first["words"]},
         "steadiness": {**first["steadiness"], **load},
     }
+
+
+def _words(found: Sequence[str | None]) -> str:
+    """What the runs wrote of one study; where they differ among each other, all of it."""
+    return ", ".join(sorted({str(one) for one in found}))
 
 
 def _flat(lists: Sequence[Sequence[Any]]) -> list[Any]:

@@ -71,7 +71,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         cores = a["environment"]["cores"]
         busy = [not force and any(was_busy(side, cores) for side in pair) for pair in pairs]
         _judge(found, busy)
-        notes = _notes(a, b)
+        notes = version_changes(a, b)
     return {
         "schema": COMPARE_SCHEMA,
         "a": _label(a),
@@ -204,7 +204,7 @@ def _pairs(a: dict[str, Any], b: dict[str, Any], force: bool) -> list[tuple[dict
 def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float, least: float, in_turn: bool) -> dict[str, Any]:
     metrics = []
     for name, metric in METRICS.items():
-        sides = _comparable(name, a, b)
+        sides = _comparable(name, a, b, in_turn)
         if sides is None:
             continue
         found = (compare_in_turn if in_turn else compare)(*sides, test=metric.judged)
@@ -237,8 +237,12 @@ def worse_by(found: Difference, better: str) -> float:
     return found.ratio - 1 if better == "lower" else 1 / found.ratio - 1
 
 
-def _comparable(name: str, a: dict[str, Any], b: dict[str, Any]) -> tuple[list[list[float]], list[list[float]]] | None:
-    """Samples of a metric in both runs, all positive; None where one has none, or where there is nothing to divide."""
+def _comparable(
+    name: str, a: dict[str, Any], b: dict[str, Any], in_turn: bool
+) -> tuple[list[list[float]], list[list[float]]] | None:
+    """Samples of a metric in both runs (in turn: in both runs of a pair), all positive; None where one has none, or
+    where there is nothing to divide.
+    """
     if name not in a["samples"] or name not in b["samples"]:
         return None
     sides = [one["samples"][name] for one in (a, b)]
@@ -247,7 +251,10 @@ def _comparable(name: str, a: dict[str, Any], b: dict[str, Any]) -> tuple[list[l
         for side, one in zip(sides, (a, b), strict=True)
     ):
         sides = _by_study(sides, [a["sample_studies"], b["sample_studies"]])
-    if any(value <= 0 for side in sides for cluster in side for value in cluster):
+    if any(not value > 0 for side in sides for cluster in side for value in cluster):
+        return None
+    filled = [[bool(cluster) for cluster in side] for side in sides]
+    if not (any(map(all, zip(*filled, strict=True))) if in_turn else all(map(any, filled))):
         return None
     return sides[0], sides[1]
 
@@ -305,8 +312,8 @@ def _same_words(a: dict[str, Any], b: dict[str, Any]) -> dict[str, int]:
     return {"studies": len(both), "same": sum(a["words"][key] == b["words"][key] for key in both)}
 
 
-def _notes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What else changed: often the reason for comparing."""
+def version_changes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Commit, release and versions that differ: often the reason for comparing."""
     left, right = a["environment"], b["environment"]
     versions = {**left["packages"], "python": left["python"], "r2gen": left["r2gen"], "git": left["git"]}
     others = {**right["packages"], "python": right["python"], "r2gen": right["r2gen"], "git": right["git"]}

@@ -5,9 +5,9 @@ None of these packages is a dependency of r2gen; llama-cpp-python is compiled fo
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
-import sys
 import venv
 from pathlib import Path
 from typing import Final
@@ -30,8 +30,14 @@ def python_of(folder: Path, name: str) -> Path:
 
 def main() -> None:
     """Make the environments that are not there."""
-    folder = Path(sys.argv[1])
-    for name in sys.argv[2:] or PACKAGES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; default: all")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - PACKAGES.keys():
+        parser.error(f"no peer is called {', '.join(sorted(unknown))}")
+    folder: Path = asked.folder
+    for name in asked.names or PACKAGES:
         if python_of(folder, name).exists():
             continue
         venv.create(folder / name, with_pip=True)

@@ -67,7 +67,10 @@ def measure(
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed reports of each configuration.")] = 24,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Fresh processes they are spread over; compare needs 5 or more.")
+        int,
+        typer.Option(
+            "--processes", min=1, help="Fresh processes they are spread over; compare needs 5 or more of a single run."
+        ),
     ] = 6,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Reports before them in each process.")] = 2,
     devices: Annotated[
@@ -180,7 +183,9 @@ def compare(
         raise R2GenError("R2G-BENCH-SLOWER", message, "find the change that did it, or allow more with --fail-above")
     if allowed is not None and (lacking := unjudged(found)):
         message = f"no verdict, so no gate was passed: {'; '.join(lacking)}"
-        raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure again, alone on the machine, with 6 --processes")
+        raise R2GenError(
+            "R2G-BENCH-CONDITIONS", message, "measure again, alone on the machine, with 6 --processes or 8 runs in turn"
+        )
 
 
 def share(text: str) -> float:

@@ -113,6 +113,31 @@ def test_runs_of_different_things_are_refused():
         merge(a)
 
 
+def test_runs_of_two_commits_are_not_of_one_thing():
+    a, _ = in_turn(np.random.default_rng(31), 1.0, runs=3)
+    a[2]["environment"]["git"] = "f00"
+    with pytest.raises(R2GenError, match="git: None against f00"):
+        merge(a)
+
+
+def test_words_that_changed_from_run_to_run_are_not_those_of_runs_that_always_wrote_one():
+    a, b = in_turn(np.random.default_rng(32), 1.0)
+    a[0]["configurations"][0]["words"] = {"0": "another"}
+    (found,) = compare_reports(merge(a), merge(b))["configurations"]
+    assert found["words"] == {"studies": 1, "same": 0}
+
+
+def test_a_metric_that_no_pair_of_runs_has_is_left_out():
+    """The first half of A's runs has no sample of it, and the second half of B's."""
+    a, b = in_turn(np.random.default_rng(33), 1.0)
+    for one in (*a[:4], *b[4:]):
+        one["configurations"][0]["samples"]["itl"] = [[]]
+    (found,) = compare_reports(merge(a), merge(b))["configurations"]
+    names = {one["name"] for one in found["metrics"]}
+    assert "itl" not in names
+    assert "total" in names
+
+
 def test_a_report_that_lacks_something_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(26)
     a, _ = in_turn(rng, 1.0, runs=2)
