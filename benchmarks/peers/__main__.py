@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import signal
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
 from benchmarks.peers.results import write_results
+from r2gen_export.atomic import atomic_dir
 from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.hugepages import huge_page_environment
 
@@ -167,28 +167,30 @@ def source(name: str, model: Path) -> Path:
     return model if name.startswith("transformers") else model.parent / name
 
 
-def convert(name: str, model: Path, out: Path, python: Path) -> None:
-    """What the contender reads, made once."""
-    if out.exists():
+def convert(name: str, model: Path, target: Path, python: Path) -> None:
+    """What the contender reads, made once, whole or not at all."""
+    if target == model or target.exists():
         return
-    out.mkdir(parents=True)
     quiet = None if "--verbose" in sys.argv else subprocess.DEVNULL
-    if name in OURS:
-        from benchmarks.peers.ours import convert as convert_ours
+    with atomic_dir(target) as out:
+        if name in OURS:
+            from benchmarks.peers.ours import convert as convert_ours
 
-        convert_ours(model, out, OURS[name][1])
-    elif name == "onnxruntime-genai":
-        options = ["int4_accuracy_level=4", "int4_block_size=32"]
-        builder: list[str | Path] = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
-        builder += ["-i", model, "-o", out, "-c", out / "cache", "--extra_options", *options]
-        subprocess.run(builder, check=True, stdout=quiet, stderr=quiet)
-    elif name == "openvino-genai":
-        # With llama.cpp's file its GGUF reader failed (`map::at`, 2026.4), so as its users export.
-        cli: list[str | Path] = [python, "-m", "optimum.commands.optimum_cli", "export", "openvino", "-m", model]
-        cli += ["--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", "32", "--sym"]
-        subprocess.run([*cli, "--ratio", "1.0", out], check=True, stdout=quiet, stderr=quiet)
-    elif name == "llama.cpp":
-        subprocess.run([python, WORKER.with_name("gguf_file.py"), model, out], check=True, stdout=quiet, stderr=quiet)
+            convert_ours(model, out, OURS[name][1])
+            return
+        command: list[str | Path]
+        if name == "onnxruntime-genai":
+            options = ["int4_accuracy_level=4", "int4_block_size=32"]
+            command = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu", "-i", model]
+            command += ["-o", out, "-c", out / "cache", "--extra_options", *options]
+        elif name == "openvino-genai":
+            # With llama.cpp's file its GGUF reader failed (`map::at`, 2026.4), so as its users export.
+            command = [python, "-m", "optimum.commands.optimum_cli", "export", "openvino", "-m", model]
+            command += ["--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", "32"]
+            command += ["--sym", "--ratio", "1.0", out]
+        else:
+            command = [python, WORKER.with_name("gguf_file.py"), model, out]
+        subprocess.run(command, check=True, stdout=quiet, stderr=quiet)
 
 
 def start_all(names: Sequence[str], environments: Path | None, model: Path, threads: int) -> list[Contender]:
@@ -204,7 +206,6 @@ def start_all(names: Sequence[str], environments: Path | None, model: Path, thre
         try:
             convert(name, model, folder, python)
         except subprocess.CalledProcessError as error:
-            shutil.rmtree(folder)
             print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
             continue
         if started := Contender.start(name, python, folder, threads):

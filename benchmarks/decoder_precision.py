@@ -1,0 +1,161 @@
+"""What fewer bits of the decoder cost in quality, on the embedded demo: `python -m benchmarks.decoder_precision`.
+
+The demo's LLaMA is read back from its graph and written again in each precision. On phantoms it was not trained on: the
+distance of the next token's distribution from fp32, both fed the report that fp32 writes, and the findings that reports
+name. Activations are rounded as in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export import bundle as layout
+from r2gen_export.bundle import Manifest, demo_bundle, load_manifest, seal
+from r2gen_export.demo.score import score_phantoms, write_held_out
+from r2gen_export.exporting.decoder import write_decoder
+from r2gen_export.exporting.measures import distribution_metrics
+from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.pipeline import Pipeline
+from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+Floats = NDArray[np.float32]
+
+CPU: Final[dict[str, Any]] = {"providers": ("CPUExecutionProvider",), "threads": 1}
+
+DIALECT: Final = "trt"
+"""Heads of 24 values, which `GroupQueryAttention` of the dialect `ort` does not take."""
+
+VARIANTS: Final = {
+    "fp32": ("fp32", "fp32", "fp32"),
+    "fp16": ("fp16", "fp16", "fp32"),
+    "int8": ("int8", "int8", "fp32"),
+    "int4": ("int4", "int4", "fp32"),
+    "int4-128": ("int4-128", "int4-128", "fp32"),
+    "int4, output layer int8": ("int4", "int8", "fp32"),
+    "fp32, embeddings int8": ("fp32", "fp32", "int8"),
+}
+"""Precision of the layers, of the output layer and of the embeddings."""
+
+
+def read_llama(bundle: Path) -> LlamaForCausalLM:
+    """The LLaMA of a bundle whose decoder is in dialect `standard`, float32.
+
+    Raises:
+        RuntimeError: when the graph's weights are not those of the LLaMA that its `config.json` describes.
+    """
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = bundle / layout.DECODER
+    graph = onnx.load(path).graph
+    arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    state = {name: array for name, array in arrays.items() if not name.startswith("onnx::")}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in arrays:
+            # `/model/layers.0/self_attn/q_proj/MatMul`, of a matrix [K, N].
+            name = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
+            state[f"{name}.weight"] = arrays[node.input[1]].T
+    state["model.embed_tokens.weight"] = np.load(bundle / layout.EMBED_TOKENS)
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(path.parent))
+    model.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+    return model.eval()
+
+
+def write_bundle(model: LlamaForCausalLM, variant: str, target: Path) -> Manifest:
+    """The demo bundle with its decoder and embeddings in other precisions."""
+    import torch
+
+    from r2gen_export.exporting.tokenizer import write_embeddings
+
+    precision, head, embeddings = VARIANTS[variant]
+    source = load_manifest(demo_bundle())
+    shutil.copytree(demo_bundle(), target, ignore=shutil.ignore_patterns("decoder"))
+    write_decoder(model, target / "decoder", dialect=DIALECT, precision=precision, head_precision=head)
+    table = model.get_input_embeddings()
+    assert isinstance(table, torch.nn.Embedding)
+    write_embeddings(table, target / layout.EMBED_TOKENS, embeddings)
+    now = {**source.precision, "decoder": precision, "lm_head": head, "embed_tokens": embeddings}
+    return seal(target, dataclasses.replace(source, dialect=DIALECT, precision=now))
+
+
+def read_prompts(bundle: Path, studies: list[list[Path]]) -> list[Floats]:
+    """Prompts [1, S, d] of studies by their images: the bundle's own encoder and embeddings."""
+    manifest = load_manifest(bundle)
+    table = EmbeddingTable(bundle / layout.EMBED_TOKENS)
+    encoder = VisionSession(bundle / layout.VISION, **CPU)
+    before, after = (
+        table.lookup(np.array([ids]))
+        for ids in ([manifest.prompt.bos_token_id, *manifest.prompt.before_ids], manifest.prompt.after_ids)
+    )
+    found = []
+    for images in studies:
+        pixels = preprocess([load_image(path) for path in images], manifest.image)
+        found.append(np.concatenate([before, encoder.encode(pixels), after], axis=1))
+    return found
+
+
+def next_logits(bundle: Path, prompts: list[Floats], reports: list[list[int]]) -> Floats:
+    """Logits [positions, vocab] behind each prompt and behind each token of its report but the last."""
+    decoder = DecoderSession(bundle / layout.DECODER, load_manifest(bundle).dims, **CPU)
+    table = EmbeddingTable(bundle / layout.EMBED_TOKENS)
+    rows = []
+    for prompt, report in zip(prompts, reports, strict=True):
+        state = decoder.prefill(prompt, len(report))
+        rows.append(state.logits[0].copy())
+        for token in report[:-1]:
+            state.decode(table.lookup(np.array([[token]])))
+            rows.append(state.logits[0].copy())
+    return np.stack(rows)
+
+
+def measure(work: Path, variants: list[str], studies: int, compared: int) -> None:
+    """Print a line for each variant."""
+    phantoms = work / "held-out"
+    write_held_out(phantoms, studies)
+    model = read_llama(demo_bundle())
+    annotation = json.loads((phantoms / "annotation.json").read_text(encoding="utf-8"))["test"][:compared]
+    images = [[phantoms / "images" / path for path in study["image_path"]] for study in annotation]
+    exact = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)
+    reports = [list(one.unwrap().token_ids) for one in exact.generate_many(images, preset="fast")]
+    wanted = next_logits(demo_bundle(), read_prompts(demo_bundle(), images), reports)
+    print(f"demo, {studies} held-out phantoms, {len(wanted)} positions of the reports of {compared}")
+    for variant in variants:
+        bundle = work / variant
+        write_bundle(model, variant, bundle)
+        found = distribution_metrics(next_logits(bundle, read_prompts(bundle, images), reports), wanted)
+        score = score_phantoms(Pipeline.from_bundle(bundle, device="cpu", threads=1), phantoms, preset="fast")
+        print(
+            f"{variant}: micro-F1 {score.f1.f1:.3f}, KL mean {found['kl_mean']:.1e}, max {found['kl_max']:.1e} nats, "
+            f"top-1 {found['top1']:.1%}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Draw the phantoms, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=VARIANTS, action="append", help="leave out the others; may be repeated")
+    parser.add_argument("--studies", type=int, default=500, help="held-out phantoms for micro-F1")
+    parser.add_argument("--compared", type=int, default=40, help="of them, those whose distributions are compared")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch), options.only or list(VARIANTS), options.studies, options.compared)
+
+
+if __name__ == "__main__":
+    main()
