@@ -16,15 +16,12 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
-import numpy as np
-
+from benchmarks.latency.machine import LARGE, read_bandwidth
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
@@ -133,21 +130,6 @@ class Contender:
         line = self.process.stdout.readline()
         found: dict[str, Any] | None = json.loads(line) if line else None
         return found
-
-
-def read_bandwidth(threads: int) -> float:
-    """GB/s at which all threads together sum 512 MB each, best of five."""
-    arrays = [np.ones(1 << 27, np.float32) for _ in range(threads)]
-    best = 0.0
-    for _ in range(5):
-        workers = [threading.Thread(target=array.sum) for array in arrays]
-        started = perf_counter()
-        for one in workers:
-            one.start()
-        for one in workers:
-            one.join()
-        best = max(best, sum(array.nbytes for array in arrays) / 1e9 / (perf_counter() - started))
-    return best
 
 
 def bytes_per_token(name: str, shape: str) -> float:
@@ -263,7 +245,7 @@ def main() -> None:
                     one.run(beams, options.new)
                     if not warm:
                         one.samples.pop(beams, None)
-        bandwidth = read_bandwidth(threads)
+        bandwidth = read_bandwidth(threads, threads * LARGE)
         print(
             f"{options.shape}, {threads} threads, prompt 80, {options.new} new tokens, medians of {options.rounds} "
             f"rounds after one to warm up, in turn; {bandwidth:.1f} GB/s read; {platform.machine()}"
