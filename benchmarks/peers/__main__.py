@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -76,8 +77,8 @@ class Contender:
     samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, name: str, python: Path, model: Path, threads: int) -> Contender | None:
-        """Load; None with a line on stderr when the engine cannot."""
+    def start(cls, name: str, python: Path, model: Path, threads: int, opened: ExitStack) -> Contender | None:
+        """Load; None with a line on stderr when the engine cannot. The process ends when `opened` is left."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
             [python, WORKER, f"r2gen-{OURS[name][0]}" if name in OURS else name, model, str(threads)],
@@ -88,6 +89,7 @@ class Contender:
             env={**os.environ, **huge_page_environment(), **({"PYTHONPATH": here} if name in OURS else {})},
         )
         one = cls(name, process)
+        opened.callback(one.close)
         answer = one._answer()
         if answer is None:
             print(f"{name}: could not be loaded", file=sys.stderr)
@@ -175,7 +177,9 @@ def convert(name: str, model: Path, target: Path, python: Path) -> None:
         subprocess.run(command, check=True, stdout=quiet, stderr=quiet)
 
 
-def start_all(names: Sequence[str], environments: Path | None, model: Path, threads: int) -> list[Contender]:
+def start_all(
+    names: Sequence[str], environments: Path | None, model: Path, threads: int, opened: ExitStack
+) -> list[Contender]:
     """The contenders that can be converted and loaded; why others are not among them stands on stderr."""
     contenders: list[Contender] = []
     for name in names:
@@ -190,15 +194,15 @@ def start_all(names: Sequence[str], environments: Path | None, model: Path, thre
         except subprocess.CalledProcessError as error:
             print(f"{name}: its conversion failed ({error.returncode})", file=sys.stderr)
             continue
-        if started := Contender.start(name, python, folder, threads):
+        if started := Contender.start(name, python, folder, threads, opened):
             contenders.append(started)
     return contenders
 
 
-def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int) -> None:
-    """Print the figures, medians over the rounds."""
+def table(contenders: list[Contender], shape: str, bandwidth: float, wide: Sequence[int]) -> None:
+    """Print the figures, medians over the rounds; of beam search with each of the widths `wide` the whole time."""
     print(
-        f"{'':20}{'prefill ms':>11}{'ms/token':>10}{'total s':>9}{'GB/s':>7}{'of read':>9}{'load s':>8}{'peak GB':>9}"
+        f"{'':24}{'prefill ms':>11}{'ms/token':>10}{'total s':>9}{'GB/s':>7}{'of read':>9}{'load s':>8}{'peak GB':>9}"
     )
     for one in contenders:
         runs = one.samples.get(1, [])
@@ -209,12 +213,14 @@ def table(contenders: list[Contender], shape: str, bandwidth: float, beams: int)
         total = statistics.median(run["total_ms"] for run in runs) / 1000
         rate = bytes_per_token(one.name, shape) / 1e6 / token
         print(
-            f"{one.name:20}{prefill:11.0f}{token:10.1f}{total:9.2f}{rate:7.1f}{rate / bandwidth:9.0%}"
+            f"{one.name:24}{prefill:11.0f}{token:10.1f}{total:9.2f}{rate:7.1f}{rate / bandwidth:9.0%}"
             f"{one.load_s:8.1f}{one.peak_gb:9.2f}"
         )
-    for one in contenders:
-        if runs := one.samples.get(beams, []):
-            print(f"{one.name:20}beam {beams}: total {statistics.median(run['total_ms'] for run in runs) / 1000:.2f} s")
+    for beams in wide:
+        for one in contenders:
+            if runs := one.samples.get(beams, []):
+                spent = statistics.median(run["total_ms"] for run in runs) / 1000
+                print(f"{one.name:24}beam {beams}: total {spent:.2f} s")
 
 
 def main() -> None:
@@ -237,9 +243,10 @@ def main() -> None:
     if not (model / "tokenizer_config.json").exists():
         make_model(model, options.shape)
     names = options.only.split(",") if options.only else ("r2gen", "r2gen-openvino", *PEERS)
-    contenders = start_all(names, options.environments, model, threads)
-    try:
-        for beams, rounds in ((1, options.rounds), (options.beams, max(1, options.rounds // 2))):
+    with ExitStack() as opened:
+        contenders = start_all(names, options.environments, model, threads, opened)
+        plan = {1: options.rounds} | ({options.beams: max(1, options.rounds // 2)} if options.beams > 1 else {})
+        for beams, rounds in plan.items():
             for warm in range(rounds + 1):
                 for one in contenders:
                     one.run(beams, options.new)
@@ -250,7 +257,7 @@ def main() -> None:
             f"{options.shape}, {threads} threads, prompt 80, {options.new} new tokens, medians of {options.rounds} "
             f"rounds after one to warm up, in turn; {bandwidth:.1f} GB/s read; {platform.machine()}"
         )
-        table(contenders, options.shape, bandwidth, options.beams)
+        table(contenders, options.shape, bandwidth, list(plan)[1:])
         settings = {"shape": options.shape, "threads": threads, "prompt": 80, "new_tokens": options.new}
         settings |= {"rounds": options.rounds, "beams": options.beams, "read_gb_s": round(bandwidth, 1)}
         write_results(options.json, contenders, settings, options.beams)
@@ -259,9 +266,6 @@ def main() -> None:
             ours = {name: (source(name, model), OURS[name][0]) for name in running if name in OURS}
             plain = [name for name in running if name in DECODERS]
             replay_reports(ours, options.replay, threads, plain, lambda name, new: running[name].time(new))
-    finally:
-        for one in contenders:
-            one.close()
 
 
 if __name__ == "__main__":
