@@ -134,7 +134,7 @@ def measure(work: Path, variants: list[str], studies: int, compared: int) -> Non
     reports = [list(one.unwrap().token_ids) for one in exact.generate_many(images, preset="fast")]
     wanted = next_logits(demo_bundle(), read_prompts(demo_bundle(), images), reports)
     print(f"demo, {studies} held-out phantoms, {len(wanted)} positions of the reports of {compared}")
-    for variant in variants:
+    for variant in dict.fromkeys(variants):
         bundle = work / variant
         write_bundle(model, variant, bundle)
         found = distribution_metrics(next_logits(bundle, read_prompts(bundle, images), reports), wanted)
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500, help="held-out phantoms for micro-F1")
     parser.add_argument("--compared", type=int, default=40, help="of them, those whose distributions are compared")
     options = parser.parse_args()
+    if not 1 <= options.compared <= options.studies:
+        parser.error(f"--compared {options.compared} of --studies {options.studies}")
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), options.only or list(VARIANTS), options.studies, options.compared)
 

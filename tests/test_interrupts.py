@@ -35,6 +35,14 @@ def test_without_ctrl_c_errors_pass():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_error_is_not_replaced_by_a_ctrl_c_that_was_held_back(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(ValueError, match="mine"), interrupt_later("stopping soon"):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("mine")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capsys.readouterr().err == "stopping soon\n"
+
+
 def test_other_threads_leave_signals_alone():
     seen = []
 

@@ -149,6 +149,9 @@ def _dequantize(node: onnx.NodeProto, types: _Types) -> Iterator[tuple[str, str]
     codes, scales = types.stored.get(node.input[0]), types.stored.get(node.input[1])
     if codes is not None and scales is not None and codes.kind == onnx.TensorProto.INT8 and scales.load().min() < 0:
         yield "it has negative scales for INT8 codes", "build with --precision fp16 or int4"
+    block = attributes_of(node).get("block_size", 0)
+    if codes is not None and block and codes.dims[0] % block:
+        yield f"blocks of {block} do not fill {codes.dims[0]} rows", "build with --precision fp16"
 
 
 _RULES: Final[dict[str, Callable[[onnx.NodeProto, _Types], Iterator[tuple[str, str]]]]] = {

@@ -10,7 +10,7 @@ from typing import Final
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from trt_engines import decoder_graph
-from trt_engines.graph import Graph
+from trt_engines.graph import INT4, Graph
 from trt_engines.identity import Part, Profile, Shapes
 from trt_engines.store import SOURCES
 from trt_engines.typed import make_half, make_single
@@ -93,8 +93,7 @@ def prepare(bundle: Path, manifest: Manifest, part: Part, precision: str, limits
     """
     graph = Graph.load(bundle / SOURCES[part])
     if part == "decoder":
-        stored = manifest.precision.get("decoder", "fp32")
-        return rewrite_decoder(graph, manifest.dialect, stored, precision, limits.length(manifest))
+        return rewrite_decoder(graph, manifest.dialect, precision, limits.length(manifest))
     if precision == "fp32":
         make_single(graph)
     else:
@@ -102,22 +101,20 @@ def prepare(bundle: Path, manifest: Manifest, part: Part, precision: str, limits
     return graph
 
 
-def rewrite_decoder(graph: Graph, dialect: str, stored: str, precision: str, length: int) -> Graph:
+def rewrite_decoder(graph: Graph, dialect: str, precision: str, length: int) -> Graph:
     """The decoder's graph for an engine.
 
     Args:
         graph: as it lies in the bundle; rewritten in place.
         dialect: `standard` or `trt`.
-        stored: precision of the bundle's decoder.
-        precision: of the engine's.
+        precision: of the engine's weights.
         length: positions of the cache.
     """
     if dialect == "standard":
         decoder_graph.make_static(graph)
     decoder_graph.fix_length(graph, length)
     decoder_graph.drop_lengths(graph)
-    if precision != "int4" or stored == "int8":
-        dequantised(graph)
+    dequantised(graph, keep=(INT4,) if precision == "int4" else ())
     if precision == "fp32":
         decoder_graph.decompose_attention(graph)
         make_single(graph)

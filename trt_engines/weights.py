@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
 import numpy as np
@@ -16,16 +17,18 @@ INT4_OPSET: Final = 23
 """From here on `DequantizeLinear` has blocks of INT4 in every release that builds engines."""
 
 
-def dequantised(graph: Graph) -> None:
+def dequantised(graph: Graph, *, keep: Container[int] = ()) -> None:
     """Replace every `DequantizeLinear` of constants by the weight it stands for, in its scale's float type.
 
-    For 8-bit blocks always (TensorRT wants positive scales, r2gen's carry the sign of the largest weight), for 4-bit
-    ones when the engine's precision is dense.
+    Args:
+        graph: rewritten in place.
+        keep: ONNX types of codes that stay. `INT4` where the engine's precision is; never those of 8 bits, for which
+            TensorRT wants positive scales: r2gen's carry the sign of the largest weight.
     """
     kept = []
     for node in graph.nodes:
         codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
-        if node.op_type != "DequantizeLinear" or codes is None or scales is None:
+        if node.op_type != "DequantizeLinear" or codes is None or scales is None or codes.kind in keep:
             kept.append(node)
             continue
         block = int(attributes_of(node).get("block_size", 0))
@@ -34,7 +37,7 @@ def dequantised(graph: Graph) -> None:
 
 
 def filled(graph: Graph) -> None:
-    """Replace 4-bit blocks that do not fill a weight's rows, which ONNX admits and engines do not: by blocks of 32 with
+    """Replace blocks that do not fill a weight's rows, which ONNX admits and engines do not: by blocks of 32 with
     the same codes and scales where those fill them, else by the dense weight.
     """
     kept = []

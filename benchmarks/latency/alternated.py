@@ -39,18 +39,18 @@ def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first report with the samples of all, in their order: in each of its configurations a run is one cluster.
 
     Returns:
-        What `compare_reports` reads, `runs`, how many there were, and `turns`, when each was made. Of the
-        machine's load the mean of the runs counts, of its wavering the median.
+        What `compare_reports` reads, `runs`, how many there were, `turns`, when each was made, and the `commits` they
+        were made at. Of the machine's load the mean of the runs counts, of its wavering the median.
 
     Raises:
-        R2GenError: `R2G-BENCH-CONDITIONS` when conditions, commits or versions differ among them, or one lacks a
-            configuration; `R2G-BENCH-FORMAT`.
+        R2GenError: `R2G-BENCH-CONDITIONS` when conditions or versions differ among them, or one lacks a configuration;
+            `R2G-BENCH-FORMAT`.
     """
     reports = sorted(reports, key=lambda one: str(one["created"]))
     first = reports[0]
     for other in reports[1:]:
         names = [[one["name"] for one in side["configurations"]] for side in (first, other)]
-        differs = [*conditions(first, other), *version_changes(first, other)]
+        differs = [*conditions(first, other), *version_changes(first, other, commits=False)]
         differs += ["configurations"] if names[0] != names[1] else []
         if differs:
             message = f"the reports of one folder are not of one thing: {'; '.join(differs)}"
@@ -58,8 +58,11 @@ def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     moments = [one for report in reports for one in report["machine"]["moments"]]
     configurations = [_merged(each) for each in zip(*(report["configurations"] for report in reports), strict=True)]
     turns = [str(one["created"]) for one in reports]
+    # Of several commits the comparison's notes tell: a file that was edited between two runs is no reason to refuse.
+    commits = sorted({str(one["environment"]["git"]) for one in reports})
     machine = {**first["machine"], "moments": moments}
-    return {**first, "machine": machine, "configurations": configurations, "runs": len(reports), "turns": turns}
+    added = {"runs": len(reports), "turns": turns, "commits": commits}
+    return {**first, "machine": machine, "configurations": configurations, **added}
 
 
 def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -70,13 +73,14 @@ def _merged(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     load = {
         name: fmean(one["steadiness"][name] or 0.0 for one in same) for name in ("foreign_cores", "stolen_cores")
     } | {"gemm_spread": median(one["steadiness"].get("gemm_spread", 1.0) for one in same)}
+    studies = dict.fromkeys(study for one in same for study in one["words"])
     summaries = {name: summarise(lists) for name, lists in samples.items()}
     return {
         **first,
         "samples": samples,
         "sample_studies": [_flat(one["sample_studies"]) for one in same],
         "metrics": {name: found.to_dict() for name, found in summaries.items() if found is not None},
-        "words": {study: _words([one["words"].get(study) for one in same]) for study in first["words"]},
+        "words": {study: _words([one["words"].get(study) for one in same]) for study in studies},
         "steadiness": {**first["steadiness"], **load},
     }
 

@@ -72,6 +72,9 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], *, force: bool = False
         busy = [not force and any(was_busy(side, cores) for side in pair) for pair in pairs]
         _judge(found, busy)
         notes = version_changes(a, b)
+        for name, side in (("A", a), ("B", b)):
+            if len(side.get("commits", ())) > 1:
+                notes.append(f"the runs of {name} were made at several commits: {', '.join(side['commits'])}")
     return {
         "schema": COMPARE_SCHEMA,
         "a": _label(a),
@@ -206,6 +209,9 @@ def _configuration(a: dict[str, Any], b: dict[str, Any], drift: float, least: fl
     for name, metric in METRICS.items():
         sides = _comparable(name, a, b, in_turn)
         if sides is None:
+            if in_turn and metric.judged and any(name in one["metrics"] for one in (a, b)):
+                message = f"{a['name']}: no two runs made in turn have both a {metric.title}"
+                raise R2GenError("R2G-BENCH-CONDITIONS", message, "measure both again, in turn")
             continue
         found = (compare_in_turn if in_turn else compare)(*sides, test=metric.judged)
         timed = metric.unit in ("ms", "1/s")
@@ -312,11 +318,12 @@ def _same_words(a: dict[str, Any], b: dict[str, Any]) -> dict[str, int]:
     return {"studies": len(both), "same": sum(a["words"][key] == b["words"][key] for key in both)}
 
 
-def version_changes(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Commit, release and versions that differ: often the reason for comparing."""
-    left, right = a["environment"], b["environment"]
-    versions = {**left["packages"], "python": left["python"], "r2gen": left["r2gen"], "git": left["git"]}
-    others = {**right["packages"], "python": right["python"], "r2gen": right["r2gen"], "git": right["git"]}
+def version_changes(a: dict[str, Any], b: dict[str, Any], *, commits: bool = True) -> list[str]:
+    """Release, versions and, with `commits`, commit that differ: often the reason for comparing."""
+    named = ("python", "r2gen", "git") if commits else ("python", "r2gen")
+    versions, others = (
+        {**found["packages"], **{name: found[name] for name in named}} for found in (a["environment"], b["environment"])
+    )
     return [
         f"{name}: {versions.get(name)} against {others.get(name)}"
         for name in sorted(versions.keys() | others.keys())

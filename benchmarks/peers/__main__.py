@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.latency.machine import LARGE, read_bandwidth
-from benchmarks.peers.environments import python_of
+from benchmarks.peers.environments import finished_mark, python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
 from benchmarks.peers.results import write_results
@@ -48,6 +48,9 @@ PEERS: Final = ("transformers", "transformers-bf16", "onnxruntime-genai", "openv
 
 DECODERS: Final = ("r2gen", "llama.cpp")
 """Whose plain decoding drafts are compared with."""
+
+GREEDY: Final = ("llama.cpp",)
+"""Those without beam search."""
 
 BYTES: Final = {
     "r2gen-int4-128": (0.53125, 0.53125),
@@ -183,9 +186,11 @@ def start_all(
     """The contenders that can be converted and loaded; why others are not among them stands on stderr."""
     contenders: list[Contender] = []
     for name in names:
-        own = environments and python_of(environments, name)
-        python = Path(sys.executable) if name in OURS or name.startswith("transformers") else own
-        if not python or not python.exists():
+        if name in OURS or name.startswith("transformers"):
+            python = Path(sys.executable)
+        elif environments and finished_mark(environments, name).exists():
+            python = python_of(environments, name)
+        else:
             print(f"{name}: no environment for it", file=sys.stderr)
             continue
         folder = source(name, model)
@@ -249,6 +254,8 @@ def main() -> None:
         for beams, rounds in plan.items():
             for warm in range(rounds + 1):
                 for one in contenders:
+                    if beams > 1 and one.name in GREEDY:
+                        continue
                     one.run(beams, options.new)
                     if not warm:
                         one.samples.pop(beams, None)
@@ -262,10 +269,11 @@ def main() -> None:
         settings |= {"rounds": options.rounds, "beams": options.beams, "read_gb_s": round(bandwidth, 1)}
         write_results(options.json, contenders, settings, options.beams)
         if options.replay:
-            running = {one.name: one for one in contenders if one.samples.get(1)}
+            running = {one.name: one for one in contenders if one.samples.get(1) and one.process.poll() is None}
             ours = {name: (source(name, model), OURS[name][0]) for name in running if name in OURS}
             plain = [name for name in running if name in DECODERS]
-            replay_reports(ours, options.replay, threads, plain, lambda name, new: running[name].time(new))
+            if ours:
+                replay_reports(ours, options.replay, threads, plain, lambda name, new: running[name].time(new))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ def python_of(folder: Path, name: str) -> Path:
     return folder / name / "bin" / "python"
 
 
+def finished_mark(folder: Path, name: str) -> Path:
+    """The file that is there when a peer's environment has everything."""
+    return folder / name / "finished"
+
+
 def main() -> None:
     """Make the environments that are not there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,15 +43,16 @@ def main() -> None:
         parser.error(f"no peer is called {', '.join(sorted(unknown))}")
     folder: Path = asked.folder
     for name in asked.names or PACKAGES:
-        if python_of(folder, name).exists():
+        if finished_mark(folder, name).exists():
             continue
-        venv.create(folder / name, with_pip=True)
+        venv.create(folder / name, with_pip=True, clear=True)
         settings = {**os.environ, "CMAKE_ARGS": FLAGS}
         pip: list[str | Path] = [python_of(folder, name), "-m", "pip"]
         subprocess.run([*pip, "install", "--quiet", *PACKAGES[name]], check=True, env=settings)
         if name == "openvino-genai":
             # optimum-intel brings one for another build of torch, which then does not import.
             subprocess.run([*pip, "uninstall", "--quiet", "--yes", "torchvision"], check=True)
+        finished_mark(folder, name).touch()
 
 
 if __name__ == "__main__":

@@ -138,8 +138,7 @@ def llama_cpp(model: Path, threads: int) -> Run:
     )
 
     def run(beams: int, new: int) -> dict[str, Any]:
-        if beams > 1:
-            raise SystemExit("llama.cpp has no beam search")
+        assert beams == 1
         llama.reset()
 
         def steps(mark: Callable[[], None]) -> None:

@@ -69,7 +69,7 @@ def measure(
     processes: Annotated[
         int,
         typer.Option(
-            "--processes", min=1, help="Fresh processes they are spread over; compare needs 5 or more of a single run."
+            "--processes", min=1, help="Fresh processes they are spread over; 5 or more to compare single runs."
         ),
     ] = 6,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Reports before them in each process.")] = 2,
@@ -153,7 +153,8 @@ def measure(
     with progress(quiet) as tell:
         report = run_benchmark(settings, tell)
     write_out(summary(report))
-    say(f"report in {folder}: report.html, report.md, report.json, samples.csv")
+    if not quiet:
+        say(f"report in {folder}: report.html, report.md, report.json, samples.csv")
 
 
 @bench.command("compare")

@@ -37,6 +37,7 @@ __all__ = ["TrainSettings", "train"]
 
 RUN: Final = "run.json"
 MAX_WORKERS: Final = 8
+STOPPING: Final = "stopping behind this batch; Ctrl-C again stops at once"
 
 
 def train(settings: TrainSettings) -> Path:
@@ -199,7 +200,7 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
     # Lightning leaves the mode alone; R2GenGPT.train keeps the frozen parts in eval mode.
     module.train()
     try:
-        with interrupt_later() as stopper.raise_held:
+        with interrupt_later(STOPPING if _rank() == 0 else "") as stopper.raise_held:
             trainer.fit(module, datamodule=data, ckpt_path=str(state) if settings.resume and state.exists() else None)
     except SIGTERMException as error:
         raise SystemExit(128 + signal.SIGTERM) from error

@@ -271,6 +271,10 @@ class Stopper(pl.Callback):
 
     raise_held: Callable[[], None] = staticmethod(lambda: None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Processes that Lightning spawns get a copy of it; signals are the first one's business."""
+        return {}
+
     def on_train_batch_start(self, *_: Any) -> None:
         """Not at a batch's end, where the state may still have to be saved."""
         self.raise_held()

@@ -113,10 +113,13 @@ def test_runs_of_different_things_are_refused():
         merge(a)
 
 
-def test_runs_of_two_commits_are_not_of_one_thing():
-    a, _ = in_turn(np.random.default_rng(31), 1.0, runs=3)
+def test_runs_of_two_versions_are_not_of_one_thing_and_of_two_commits_it_is_said():
+    a, b = in_turn(np.random.default_rng(31), 1.0)
     a[2]["environment"]["git"] = "f00"
-    with pytest.raises(R2GenError, match="git: None against f00"):
+    notes = compare_reports(merge(a), merge(b))["notes"]
+    assert notes == ["the runs of A were made at several commits: None, f00"]
+    a[3]["environment"]["packages"] = {"onnxruntime": "two"}
+    with pytest.raises(R2GenError, match="onnxruntime: None against two"):
         merge(a)
 
 
@@ -127,7 +130,7 @@ def test_words_that_changed_from_run_to_run_are_not_those_of_runs_that_always_wr
     assert found["words"] == {"studies": 1, "same": 0}
 
 
-def test_a_metric_that_no_pair_of_runs_has_is_left_out():
+def test_a_metric_that_no_pair_of_runs_has_is_left_out_unless_it_is_judged():
     """The first half of A's runs has no sample of it, and the second half of B's."""
     a, b = in_turn(np.random.default_rng(33), 1.0)
     for one in (*a[:4], *b[4:]):
@@ -136,6 +139,11 @@ def test_a_metric_that_no_pair_of_runs_has_is_left_out():
     names = {one["name"] for one in found["metrics"]}
     assert "itl" not in names
     assert "total" in names
+    for one in (*a[:4], *b[4:]):
+        one["configurations"][0]["samples"]["tpot"] = [[]]
+    with pytest.raises(R2GenError, match="no two runs made in turn") as caught:
+        compare_reports(merge(a), merge(b))
+    assert caught.value.code == "R2G-BENCH-CONDITIONS"
 
 
 def test_a_report_that_lacks_something_is_named(tmp_path: Path) -> None:

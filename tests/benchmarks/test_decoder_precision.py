@@ -11,6 +11,7 @@ from benchmarks.decoder_precision import VARIANTS, next_logits, read_llama, writ
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.exporting.decoder import check_variant
 from r2gen_export.exporting.measures import distribution_metrics
+from r2gen_export.exporting.streamed.dialects import PRECISIONS
 from tests.torch_decoder import make_prompts
 
 
@@ -30,6 +31,7 @@ def test_the_llama_of_the_demo_gives_its_logits_in_every_precision(tmp_path: Pat
     assert far["fp32"] < 1e-8 < far["int8"] < far["int4-128"]
 
 
-def test_the_variants_can_be_written() -> None:
+def test_the_variants_can_be_written_and_are_of_every_precision() -> None:
+    assert {precision for precision, _, _ in VARIANTS.values()} == set(PRECISIONS)
     for precision, head, _ in VARIANTS.values():
         check_variant("trt", precision, head)

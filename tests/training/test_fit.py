@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, SwinModel
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import ADAPTER, load_checkpoint, read_config, train_facts
-from r2gen_export.training.fit import TrainSettings, train
+from r2gen_export.training.fit import STOPPING, TrainSettings, train
 from r2gen_export.training.model import R2GenGPT
+from r2gen_export.training.module import Stopper
 from r2gen_export.training.scores import rouge_l
 from tests.tiny import make_annotation, make_tiny_llm, make_tiny_vision
 
@@ -342,6 +345,7 @@ def test_a_stopped_command_leaves_nothing_half_and_goes_on(settings: TrainSettin
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how], stderr
     assert stdout == ""
     assert "Traceback" not in stderr
+    assert (STOPPING in stderr) == (how == signal.SIGINT)
     if how != signal.SIGKILL:  # which lets nobody clean up
         assert not list(settings.out.rglob(".*"))
     step = torch.load(settings.out / "last.ckpt", weights_only=True)["global_step"]
@@ -350,6 +354,14 @@ def test_a_stopped_command_leaves_nothing_half_and_goes_on(settings: TrainSettin
     load_checkpoint(model, settings.out / "best")
     train(replace(settings, resume=True))
     assert train_facts(settings.out / "last")["step"] == 160
+
+
+def test_a_spawned_process_is_not_stopped_by_ctrl_c_between_batches() -> None:
+    stopper = Stopper()
+    with interrupt_later() as stopper.raise_held:
+        spawned = pickle.loads(pickle.dumps(stopper))
+    assert "raise_held" not in vars(spawned)
+    spawned.on_train_batch_start()
 
 
 def test_the_command_reports_errors_in_two_lines(settings: TrainSettings) -> None:

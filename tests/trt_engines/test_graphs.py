@@ -67,7 +67,7 @@ def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> Non
     if precision == "int4" and not source.startswith("int4"):
         quantised(given)
         dequantised(given)
-    graph = networks.rewrite_decoder(Graph.load(tmp_path / "source/model.onnx"), "trt", source, precision, 384)
+    graph = networks.rewrite_decoder(Graph.load(tmp_path / "source/model.onnx"), "trt", precision, 384)
     assert find_problems(graph, lambda operator: True) == []
     kinds = {node.op_type for node in graph.nodes}
     assert ("DequantizeLinear" in kinds) == (precision == "int4")
@@ -80,6 +80,23 @@ def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> Non
     cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
     # Beside blocks of 128, ONNX Runtime rounds activations in blocks of 128 too.
     assert cosine > (0.999 if source == "int4-128" else 0.9995)
+
+
+@pytest.mark.parametrize(
+    ("source", "head", "hidden", "blocks"),
+    [("int4-128", None, 128, {32, 128}), ("int4", "int8", 64, {32}), ("int4-128", "int8", 80, {32})],
+)
+def test_an_int4_engine_of_any_bundle_in_blocks_has_no_problem(
+    tmp_path: Path, source: str, head: str | None, hidden: int, blocks: set[int]
+) -> None:
+    """Blocks that do not fill rows of 160 or 80, and an output layer in INT8, whose scales are negative."""
+    model = make_llama(hidden_size=hidden, head_dim=16, max_position_embeddings=384)
+    write_decoder(model, tmp_path, dialect="trt", precision=source, head_precision=head)
+    graph = networks.rewrite_decoder(Graph.load(tmp_path / "model.onnx"), "trt", "int4", 384)
+    assert find_problems(graph, lambda operator: True) == []
+    quantised_nodes = [node for node in graph.nodes if node.op_type == "DequantizeLinear"]
+    assert {helper.get_node_attr_value(node, "block_size") for node in quantised_nodes} == blocks
+    assert {graph.tensors[node.input[0]].kind for node in quantised_nodes} == {TensorProto.INT4}
 
 
 @pytest.mark.parametrize(("source", "hidden", "blocks"), [("int4-128", 128, {32, 128}), ("int4", 80, {0, 32})])
