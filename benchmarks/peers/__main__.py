@@ -46,6 +46,9 @@ OURS: Final = {
 
 PEERS: Final = ("transformers", "transformers-bf16", "onnxruntime-genai", "openvino-genai", "llama.cpp")
 
+WIDE: Final = "-128"
+"""Behind `onnxruntime-genai` or `openvino-genai`: in blocks of 128, not of 32; they run when `--only` names them."""
+
 DECODERS: Final = ("r2gen", "llama.cpp")
 """Whose plain decoding drafts are compared with."""
 
@@ -55,6 +58,8 @@ GREEDY: Final = ("llama.cpp",)
 BYTES: Final = {
     "r2gen-int4-128": (0.53125, 0.53125),
     "r2gen-openvino-int4-128": (0.53125, 0.53125),
+    "onnxruntime-genai-128": (0.53125, 0.53125),
+    "openvino-genai-128": (0.515625, 0.515625),
     "r2gen-int8": (1.125, 1.125),
     "r2gen-fp16": (4.0, 4.0),
     "r2gen-fp32": (4.0, 4.0),
@@ -84,7 +89,7 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot. The process ends when `opened` is left."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, f"r2gen-{OURS[name][0]}" if name in OURS else name, model, str(threads)],
+            [python, WORKER, f"r2gen-{OURS[name][0]}" if name in OURS else engine_of(name), model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
@@ -147,6 +152,11 @@ def bytes_per_token(name: str, shape: str) -> float:
     return float(config["num_hidden_layers"] * layer * each + hidden * config["vocab_size"] * head)
 
 
+def engine_of(name: str) -> str:
+    """A peer's engine, whose environment it runs in."""
+    return name.removesuffix(WIDE)
+
+
 def source(name: str, model: Path) -> Path:
     """The folder a contender reads: of our own one for each precision."""
     if name in OURS:
@@ -159,6 +169,7 @@ def convert(name: str, model: Path, target: Path, python: Path) -> None:
     if target == model or target.exists():
         return
     quiet = None if "--verbose" in sys.argv else subprocess.DEVNULL
+    engine, block = engine_of(name), "128" if name.endswith(WIDE) else "32"
     with atomic_dir(target) as out:
         if name in OURS:
             from benchmarks.peers.ours import convert as convert_ours
@@ -166,14 +177,14 @@ def convert(name: str, model: Path, target: Path, python: Path) -> None:
             convert_ours(model, out, OURS[name][1])
             return
         command: list[str | Path]
-        if name == "onnxruntime-genai":
-            options = ["int4_accuracy_level=4", "int4_block_size=32"]
+        if engine == "onnxruntime-genai":
+            options = ["int4_accuracy_level=4", f"int4_block_size={block}"]
             command = [python, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu", "-i", model]
             command += ["-o", out, "-c", out / "cache", "--extra_options", *options]
-        elif name == "openvino-genai":
+        elif engine == "openvino-genai":
             # With llama.cpp's file its GGUF reader failed (`map::at`, 2026.4), so as its users export.
             command = [python, "-m", "optimum.commands.optimum_cli", "export", "openvino", "-m", model]
-            command += ["--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", "32"]
+            command += ["--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", block]
             command += ["--sym", "--ratio", "1.0", out]
         else:
             command = [python, WORKER.with_name("gguf_file.py"), model, out]
@@ -188,8 +199,8 @@ def start_all(
     for name in names:
         if name in OURS or name.startswith("transformers"):
             python = Path(sys.executable)
-        elif environments and finished_mark(environments, name).exists():
-            python = python_of(environments, name)
+        elif environments and finished_mark(environments, engine_of(name)).exists():
+            python = python_of(environments, engine_of(name))
         else:
             print(f"{name}: no environment for it", file=sys.stderr)
             continue
