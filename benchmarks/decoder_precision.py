@@ -12,19 +12,21 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.vision_precision import read_phantoms
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, demo_bundle, load_manifest, seal
 from r2gen_export.demo.score import score_phantoms, write_held_out
 from r2gen_export.exporting.decoder import write_decoder
 from r2gen_export.exporting.measures import distribution_metrics
+from r2gen_export.exporting.parity import prompts_around, step_logits
 from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.images import load_image, preprocess
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
 
@@ -93,34 +95,22 @@ def write_bundle(model: LlamaForCausalLM, variant: str, target: Path) -> Manifes
     return seal(target, dataclasses.replace(source, dialect=DIALECT, precision=now))
 
 
-def read_prompts(bundle: Path, studies: list[list[Path]]) -> list[Floats]:
-    """Prompts [1, S, d] of studies by their images: the bundle's own encoder and embeddings."""
-    manifest = load_manifest(bundle)
+def read_prompts(bundle: Path, images: list[Floats]) -> list[Floats]:
+    """Prompts [1, S, d] around image embeddings [1, T, d], with the bundle's own embeddings."""
     table = EmbeddingTable(bundle / layout.EMBED_TOKENS)
-    encoder = VisionSession(bundle / layout.VISION, **CPU)
-    before, after = (
-        table.lookup(np.array([ids]))
-        for ids in ([manifest.prompt.bos_token_id, *manifest.prompt.before_ids], manifest.prompt.after_ids)
-    )
-    found = []
-    for images in studies:
-        pixels = preprocess([load_image(path) for path in images], manifest.image)
-        found.append(np.concatenate([before, encoder.encode(pixels), after], axis=1))
-    return found
+    prompt = load_manifest(bundle).prompt
+    return [prompts_around(table, prompt, [one]) for one in images]
 
 
 def next_logits(bundle: Path, prompts: list[Floats], reports: list[list[int]]) -> Floats:
     """Logits [positions, vocab] behind each prompt and behind each token of its report but the last."""
     decoder = DecoderSession(bundle / layout.DECODER, load_manifest(bundle).dims, **CPU)
     table = EmbeddingTable(bundle / layout.EMBED_TOKENS)
-    rows = []
-    for prompt, report in zip(prompts, reports, strict=True):
-        state = decoder.prefill(prompt, len(report))
-        rows.append(state.logits[0].copy())
-        for token in report[:-1]:
-            state.decode(table.lookup(np.array([[token]])))
-            rows.append(state.logits[0].copy())
-    return np.stack(rows)
+    found = [
+        step_logits(decoder.prefill(prompt, len(report)), table, np.array([report[:-1]], np.int64))[0]
+        for prompt, report in zip(prompts, reports, strict=True)
+    ]
+    return np.concatenate(found)
 
 
 def measure(work: Path, variants: list[str], studies: int, compared: int) -> None:
@@ -132,12 +122,15 @@ def measure(work: Path, variants: list[str], studies: int, compared: int) -> Non
     images = [[phantoms / "images" / path for path in study["image_path"]] for study in annotation]
     exact = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)
     reports = [list(one.unwrap().token_ids) for one in exact.generate_many(images, preset="fast")]
-    wanted = next_logits(demo_bundle(), read_prompts(demo_bundle(), images), reports)
+    encoder = VisionSession(demo_bundle() / layout.VISION, **CPU)
+    pixels = read_phantoms(phantoms, "test", load_manifest(demo_bundle()).image)
+    embeds = [encoder.encode(study) for study in islice(pixels, compared)]
+    wanted = next_logits(demo_bundle(), read_prompts(demo_bundle(), embeds), reports)
     print(f"demo, {studies} held-out phantoms, {len(wanted)} positions of the reports of {compared}")
     for variant in dict.fromkeys(variants):
         bundle = work / variant
         write_bundle(model, variant, bundle)
-        found = distribution_metrics(next_logits(bundle, read_prompts(bundle, images), reports), wanted)
+        found = distribution_metrics(next_logits(bundle, read_prompts(bundle, embeds), reports), wanted)
         score = score_phantoms(Pipeline.from_bundle(bundle, device="cpu", threads=1), phantoms, preset="fast")
         print(
             f"{variant}: micro-F1 {score.f1.f1:.3f}, KL mean {found['kl_mean']:.1e}, max {found['kl_max']:.1e} nats, "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -27,12 +29,11 @@ def dequantised(graph: Graph, *, keep: Container[int] = ()) -> None:
     """
     kept = []
     for node in graph.nodes:
-        codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
-        if node.op_type != "DequantizeLinear" or codes is None or scales is None or codes.kind in keep:
+        stored = _stored(graph, node)
+        if stored is None or stored.codes.kind in keep:
             kept.append(node)
-            continue
-        block = int(attributes_of(node).get("block_size", 0))
-        graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block).load)
+        else:
+            graph.tensors[node.output[0]] = stored.dense()
     graph.nodes = kept
 
 
@@ -42,22 +43,21 @@ def filled(graph: Graph) -> None:
     """
     kept = []
     for node in graph.nodes:
-        codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
-        block = int(attributes_of(node).get("block_size", 0)) if node.op_type == "DequantizeLinear" else 0
-        if codes is None or scales is None or not block or codes.dims[0] % block == 0:
+        stored = _stored(graph, node)
+        if stored is None or not stored.block or stored.codes.dims[0] % stored.block == 0:
             kept.append(node)
-        elif codes.dims[0] % BLOCK == 0 and block % BLOCK == 0:
+        elif stored.codes.dims[0] % BLOCK == 0 and stored.block % BLOCK == 0:
             name = graph.fresh(node.input[1])
-            rows = codes.dims[0] // BLOCK
+            rows, scales = stored.codes.dims[0] // BLOCK, stored.scales
             graph.tensors[name] = Tensor(
-                scales.kind, (rows, scales.dims[1]), _Repeated(scales, block // BLOCK, rows).load
+                scales.kind, (rows, scales.dims[1]), _Repeated(scales, stored.block // BLOCK, rows).load
             )
             small = helper.make_node(
                 "DequantizeLinear", [node.input[0], name], node.output, name=node.name, axis=0, block_size=BLOCK
             )
             kept.append(small)
         else:
-            graph.tensors[node.output[0]] = Tensor(scales.kind, codes.dims, _Dense(codes, scales, block).load)
+            graph.tensors[node.output[0]] = stored.dense()
     graph.nodes = kept
 
 
@@ -90,23 +90,37 @@ def quantised(graph: Graph) -> None:
     graph.opsets[""] = max(graph.opsets[""], INT4_OPSET)
 
 
-class _Dense:
-    """Values [K, N] of block-quantised codes, computed when they are written."""
+@dataclass(frozen=True)
+class _Quantised:
+    """Codes [K, N] with a scale for each `block` rows, 0: for each column."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, block: int) -> None:
-        self._codes, self._scales, self._block = codes, scales, block
+    codes: Tensor
+    scales: Tensor
+    block: int
 
-    def load(self) -> NDArray[Any]:
-        codes = self._codes.load()
-        if self._codes.kind == INT4:
+    def dense(self) -> Tensor:
+        """Their values [K, N], computed when they are written."""
+        return Tensor(self.scales.kind, self.codes.dims, self._load)
+
+    def _load(self) -> NDArray[Any]:
+        codes = self.codes.load()
+        if self.codes.kind == INT4:
             # Two's complement of four bits: shift the sign up and back.
             pairs = np.stack([(codes << 4).view(np.int8) >> 4, codes.view(np.int8) >> 4], axis=-1)
-            codes = pairs.reshape(-1)[: int(np.prod(self._codes.dims))].reshape(self._codes.dims)
-        scales = float_array(self._scales)
-        if self._block:
-            scales = np.repeat(scales, self._block, axis=0)[: len(codes)]
+            codes = pairs.reshape(-1)[: int(np.prod(self.codes.dims))].reshape(self.codes.dims)
+        scales = float_array(self.scales)
+        if self.block:
+            scales = np.repeat(scales, self.block, axis=0)[: len(codes)]
         dense = codes.astype(np.float32) * scales
-        return dense.astype(np.float16) if self._scales.kind == HALF else dense
+        return dense.astype(np.float16) if self.scales.kind == HALF else dense
+
+
+def _stored(graph: Graph, node: onnx.NodeProto) -> _Quantised | None:
+    """What a `DequantizeLinear` of constants reads; None of any other node."""
+    codes, scales = (graph.tensors.get(name) for name in (*node.input, "", "")[:2])
+    if node.op_type != "DequantizeLinear" or codes is None or scales is None:
+        return None
+    return _Quantised(codes, scales, int(attributes_of(node).get("block_size", 0)))
 
 
 class _Repeated:

@@ -89,7 +89,7 @@ class Contender:
         """Load; None with a line on stderr when the engine cannot. The process ends when `opened` is left."""
         here = str(Path(__file__).parents[2])
         process = subprocess.Popen(
-            [python, WORKER, f"r2gen-{OURS[name][0]}" if name in OURS else engine_of(name), model, str(threads)],
+            [python, WORKER, engine_of(name), model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
@@ -153,8 +153,8 @@ def bytes_per_token(name: str, shape: str) -> float:
 
 
 def engine_of(name: str) -> str:
-    """A peer's engine, whose environment it runs in."""
-    return name.removesuffix(WIDE)
+    """What the worker calls a contender's engine; a peer's environment has the same name."""
+    return f"r2gen-{OURS[name][0]}" if name in OURS else name.removesuffix(WIDE)
 
 
 def source(name: str, model: Path) -> Path:

@@ -215,7 +215,7 @@ def compare(
     if vision_precision != "fp32":
         given_prompts = prompts_around(table, prompt, list(wanted.image_embeds[:, None]))
     exact = precision == vision_precision == embeddings == "fp32"
-    logits = _unless_nonfinite(lambda: _steps(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
+    logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
     reachable = wanted.logits if wanted.rounded is None else wanted.rounded
     rounded = f"{precision} weights" if precision != "fp32" else f"{embeddings} embeddings"
     weights = "" if wanted.rounded is None else f", {rounded}"
@@ -232,7 +232,7 @@ def compare(
 
     if not exact:
         if given_prompts is not prompts:
-            logits = _unless_nonfinite(lambda: _steps(decoder.prefill(prompts, steps), table, wanted.step_ids))
+            logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(prompts, steps), table, wanted.step_ids))
         checks.append(quality_check(logits, wanted.logits))
     for name, decoding in decodings.items():
         sequences = _unless_nonfinite(
@@ -330,7 +330,7 @@ def _torch_steps(
     return torch.stack(ids, dim=1).numpy(), torch.stack(logits, dim=1).numpy()
 
 
-def _steps(state: DecoderState, table: EmbeddingTable, ids: NDArray[np.int64]) -> Floats:
+def step_logits(state: DecoderState, table: EmbeddingTable, ids: NDArray[np.int64]) -> Floats:
     """Logits [N, K + 1, vocab] of the last prompt position and behind each of ids [N, K]."""
     logits = [state.logits.copy()]
     for step in range(ids.shape[1]):
