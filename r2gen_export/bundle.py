@@ -20,7 +20,12 @@ from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed
 from r2gen_export.onnx_external import external_locations
 
 FORMAT: Final = "r2gen-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""2 adds `target`, `reference` and, in the `ort` dialect, the input `total_sequence_length`."""
+
+READABLE: Final = (1, 2)
+"""Format versions this release reads."""
+
 MANIFEST: Final = "manifest.json"
 VISION: Final = "vision.onnx"
 EMBED_TOKENS: Final = "embed_tokens.npy"
@@ -29,7 +34,6 @@ TOKENIZER: Final = "tokenizer.json"
 REQUIRED_FILES: Final = (VISION, EMBED_TOKENS, DECODER, TOKENIZER)
 
 Semantics = Literal["hf-current", "hf-4.30"]
-Precision = Literal["fp32", "fp16", "int8", "int4", "int4-128"]
 
 NOTICE: Final = (
     "Research use only. AI-generated draft, unverified, not for diagnosis. "
@@ -145,6 +149,21 @@ class ParityCheck:
 
 
 @dataclass(frozen=True)
+class ReferenceLogits:
+    """Logits of two positions, computed on the CPU at export, for the trial pass behind loading (`runtime/trial.py`).
+
+    `token_id`: the token behind the prompt, whose position is the second. `vocab_ids`: the token ids whose logits are
+    kept. `logits`: theirs at the last position of the prompt, and at `token_id`'s. `scale`: the largest magnitude of any
+    logit at each of the two.
+    """
+
+    token_id: int
+    vocab_ids: tuple[int, ...]
+    logits: tuple[tuple[float, ...], tuple[float, ...]]
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and SHA-256 (hex) of one file of the bundle."""
 
@@ -157,7 +176,8 @@ class Manifest:
     """`manifest.json`. `presets` holds at least `paper` and `fast`; `default_preset` names the one `infer` takes.
 
     `precision` maps `vision`, `decoder`, `embed_tokens` to their precision; `opset` maps `vision`, `decoder`.
-    `synthetic` is true for bundles trained on phantoms. `files` maps POSIX paths to entries, manifest.json excepted.
+    `synthetic` is true for bundles trained on phantoms. `target`: what the export chose its defaults for. `reference`:
+    None in bundles of format version 1. `files` maps POSIX paths to entries, manifest.json excepted.
     """
 
     model_id: str
@@ -175,6 +195,8 @@ class Manifest:
     tools: dict[str, str]
     parity: tuple[ParityCheck, ...]
     synthetic: bool = False
+    target: Literal["gpu", "cpu"] | None = None
+    reference: ReferenceLogits | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -186,7 +208,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as indented JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        fields = dataclasses.asdict(self)
+        for name in ("target", "reference"):  # unknown to releases that read version 1 alone
+            if fields[name] is None:
+                del fields[name]
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 
 def demo_bundle() -> Path:
@@ -252,8 +278,9 @@ def load_manifest(bundle: Path) -> Manifest:
     if not isinstance(fields, dict):
         raise R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST} holds no object", REEXPORT)
     found = (fields.get("format"), fields.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION) or isinstance(found[1], bool):
-        message = f"{MANIFEST} says {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} {FORMAT_VERSION}"
+    if found[0] != FORMAT or found[1] not in READABLE or isinstance(found[1], bool):
+        readable = " and ".join(map(str, READABLE))
+        message = f"{MANIFEST} says {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} {readable}"
         raise R2GenError("R2G-BUNDLE-VERSION", message, "export the bundle again with this release, or upgrade r2gen")
     manifest: Manifest = decode_fields(Manifest, fields, "")
     if lacking := [name for name in REQUIRED_FILES if name not in manifest.files]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from r2gen_export.exporting.streamed.graph import CONTRIB, GraphBuilder
 from r2gen_export.exporting.streamed.quantize import BlockWeights
@@ -24,6 +25,8 @@ ACCURACY_LEVEL: Final = 4
 POSITIONS: Final = "position_ids"
 COS: Final = "cos_cache"
 SIN: Final = "sin_cache"
+TOTAL: Final = "total_sequence_length"
+"""Input int32 []: positions in use behind the pass. A pass of one position may give the cache's length instead."""
 
 
 class Dialect(Protocol):
@@ -40,6 +43,10 @@ class Dialect(Protocol):
     def opsets(self) -> dict[str, int]:
         """Versions by domain."""
 
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """Inputs of the graph beside those of the skeleton."""
+
     def prologue(self, graph: GraphBuilder) -> None:
         """Nodes computed once, before the first layer."""
 
@@ -48,6 +55,11 @@ class Dialect(Protocol):
 
     def attention(self, graph: GraphBuilder, config: LlamaConfig, node: onnx.NodeProto, scaling: float) -> None:
         """In the place of the skeleton's attention node: rotary embedding, cache update, causal attention."""
+
+
+def last_position(graph: GraphBuilder) -> str:
+    """[B] int64, each row's last position. They ascend; a maximum would go through cuDNN on a GPU."""
+    return graph.node("Gather", [POSITIONS, graph.integers(-1)], "last_position", axis=1)
 
 
 class OrtDialect:
@@ -59,12 +71,13 @@ class OrtDialect:
     def opsets(self) -> dict[str, int]:
         return {"": 23, CONTRIB: 1}
 
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        # GroupQueryAttention reads it in host memory: computed in the graph, it would cross the bus in every pass.
+        return (helper.make_tensor_value_info(TOTAL, onnx.TensorProto.INT32, []),)
+
     def prologue(self, graph: GraphBuilder) -> None:
-        last = graph.node("ReduceMax", [POSITIONS, graph.integers([1])], "last_position", keepdims=0)
-        graph.node("Cast", [last], "seqlens_k", to=onnx.TensorProto.INT32)
-        longest = graph.node("ReduceMax", [POSITIONS], "longest", keepdims=0)
-        total = graph.node("Add", [longest, graph.integers(1)], "total")
-        graph.node("Cast", [total], "total_sequence_length", to=onnx.TensorProto.INT32)
+        graph.node("Cast", [last_position(graph)], "seqlens_k", to=onnx.TensorProto.INT32)
 
     def matmul(self, graph: GraphBuilder, x: str, name: str, weights: BlockWeights, out: str) -> None:
         codes = graph.constant(f"{name}.codes", weights.codes)
@@ -85,7 +98,7 @@ class OrtDialect:
         q, k, v, past_key, past_value, *_ = node.input
         graph.node(
             "GroupQueryAttention",
-            [q, k, v, past_key, past_value, "seqlens_k", "total_sequence_length", COS, SIN],
+            [q, k, v, past_key, past_value, "seqlens_k", TOTAL, COS, SIN],
             node.output,
             domain=CONTRIB,
             num_heads=config.num_attention_heads,
@@ -104,6 +117,10 @@ class TrtDialect:
     def opsets(self) -> dict[str, int]:
         return {"": 24}
 
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        return ()
+
     def prologue(self, graph: GraphBuilder) -> None:
         length = graph.node("Shape", ["past_key_values.0.key"], "cache_shape", start=2, end=3)
         scalar = graph.node("Squeeze", [length], "cache_length")
@@ -114,8 +131,7 @@ class TrtDialect:
         values = [graph.floats("unmasked", 0.0), graph.floats("masked", -np.inf)]
         graph.node("Where", [seen, *values], "additive_mask")
         graph.node("Gather", [POSITIONS, graph.integers(0)], "write_indices", axis=1)
-        last = graph.node("ReduceMax", [POSITIONS, graph.integers([1])], "last_position", keepdims=0)
-        graph.node("Add", [last, graph.integers(1)], "nonpad_kv_seqlen")
+        graph.node("Add", [last_position(graph), graph.integers(1)], "nonpad_kv_seqlen")
 
     def matmul(self, graph: GraphBuilder, x: str, name: str, weights: BlockWeights, out: str) -> None:
         codes = weights.codes

@@ -55,7 +55,7 @@ def lower(
         advance: called behind each decoder layer.
 
     Returns:
-        The graph as `trace_skeleton` describes it, but without `attention_mask`, and with a cache
+        The graph as `trace_skeleton` describes it, but without `attention_mask`, with the dialect's own inputs, and a cache
         [B, kv_heads, max_sequence_length, head_dim] whose first `position_ids[:, 0]` positions are in use.
     """
     for name, table in zip((COS, SIN), rope_tables(config), strict=True):
@@ -164,7 +164,7 @@ def _title(names: list[str]) -> str:
 
 
 def _model(skeleton: onnx.ModelProto, config: LlamaConfig, graph: GraphBuilder, dialect: Dialect) -> onnx.ModelProto:
-    inputs = [one for one in skeleton.graph.input if one.name != "attention_mask"]
+    inputs = [*(one for one in skeleton.graph.input if one.name != "attention_mask"), *dialect.inputs]
     outputs = list(skeleton.graph.output)
     for value in (*inputs, *outputs):
         kind = value.type.tensor_type
