@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.quiet import quiet
 from r2gen_export.interrupts import interrupt_later
+from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -27,9 +28,9 @@ FILES: Final = ("model.onnx", "model.onnx.data", "config.json", "generation_conf
 
 def dialects() -> dict[str, tuple[str, ...]]:
     """The dialects, and the precisions each can be written in."""
-    from r2gen_export.exporting.streamed.dialects import DIALECTS, PRECISIONS
+    from r2gen_export.exporting.streamed.dialects import DIALECTS
 
-    return {"standard": ("fp32",), **dict.fromkeys(DIALECTS, PRECISIONS)}
+    return {"standard": ("fp32",), **dict.fromkeys(DIALECTS, tuple(PRECISIONS))}
 
 
 def check_variant(dialect: str, precision: str, head_precision: str | None = None) -> None:
@@ -44,9 +45,11 @@ def check_variant(dialect: str, precision: str, head_precision: str | None = Non
         listed = "; ".join(f"--dialect {one} --precision {'|'.join(each)}" for one, each in sorted(choices.items()))
         message = f"the decoder cannot be written in dialect {dialect!r} with precision {precision!r}"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose from: {listed}")
-    if head_precision is not None and (head_precision == "fp16") != (precision == "fp16"):
+    half = PRECISIONS[precision].half
+    if head_precision is not None and PRECISIONS[head_precision].half != half:
         message = f"precision {precision} with an output layer in {head_precision}: the two use other activations"
-        raise R2GenError("R2G-CONFIG-VALUE", message, "combine fp32, int8, int4 and int4-128 only")
+        alike = ", ".join(name for name, entry in PRECISIONS.items() if entry.half == half)
+        raise R2GenError("R2G-CONFIG-VALUE", message, f"give --head-precision one of {alike}")
 
 
 def write_decoder(

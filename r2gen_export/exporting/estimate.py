@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.streamed.lowering import BLOCKS
+from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 Gate = Literal["whole", "layers"]
-
-BYTES: Final = {"fp32": 4.0, "fp16": 2.0} | {name: bits / 8 + 4 / block for name, (bits, block) in BLOCKS.items()}
-"""Of one weight as stored; a block adds a float32 scale."""
 
 BASE: Final = 1.3e9
 """Bytes of Python with torch, transformers, optimum and ONNX Runtime, and of a Swin-base with its session."""
@@ -74,16 +71,17 @@ def estimate(
     matrices = _layer_parameters(config)
     table = config.vocab_size * config.hidden_size
     parameters = config.num_hidden_layers * matrices + 2 * table
-    weights = (parameters - table) * BYTES[precision]
-    stored = weights + table * BYTES[embeddings or default_embeddings(precision)]
-    disk = stored + 400e6  # Swin-base in float32, tokenizer
+    stored = PRECISIONS[precision].bytes_per_weight
+    weights = (parameters - table) * stored
+    rows = PRECISIONS[embeddings or default_embeddings(precision)].bytes_per_weight
+    disk = weights + table * rows + 400e6  # Swin-base in float32, tokenizer
     whole = BASE + WHOLE_COPIES * 4 * parameters
     if dialect == "standard":
         gate = "whole"
     elif gate is None:
         gate = "whole" if whole < WHOLE_SHARE * available_memory() else "layers"
     # One PyTorch layer, the session of one exported layer, and their copies on the way; or the output layer's.
-    layered = BASE + max(matrices * (4.0 + 2 * BYTES[precision]), table * (8.0 + 2 * BYTES[precision]))
+    layered = BASE + max(matrices * (4.0 + 2 * stored), table * (8.0 + 2 * stored))
     memory = whole if gate == "whole" else max(layered, BASE + weights if runs else 0.0)
     return Estimate(
         parameters=parameters,

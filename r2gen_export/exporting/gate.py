@@ -35,6 +35,11 @@ class Plan:
     vision_precision: str = "fp32"
     embeddings: str = "fp32"
 
+    @property
+    def exact(self) -> bool:
+        """Whether everything is float32."""
+        return {self.precision, self.head_precision, self.vision_precision, self.embeddings} == {"fp32"}
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -79,7 +84,7 @@ def reference(
         probe.studies,
         probe.decodings,
         probe.semantics,
-        steps=min(max(parity.STEPS[one] for one in (plan.precision, plan.vision_precision, plan.embeddings)), room),
+        steps=min(parity.EXACT_STEPS if plan.exact else parity.REDUCED_STEPS, room),
         advance=advance,
     )
 
@@ -127,6 +132,7 @@ def compare(
             wanted=wanted,
             semantics=probe.semantics,
             precision=plan.precision,
+            head_precision=plan.head_precision,
             vision_precision=plan.vision_precision,
             embeddings=plan.embeddings,
             advance=advance,

@@ -24,18 +24,17 @@ from torch.nn import functional as F
 from r2gen_export.bundle import ParityCheck
 from r2gen_export.exporting.measures import logits_check, quality_check
 from r2gen_export.exporting.rounding import round_weights
+from r2gen_export.exporting.streamed.dialects import TOTAL
 from r2gen_export.exporting.streamed.lowering import HEAD
 from r2gen_export.exporting.streamed.skeleton import head_dim
 from r2gen_export.exporting.streamed.weights import ModuleWeights
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.sessions import session_options
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
 
 Floats = NDArray[np.float32]
-
-LAYER_TOLERANCE: Final = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1, "int4-128": 1e-1}
-"""Max abs difference of a layer's output per unit of the largest change it makes to its input."""
 
 LAYERS: Final = "decoder layers, one by one"
 
@@ -72,7 +71,7 @@ def compare_layers(
     proto = onnx.load(graph, load_external_data=False)
     ends = _layer_inputs(proto, config.num_hidden_layers)
     torch_chain, onnx_chain = prompts, prompts if onnx_prompts is None else onnx_prompts
-    worst = _Worst(LAYER_TOLERANCE[precision])
+    worst = _Worst(PRECISIONS[precision].layer_tolerance)
     for index, (start, end) in enumerate(pairwise(ends)):
         wanted, reachable = _torch_layer(config, weights, index, torch_chain, precision)
         part = _Part(proto, graph, config, layer=index, start=start, end=end)
@@ -84,9 +83,9 @@ def compare_layers(
     with torch.no_grad():
         wanted, reachable = _torch_head(config, weights, torch_chain, head_precision or precision, precision)
     local = head.run(torch_chain)
-    checks = (worst.check(), logits_check("output layer", "decode", local, reachable, head_precision or precision))
+    checks = (worst.check(), logits_check("output layer", "decode", local, reachable, [head_precision or precision]))
     chained = head.run(onnx_chain)
-    if precision == "fp32" and onnx_prompts is None:
+    if {precision, head_precision or precision} == {"fp32"} and onnx_prompts is None:
         return (*checks, logits_check("logits, all layers", "decode", chained, wanted))
     return (*checks, quality_check(chained, wanted))
 
@@ -146,6 +145,7 @@ class _Part:
         feeds: dict[str, Any] = {
             "position_ids": np.tile(np.arange(length), (rows, 1)),
             "logits_to_keep": np.arange(length),
+            TOTAL: np.array(length, np.int32),
             "past_key_values.0.key": empty,  # whose length the mask of every layer is made for
             f"past_key_values.{self._layer}.key": empty,
             f"past_key_values.{self._layer}.value": empty,
@@ -211,13 +211,14 @@ def _torch_head(
 
     norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
     norm.weight.copy_(weights.read(FINAL_NORM))
-    normed = norm(torch.from_numpy(np.ascontiguousarray(hidden)))
+    states = torch.from_numpy(np.ascontiguousarray(hidden))
     holder = torch.nn.Module()
+    holder.add_module("norm", norm)
     head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta").to_empty(device="cpu")
     head.weight.copy_(weights.read(f"{HEAD}.weight"))
     holder.add_module(HEAD, head)
-    wanted: Floats = F.linear(normed, head.weight).numpy()
-    if head_precision == "fp32":
+    wanted: Floats = F.linear(norm(states), head.weight).numpy()
+    if precision == head_precision == "fp32":
         return wanted, wanted
     round_weights(holder, precision, head_precision)
-    return wanted, F.linear(normed, head.weight).numpy()
+    return wanted, F.linear(norm(states), head.weight).numpy()

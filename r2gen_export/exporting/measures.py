@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding, ParityCheck
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.processors import log_softmax
 
 Floats = NDArray[np.float32]
@@ -17,10 +18,6 @@ Floats = NDArray[np.float32]
 IMAGE_EMBEDS_TOLERANCE: Final = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 """Max abs difference per unit of the largest value, by the vision encoder's precision. Swin-base in ONNX Runtime fp32
 differs by 5e-6."""
-
-LOGITS_TOLERANCE: Final = {"fp32": 5e-4, "fp16": 2e-2, "int8": 1e-1, "int4": 1e-1, "int4-128": 1e-1}
-"""Max abs difference per unit of the largest logit from PyTorch with the same rounded weights; the logits see every
-layer's rounding. `fp16` adds that of its activations, the others that of activations rounded to 8 bits."""
 
 
 def tensor_check(name: str, stage: str, found: Floats | None, wanted: Floats, tolerance: float) -> ParityCheck:
@@ -60,9 +57,15 @@ def distribution_metrics(found: Floats, wanted: Floats) -> dict[str, float]:
     return {"kl_mean": float(divergence.mean()), "kl_max": float(divergence.max()), "top1": float(agreement)}
 
 
-def logits_check(name: str, stage: str, found: Floats | None, wanted: Floats, precision: str = "fp32") -> ParityCheck:
-    """`tensor_check` of logits [N, K, vocab], with `distribution_metrics`."""
-    check = tensor_check(name, stage, found, wanted, LOGITS_TOLERANCE[precision])
+def logits_check(
+    name: str, stage: str, found: Floats | None, wanted: Floats, precisions: Sequence[str] = ("fp32",)
+) -> ParityCheck:
+    """`tensor_check` of logits [N, K, vocab], with `distribution_metrics`.
+
+    `precisions`: of the layers the logits went through; the widest tolerance of theirs holds.
+    """
+    tolerance = max(PRECISIONS[precision].logits_tolerance for precision in precisions)
+    check = tensor_check(name, stage, found, wanted, tolerance)
     if not check.metrics or found is None:
         return check
     more = distribution_metrics(found, wanted)

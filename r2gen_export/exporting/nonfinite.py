@@ -73,5 +73,6 @@ def prefill_feeds(path: Path, dims: Dims, inputs_embeds: NDArray[np.float32]) ->
     kinds = {one.name: helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in inputs}
     static = "logits_to_keep" in kinds
     feeds["logits_to_keep"] = np.array([length - 1])
+    feeds["total_sequence_length"] = np.array(length)
     empty = np.zeros((rows, dims.num_kv_heads, length if static else 0, dims.head_dim), np.float32)
     return {name: feeds.get(name, empty).astype(kind) for name, kind in kinds.items()}

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-STEPS: Final = {"fp32": 12, "fp16": 59, "int8": 59, "int4": 59, "int4-128": 59}
-"""Steps whose logits are compared, after the first. Quality is measured on 4 x 60 positions."""
+EXACT_STEPS: Final = 12
+"""Steps whose logits are compared, after the first, where everything is float32."""
+
+REDUCED_STEPS: Final = 59
+"""The same below float32: quality is measured on 4 x 60 positions."""
 
 VIEWS: Final = (1, 2, 3, 1)
 """Views of the probe studies."""
@@ -108,7 +111,7 @@ def reference(
     decodings: Mapping[str, Decoding],
     semantics: Semantics,
     *,
-    steps: int = STEPS["fp32"],
+    steps: int = EXACT_STEPS,
     advance: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Run the probe studies through PyTorch, LoRA unmerged, all studies in one batch.
@@ -175,6 +178,7 @@ def compare(
     wanted: Reference,
     semantics: Semantics,
     precision: str = "fp32",
+    head_precision: str | None = None,
     vision_precision: str = "fp32",
     embeddings: str = "fp32",
     advance: Callable[[], None] = lambda: None,
@@ -189,8 +193,9 @@ def compare(
         decodings: the decodings `wanted` was computed with.
         wanted: PyTorch's results.
         semantics: the one `wanted` was computed under.
-        precision: of the decoder. Below fp32, logits must be those of the rounded weights, within what rounded
+        precision: of the decoder's layers. Below fp32, logits must be those of the rounded weights, within what rounded
             activations explain; the distance from fp32 and the tokens are recorded.
+        head_precision: of the output layer, None: the same.
         vision_precision: of the vision encoder. Below fp32, the decoder is checked on PyTorch's image embeddings, and
             the distance from fp32 is that of the whole bundle.
         embeddings: precision of the embedding table.
@@ -214,7 +219,7 @@ def compare(
     given_prompts = prompts
     if vision_precision != "fp32":
         given_prompts = prompts_around(table, prompt, list(wanted.image_embeds[:, None]))
-    exact = precision == vision_precision == embeddings == "fp32"
+    exact = {precision, head_precision or precision, vision_precision, embeddings} == {"fp32"}
     logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
     reachable = wanted.logits if wanted.rounded is None else wanted.rounded
     rounded = f"{precision} weights" if precision != "fp32" else f"{embeddings} embeddings"
@@ -224,7 +229,7 @@ def compare(
         (f"logits, next {steps} steps{weights}", "decode", slice(1, None)),
     ):
         given = None if logits is None else logits[:, part]
-        check = logits_check(name, stage, given, reachable[:, part], precision)
+        check = logits_check(name, stage, given, reachable[:, part], (precision, head_precision or precision))
         if given is None:
             graph = folder / layout.DECODER
             check = _naming_the_node(check, graph, prefill_feeds(graph, dims, given_prompts))

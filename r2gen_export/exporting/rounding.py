@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from r2gen_export.exporting.streamed.lowering import BLOCKS, HEAD
+from r2gen_export.exporting.streamed.lowering import HEAD
 from r2gen_export.exporting.streamed.quantize import ROWS, dequantize, quantize
+from r2gen_export.precision import PRECISIONS
 
 
 @torch.no_grad()
@@ -29,17 +30,19 @@ def round_weights(module: nn.Module, precision: str, head_precision: str | None 
     """Replace every weight of a float32 module, LoRA merged, by what `precision` stores of it, in place.
 
     Args:
-        module: a LLaMA, or one of its decoder layers.
-        precision: `fp32` changes nothing; `fp16` rounds every tensor; the others the linear layers'.
-        head_precision: of `lm_head`, None: the same.
+        module: a LLaMA, or one of its decoder layers. Its embeddings stay: see `round_embeddings`.
+        precision: `fp32` changes nothing; blocks round the linear layers' weights; with float16 activations every other
+            tensor is rounded to float16.
+        head_precision: of `lm_head`, with the same activations; None: the same.
     """
-    if precision == "fp16":
-        for parameter in module.parameters():
-            parameter.copy_(parameter.half())
-        return
+    half = PRECISIONS[precision].half
     for name, layer in module.named_modules():
-        form = BLOCKS.get((head_precision or precision) if name.endswith(HEAD) else precision)
-        if form and isinstance(layer, nn.Linear):
-            for start in range(0, len(layer.weight), ROWS):
-                part = layer.weight[start : start + ROWS]
-                part.copy_(torch.from_numpy(dequantize(quantize(part, *form))))
+        if isinstance(layer, nn.Embedding):
+            continue
+        blocks = PRECISIONS[(head_precision or precision) if name.endswith(HEAD) else precision].blocks
+        for kind, parameter in layer.named_parameters(recurse=False):
+            if blocks and kind == "weight" and isinstance(layer, nn.Linear):
+                for part in parameter.split(ROWS):
+                    part.copy_(torch.from_numpy(dequantize(quantize(part, *blocks), half=half)))
+            elif half:
+                parameter.copy_(parameter.half())

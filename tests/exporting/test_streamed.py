@@ -20,9 +20,10 @@ from r2gen_export.exporting import layerwise
 from r2gen_export.exporting.decoder import write_decoder
 from r2gen_export.exporting.layerwise import compare_layers
 from r2gen_export.exporting.rounding import round_weights
-from r2gen_export.exporting.streamed.lowering import BLOCKS
+from r2gen_export.exporting.streamed.dialects import TOTAL
 from r2gen_export.exporting.streamed.quantize import dequantize, quantize
 from r2gen_export.exporting.streamed.skeleton import check_config, default_dialect
+from r2gen_export.precision import PRECISIONS
 from tests.torch_decoder import make_prompts
 
 BASE = {
@@ -73,6 +74,7 @@ def run_graph(path: Path, config: LlamaConfig, embeds: np.ndarray, parts: list[i
             "inputs_embeds": embeds[:, start : start + size].astype(kind),
             "position_ids": np.arange(start, start + size)[None],
             "logits_to_keep": np.arange(size),
+            **({TOTAL: np.array(start + size, np.int32)} if TOTAL in types else {}),
             **cache,
         }
         given = dict(zip(names, session.run(None, feeds), strict=True))
@@ -82,7 +84,7 @@ def run_graph(path: Path, config: LlamaConfig, embeds: np.ndarray, parts: list[i
     return np.concatenate(found, axis=1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4-128"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dialect", ["ort", "trt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_computes_what_pytorch_computes_with_its_weights(
@@ -122,7 +124,7 @@ def test_lora_is_merged_on_the_way(tmp_path: Path) -> None:
     assert isinstance(plain, LlamaForCausalLM)
 
 
-@pytest.mark.parametrize(("bits", "size"), BLOCKS.values())
+@pytest.mark.parametrize(("bits", "size"), sorted({one.blocks for one in PRECISIONS.values() if one.blocks}))
 def test_block_quantisation(bits: int, size: int) -> None:
     """Against the definition: the largest value of a block is met exactly, no other is off by more than half a step."""
     torch.manual_seed(bits)
@@ -173,7 +175,7 @@ def test_heads_of_other_sizes_go_to_the_other_dialect() -> None:
     check_config(config, "trt")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4-128"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dialect", ["ort", "trt"])
 def test_layer_by_layer_gate(tmp_path: Path, dialect: str, precision: str) -> None:
     model = make_llama(attention_bias=True)

@@ -177,7 +177,4 @@ class TrtDialect:
         return graph.node("Transpose", [split], f"{name}_heads", perm=[0, 2, 1, 3])
 
 
-PRECISIONS: Final = ("fp32", "fp16", "int8", "int4", "int4-128")
-"""What every one of these can be written in."""
-
 DIALECTS: Final[dict[str, Dialect]] = {"ort": OrtDialect(), "trt": TrtDialect()}

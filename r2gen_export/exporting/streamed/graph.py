@@ -47,7 +47,8 @@ class GraphBuilder:
 
     def floats(self, name: str, values: Any) -> str:
         """An initializer of the graph's float type."""
-        return self.constant(name, np.asarray(values, self.float_type))
+        with np.errstate(over="ignore"):  # infinity in float16 does not pass the gate, which names the node
+            return self.constant(name, np.asarray(values, self.float_type))
 
     def integers(self, values: int | Sequence[int]) -> str:
         """An int64 initializer named after its values."""

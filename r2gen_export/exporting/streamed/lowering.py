@@ -14,14 +14,12 @@ from r2gen_export.exporting.streamed.dialects import COS, SIN, Dialect
 from r2gen_export.exporting.streamed.graph import GraphBuilder
 from r2gen_export.exporting.streamed.quantize import quantize
 from r2gen_export.exporting.streamed.skeleton import DOMAIN
+from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.streamed.weights import Weights
-
-BLOCKS: Final = {"int4": (4, 32), "int4-128": (4, 128), "int8": (8, 32)}
-"""Precisions whose weights are quantised in blocks: bits, and weights to a block."""
 
 IR_VERSION: Final = 11
 
@@ -50,7 +48,7 @@ def lower(
         weights: its tensors, read one at a time in the graph's order.
         graph: an empty builder; its `float_type` is that of the graph's activations.
         dialect: what attention and quantised weights become.
-        precision: of the layers' weights: `fp32`, `fp16`, or one of `BLOCKS`.
+        precision: of the layers' weights, one of `PRECISIONS` with the graph's activations.
         head_precision: of the output layer's.
         advance: called behind each decoder layer.
 
@@ -140,7 +138,7 @@ def _linear(  # noqa: PLR0917
     product = f"{out}_product" if has_bias else out
     weight = _joined(weights, names, "weight")  # [N, K]
     title = _title(names)
-    if form := BLOCKS.get(precision):
+    if form := PRECISIONS[precision].blocks:
         dialect.matmul(graph, node.input[0], title, quantize(weight, *form), product)
     else:
         transposed = graph.floats(f"{title}.weight", _array(weight.to(_torch_type(graph)).t()))

@@ -19,6 +19,9 @@ BLOCK: Final = 32
 ROWS: Final = 2048
 """Output features quantised together; bounds the float32 copies."""
 
+HALF_HOLDS: Final = 2**-6
+"""Relative error up to which a scale counts as held by float16: 2^-11 above 6e-5, where it begins to lose bits."""
+
 
 @dataclass(frozen=True)
 class BlockWeights:
@@ -47,12 +50,20 @@ def quantize(weight: torch.Tensor, bits: int, block: int = BLOCK) -> BlockWeight
     return BlockWeights(codes, scales, bits, features, block)
 
 
-def dequantize(weights: BlockWeights) -> NDArray[np.float32]:
-    """The float32 weight [N, K] the codes stand for."""
-    codes = weights.codes
+def dequantize(weights: BlockWeights, *, half: bool = False) -> NDArray[np.float32]:
+    """The float32 weight [N, K] the codes stand for; `half`: with scales stored in float16.
+
+    A scale float16 cannot hold counts as it is: a graph whose scales overflow or underflow then differs from what is
+    computed here by as much as that matters, and does not pass its gate.
+    """
+    codes, scales = weights.codes, weights.scales
+    if half:
+        with np.errstate(over="ignore"):
+            rounded = scales.astype(np.float16).astype(np.float32)
+        scales = np.where(np.isclose(rounded, scales, rtol=HALF_HOLDS, atol=0), rounded, scales)
     if weights.bits == 4:
         codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], weights.block)
-    values = (codes.astype(np.float32) - 2 ** (weights.bits - 1)) * weights.scales[..., None]
+    values = (codes.astype(np.float32) - 2 ** (weights.bits - 1)) * scales[..., None]
     whole: NDArray[np.float32] = values.reshape(len(values), -1)[:, : weights.in_features]
     return whole
 

@@ -11,6 +11,7 @@ from r2gen_export.exporting.streamed.external import ExternalData
 from r2gen_export.exporting.streamed.graph import GraphBuilder
 from r2gen_export.exporting.streamed.lowering import lower
 from r2gen_export.exporting.streamed.skeleton import check_config, trace_skeleton
+from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -35,8 +36,8 @@ def write_streamed(
         weights: its tensors.
         folder: the bundle's `decoder/`, made when it is not there.
         dialect: `ort` or `trt`.
-        precision: `fp32`, `fp16`, or one of `lowering.BLOCKS`.
-        head_precision: of the output layer, None: that of the layers.
+        precision: one of `PRECISIONS`.
+        head_precision: of the output layer, with the same activations; None: that of the layers.
         advance: called behind each decoder layer.
 
     Returns:
@@ -55,7 +56,7 @@ def write_streamed(
             skeleton,
             config,
             weights,
-            GraphBuilder(data, half=precision == "fp16"),
+            GraphBuilder(data, half=PRECISIONS[precision].half),
             chosen,
             precision=precision,
             head_precision=head_precision or precision,
