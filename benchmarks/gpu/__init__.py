@@ -1,0 +1,1 @@
+"""The GPU check: everything r2gen does on an NVIDIA GPU, measured in one command."""
