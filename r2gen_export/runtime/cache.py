@@ -1,9 +1,12 @@
-"""The KV cache of fixed length, bound to a session once: in host memory, where rows are views, or on a device."""
+"""The KV cache of fixed length in host memory, where rows are views, bound to a session once.
+
+`device_cache.py` has the one in a GPU's memory.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,49 +19,68 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class StaticDecoder:
+    """A decoder's session whose cache has a fixed length, and what a pass has to bind.
+
+    Attributes:
+        session: ONNX Runtime's.
+        names: past and present name of every key and value tensor.
+        head: kv_heads and head_dim.
+        dtype: of embeddings, cache and logits.
+        widths: d_llm and vocab_size.
+        takes_total: whether `total_sequence_length` is an input (dialect `ort`, bundles of format version 2).
+    """
+
+    session: onnxruntime.InferenceSession
+    names: Sequence[tuple[str, str]]
+    head: tuple[int, int]
+    dtype: Any
+    widths: tuple[int, int]
+    takes_total: bool
+
+
+def as_float32(logits: NDArray[Any]) -> Floats:
+    """Logits as the decode loop takes them; a copy only where the graph computes in float16."""
+    return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+
 class Pass:
     """One shape of a pass over the decoder, its inputs and outputs bound: [B, n] positions, logits of the last `keep`.
 
     Args:
-        session: the decoder's.
-        cache: past and present name and value of every key and value tensor; the value serves as both.
+        decoder: its session.
+        cache: the values of these B rows, in the order of the decoder's names; each serves as past and present.
         rows: B.
         size: n.
         keep: positions that get logits.
-        dtype: of embeddings and cache.
-        widths: d_llm and vocab_size.
     """
 
     def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        cache: Sequence[tuple[str, str, onnxruntime.OrtValue]],
-        *,
-        rows: int,
-        size: int,
-        keep: int,
-        dtype: Any,
-        widths: tuple[int, int],
+        self, decoder: StaticDecoder, cache: Sequence[onnxruntime.OrtValue], *, rows: int, size: int, keep: int
     ) -> None:
         from onnxruntime import OrtValue
 
-        self._session = session
-        self._embeds = np.zeros((rows, size, widths[0]), dtype)
+        self._session = decoder.session
+        self._embeds = np.zeros((rows, size, decoder.widths[0]), decoder.dtype)
         self._positions = np.zeros((rows, size), np.int64)
         self._offsets = np.arange(size)
-        self._logits = np.zeros((rows, keep, widths[1]), dtype)
-        self._binding = session.io_binding()
+        self._total = np.zeros((), np.int32)
+        self._logits = np.zeros((rows, keep, decoder.widths[1]), decoder.dtype)
+        self._binding = decoder.session.io_binding()
         inputs = {
             "inputs_embeds": self._embeds,
             "position_ids": self._positions,
             "logits_to_keep": np.arange(size - keep, size),
         }
+        if decoder.takes_total:
+            inputs["total_sequence_length"] = self._total
         # The binding holds pointers only; the arrays must live as long.
         self._held = [OrtValue.ortvalue_from_numpy(array) for array in (*inputs.values(), self._logits)]
         for name, value in zip((*inputs, "logits"), self._held, strict=True):
             bind = self._binding.bind_ortvalue_output if name == "logits" else self._binding.bind_ortvalue_input
             bind(name, value)
-        for past, present, value in cache:
+        for (past, present), value in zip(decoder.names, cache, strict=True):
             self._held.append(value)
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
@@ -67,63 +89,38 @@ class Pass:
         """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab], valid until the next run."""
         self._embeds[...] = embeds
         np.add(self._offsets, start, out=self._positions)
+        self._total[...] = start + len(self._offsets)
         self._session.run_with_iobinding(self._binding)
-        return self._logits if self._logits.dtype == np.float32 else self._logits.astype(np.float32)
+        return as_float32(self._logits)
 
 
-class Cache(ABC):
-    """What both caches do alike: they keep the passes bound to them.
+class HostCache:
+    """Keys and values [R, kv_heads, length, head_dim] in host memory; a pass may use any run of rows.
 
     Args:
-        session: the decoder's.
-        names: past and present name of every key and value tensor.
-        dtype: of the tensors.
-        widths: d_llm and vocab_size.
-    """
-
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        names: Sequence[tuple[str, str]],
-        dtype: Any,
-        widths: tuple[int, int],
-    ) -> None:
-        self._session, self._names, self._dtype, self._widths = session, names, dtype, widths
-        self._passes: dict[tuple[int, int, int, int], Pass] = {}
-
-    @abstractmethod
-    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
-        """The tensors of these rows, in the order of the names."""
-
-    def bind(self, rows: slice, size: int, keep: int) -> Pass:
-        """A pass of `size` positions over `rows`, bound once and kept."""
-        key = (rows.start, rows.stop, size, keep)
-        if key not in self._passes:
-            bound = [(*names, value) for names, value in zip(self._names, self._values(rows), strict=True)]
-            count = rows.stop - rows.start
-            self._passes[key] = Pass(
-                self._session, bound, rows=count, size=size, keep=keep, dtype=self._dtype, widths=self._widths
-            )
-        return self._passes[key]
-
-
-class HostCache(Cache):
-    """Keys and values [R, kv_heads, length, head_dim] in host memory; a pass may use any run of rows.
+        decoder: whose passes write it.
+        rows: R.
+        length: positions a row has room for.
 
     Attributes:
         arrays: the tensors, keys and values alternating, layer by layer.
     """
 
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        names: Sequence[tuple[str, str]],
-        shape: tuple[int, int, int, int],
-        dtype: Any,
-        widths: tuple[int, int],
-    ) -> None:
-        super().__init__(session, names, dtype, widths)
-        self.arrays = [np.zeros(shape, dtype) for _ in names]
+    def __init__(self, decoder: StaticDecoder, rows: int, length: int) -> None:
+        self._decoder = decoder
+        heads, width = decoder.head
+        self.arrays = [np.zeros((rows, heads, length, width), decoder.dtype) for _ in decoder.names]
+        self._passes: dict[tuple[int, int, int, int], Pass] = {}
+
+    def bind(self, rows: slice, size: int, keep: int) -> Pass:
+        """A pass of `size` positions over `rows`, bound once and kept."""
+        from onnxruntime import OrtValue
+
+        key = (rows.start, rows.stop, size, keep)
+        if key not in self._passes:
+            values = [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
+            self._passes[key] = Pass(self._decoder, values, rows=rows.stop - rows.start, size=size, keep=keep)
+        return self._passes[key]
 
     @property
     def rows(self) -> int:
@@ -134,11 +131,6 @@ class HostCache(Cache):
     def length(self) -> int:
         """Positions a row has room for."""
         return int(self.arrays[0].shape[2])
-
-    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
-        from onnxruntime import OrtValue
-
-        return [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
 
     def clear(self) -> None:
         """Zeros everywhere."""
@@ -163,44 +155,3 @@ class HostCache(Cache):
             array[moved, :, prompt:length] = array[rows[moved], :, prompt:length]
             if len(whole):
                 array[whole, :, :prompt] = array[rows[whole], :, :prompt]
-
-
-class DeviceCache(Cache):
-    """The same on a device, where a pass uses all rows. Rows move through host memory."""
-
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        names: Sequence[tuple[str, str]],
-        shape: tuple[int, int, int, int],
-        dtype: Any,
-        widths: tuple[int, int],
-        *,
-        device: str = "cuda",
-    ) -> None:
-        from onnxruntime import OrtValue
-
-        super().__init__(session, names, dtype, widths)
-        self._device = device
-        self._tensors = [OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, 0) for _ in names]
-        self._rows = shape[0]
-
-    def _values(self, rows: slice) -> list[onnxruntime.OrtValue]:
-        return self._tensors
-
-    def clear(self) -> None:
-        """Nothing: another report gets a cache of its own."""
-
-    def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
-        """Make row i the row `rows[i]` was."""
-        from onnxruntime import OrtValue
-
-        for index, value in enumerate(self._tensors):
-            moved = np.take(value.numpy(), rows, axis=0)
-            if len(rows) == self._rows:
-                value.update_inplace(moved)
-            else:
-                self._tensors[index] = OrtValue.ortvalue_from_numpy(moved, self._device, 0)
-        if len(rows) != self._rows:
-            self._rows = len(rows)
-            self._passes.clear()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +19,9 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.cache import DeviceCache, HostCache, Pass
+from r2gen_export.runtime.cache import HostCache, StaticDecoder
+from r2gen_export.runtime.device_cache import CudaGraphs, DeviceCache, Gpu, RowMover
+from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, Acceleration
 from r2gen_export.runtime.sessions import (
     FLOAT_TYPES,
     DecoderState,
@@ -24,6 +29,7 @@ from r2gen_export.runtime.sessions import (
     bad_graph,
     check_names,
     check_room,
+    coded_failures,
     common_prompts,
     open_session,
     require_finite,
@@ -40,6 +46,9 @@ Integers = NDArray[np.int64]
 STEP: Final = 64
 """Cache lengths are whole multiples of this, so that reports of about one length share their buffers."""
 
+NOT_CAPTURABLE: Final = "cannot use the graph capture feature"
+"""What ONNX Runtime says of a graph with copies to the host or nodes on the CPU, when CUDA graphs are asked for."""
+
 
 class DecoderSession:
     """The decoder of a bundle, inputs and outputs named as optimum names them.
@@ -50,10 +59,11 @@ class DecoderSession:
         providers: names of ONNX Runtime's execution providers, best first.
         threads: CPU threads, None: the cores this process may use.
         tuning: for providers that build engines.
+        acceleration: of the CUDA provider; what the graph does not allow is left out.
+        gpu: index of the GPU.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or has other inputs and outputs;
-            `R2G-DEVICE-UNAVAILABLE` when the first provider does not start.
+        R2GenError: what `open_session` raises; `R2G-BUNDLE-GRAPH` when it has other inputs and outputs.
     """
 
     def __init__(
@@ -64,9 +74,14 @@ class DecoderSession:
         providers: Sequence[str],
         threads: int | None = None,
         tuning: Tuning | None = None,
+        acceleration: Acceleration = PLAIN,
+        gpu: int = 0,
     ) -> None:
-        self._session = open_session(path, providers, threads, tuning)
         self._dims = dims
+        self._open = partial(open_session, providers=providers, threads=threads, gpu=gpu)
+        if providers[0] != CUDA:
+            acceleration = PLAIN
+        self._session, self.acceleration = self._open_graph(path, tuning, acceleration)
         parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
         past = [f"past_key_values.{part}" for part in parts]
         present = [f"present.{part}" for part in parts]
@@ -74,21 +89,47 @@ class DecoderSession:
         self._static = "logits_to_keep" in types
         self._takes_positions = "position_ids" in types
         needed = {"logits_to_keep", "position_ids"} if self._static else {"attention_mask"}
-        optional = {"position_ids"} if self._takes_positions else set()
+        optional = {"position_ids", "total_sequence_length"} & types.keys() if self._static else set()
+        optional |= {"position_ids"} if self._takes_positions else set()
         check_names(path, self._session, {"inputs_embeds", *needed, *optional, *past}, {"logits", *present})
         floats = {types[name] for name in ("inputs_embeds", *past)}
         if len(floats) != 1 or not floats <= FLOAT_TYPES.keys():
             raise bad_graph(path, f"its embeddings and cache are {', '.join(sorted(floats))}, expected one float type")
         self.dtype = FLOAT_TYPES[floats.pop()]
         self._cache_names = list(zip(past, present, strict=True))
+        self._graph = StaticDecoder(
+            session=self._session,
+            names=self._cache_names,
+            head=(dims.num_kv_heads, dims.head_dim),
+            dtype=self.dtype,
+            widths=(dims.d_llm, dims.vocab_size),
+            takes_total="total_sequence_length" in types,
+        )
         # The cache stays where the layers run; ids and masks are small.
-        self._device = "cuda" if self._session.get_providers()[0] != "CPUExecutionProvider" else "cpu"
-        self._free: list[HostCache] = []
+        self._mover: RowMover | None = None
+        if self._session.get_providers()[0] != CPU:
+            # On the CUDA provider whatever runs the layers: the others hold their tensors in CUDA's memory too.
+            self._mover = RowMover(Gpu(gpu), self.dtype, partial(self._open, providers=[CUDA, CPU]))
+        self._cuda_graphs = CudaGraphs(self.acceleration.cuda_graph)
+        self._free: list[HostCache | DeviceCache] = []
         self._prefix: tuple[Floats, list[NDArray[Any]] | None] | None = None
+
+    def _open_graph(
+        self, path: Path, tuning: Tuning | None, acceleration: Acceleration
+    ) -> tuple[onnxruntime.InferenceSession, Acceleration]:
+        """The session, and what of the acceleration it was opened with: some graphs cannot be captured."""
+        if acceleration.cuda_graph:
+            try:
+                return self._open(path, tuning=tuning, acceleration=acceleration), acceleration
+            except R2GenError as error:
+                if NOT_CAPTURABLE not in error.message:
+                    raise
+                acceleration = replace(acceleration, cuda_graph=False)
+        return self._open(path, tuning=tuning, acceleration=acceleration), acceleration
 
     def share_prefix(self, inputs_embeds: Floats) -> None:
         """Embeddings [1, P, d] that prompts begin with: their part of the cache is computed once and copied."""
-        if self._static and self._device == "cpu":
+        if self._static and self._mover is None:
             self._prefix = (np.ascontiguousarray(inputs_embeds[0]), None)
 
     def prefill(self, inputs_embeds: Floats, room: int) -> DecoderState:
@@ -106,29 +147,27 @@ class DecoderSession:
         if not self._static:
             shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
             empty = [self._value(np.zeros(shape, self.dtype)) for _ in self._cache_names]
-            return _GrowingState(self._grow, self._value, empty, inputs_embeds)
-        if self._device != "cpu":
-            return _StaticState(self, self._new_cache(len(inputs_embeds), length), inputs_embeds)
-        cache = self._take(len(inputs_embeds), length)
+            return _GrowingState(self._grow, self._taken, empty, inputs_embeds)
+        with coded_failures(self._session, "prefill"):
+            cache = self._take(len(inputs_embeds), length)
         state = _StaticState(self, cache, inputs_embeds)
         weakref.finalize(state, self._free.append, cache)
         return state
 
-    def _take(self, rows: int, length: int) -> HostCache:
+    def _take(self, rows: int, length: int) -> HostCache | DeviceCache:
         """A cache no state uses any more, else a new one. Too small ones are let go."""
         while self._free:
             cache = self._free.pop()
             if cache.rows >= rows and cache.length >= length:
                 return cache
-        host = self._new_cache(rows, length)
-        assert isinstance(host, HostCache)
-        return host
-
-    def _new_cache(self, rows: int, length: int) -> HostCache | DeviceCache:
         length = min(-(-length // STEP) * STEP, self._dims.max_positions)
-        shape = (rows, self._dims.num_kv_heads, length, self._dims.head_dim)
-        kind = HostCache if self._device == "cpu" else DeviceCache
-        return kind(self._session, self._cache_names, shape, self.dtype, (self._dims.d_llm, self._dims.vocab_size))
+        if self._mover is None:
+            return HostCache(self._graph, rows, length)
+        return DeviceCache(self._graph, self._mover, self._cuda_graphs, rows, length)
+
+    def failures(self, stage: str) -> AbstractContextManager[None]:
+        """`coded_failures` of this session."""
+        return coded_failures(self._session, stage)
 
     def prefix_of(self, prompt: Floats) -> tuple[int, list[NDArray[Any]]]:
         """How many positions of a prompt [S, d] are in the shared prefix, and their keys and values [kv, P, hd]."""
@@ -140,6 +179,7 @@ class DecoderSession:
             return 0, []
         if cached is None:
             cache = self._take(1, size)
+            assert isinstance(cache, HostCache)
             cache.bind(slice(0, 1), size, 1).run(embeds[None], 0)
             cached = [array[0, :, :size].copy() for array in cache.arrays]
             self._free.append(cache)
@@ -149,7 +189,17 @@ class DecoderSession:
     def _value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
         from onnxruntime import OrtValue
 
-        return OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        return OrtValue.ortvalue_from_numpy(array) if self._mover is None else self._mover.gpu.upload(array)
+
+    def _taken(self, cache: list[onnxruntime.OrtValue], rows: Integers, length: int) -> list[onnxruntime.OrtValue]:
+        """Rows and first positions of a cache that grows, where it lies."""
+        if self._mover is not None:
+            with coded_failures(self._session, "reorder"):
+                return self._mover.take(cache, rows, length)
+        # One tensor at a time, so that old and new cache are never whole in memory together.
+        for index, value in enumerate(cache):
+            cache[index] = self._value(np.take(value.numpy()[:, :, :length], rows, axis=0))
+        return cache
 
     def _grow(
         self, embeds: Floats, past: list[onnxruntime.OrtValue], length: int, keep: int
@@ -165,8 +215,11 @@ class DecoderSession:
         binding.bind_output("logits", "cpu")
         for (name, grown), value in zip(self._cache_names, past, strict=True):
             binding.bind_ortvalue_input(name, value)
-            binding.bind_output(grown, self._device, 0)
-        self._session.run_with_iobinding(binding)
+            binding.bind_output(
+                grown, *(("cpu", 0) if self._mover is None else (self._mover.gpu.name, self._mover.gpu.index))
+            )
+        with coded_failures(self._session, "decode" if length else "prefill"):
+            self._session.run_with_iobinding(binding)
         logits, *cache = binding.get_outputs()
         last: Floats = np.array(logits.numpy()[:, -keep:], dtype=np.float32)  # a copy: prefill's is large
         require_finite(last, "logits")
@@ -182,6 +235,7 @@ class _StaticState(PassingState):
         self._rows = len(prompts)
         self._groups = np.arange(len(prompts))
         """Which prompt each row began with: rows of one prompt have its cache in common."""
+        self._failures = session.failures
         if isinstance(cache, DeviceCache):
             self._logits = self._run(slice(0, self._rows), prompts, 0)[:, -1]
             return
@@ -196,15 +250,16 @@ class _StaticState(PassingState):
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
-        self._cache.reorder(rows, common_prompts(self._groups, rows), self._prompt, self._length)
+        with self._failures("reorder"):
+            self._cache.reorder(rows, common_prompts(self._groups, rows), self._prompt, self._length)
         self._groups, self._rows = self._groups[rows], len(rows)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
         return self._run(slice(0, self._rows), embeds, self._length, keep)
 
     def _run(self, rows: slice, embeds: Floats, start: int, keep: int = 1) -> Floats:
-        bound: Pass = self._cache.bind(rows, embeds.shape[1], keep)
-        logits = bound.run(embeds, start)
+        with self._failures("decode" if start else "prefill"):
+            logits = self._cache.bind(rows, embeds.shape[1], keep).run(embeds, start)
         try:
             require_finite(logits, "logits")
         except R2GenError:
@@ -219,13 +274,12 @@ class _GrowingState(PassingState):
     def __init__(
         self,
         run: Callable[[Floats, list[onnxruntime.OrtValue], int, int], tuple[Floats, list[onnxruntime.OrtValue]]],
-        value: Callable[[NDArray[Any]], onnxruntime.OrtValue],
+        take: Callable[[list[onnxruntime.OrtValue], Integers, int], list[onnxruntime.OrtValue]],
         empty: list[onnxruntime.OrtValue],
         prompt: Floats,
     ) -> None:
         super().__init__(prompt.shape[1], 0)
-        self._run = run
-        self._value = value
+        self._run, self._take = run, take
         self._cache = empty
         self._append(prompt, 1)
 
@@ -236,11 +290,8 @@ class _GrowingState(PassingState):
     def rollback(self, count: int) -> None:
         super().rollback(count)
         if count:
-            for index, value in enumerate(self._cache):
-                self._cache[index] = self._value(np.ascontiguousarray(value.numpy()[:, :, : self._length]))
+            self._cache = self._take(self._cache, np.arange(len(self._logits)), self._length)
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
-        # One tensor at a time, so that old and new cache are never whole in memory together.
-        for index, value in enumerate(self._cache):
-            self._cache[index] = self._value(np.take(value.numpy(), rows, axis=0))
+        self._cache = self._take(self._cache, rows, self._length)

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.gpu import why_no_gpu
+from r2gen_export.runtime.placement import RECORD
+
+__all__ = ["why_no_gpu"]
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -27,10 +31,20 @@ OPENVINO: Final = "OpenVINO"
 
 DEVICES: Final = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    # TF32 keeps 10 bits of mantissa: tokens would differ from the fp32 ones the parity gate passed.
-    CUDA: {"use_tf32": "0"},
-}
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What makes a decoder faster on CUDA, and is dropped with its reason where the trial pass fails with it.
+
+    `cuda_graph`: passes of one position are captured once and replayed. `int4_gemm`: ONNX Runtime's tensor-core kernels
+    for 4- and 8-bit weights beside float16 activations (`fpA_intB`).
+    """
+
+    cuda_graph: bool = True
+    int4_gemm: bool = True
+
+
+PLAIN: Final = Acceleration(cuda_graph=False, int4_gemm=False)
 
 
 @dataclass(frozen=True)
@@ -55,9 +69,33 @@ class ProviderChoice:
         return ProviderChoice(self.providers, name or self.name, [*self.steps, step])
 
 
-def provider_options(provider: str) -> dict[str, Any]:
-    """Options a session opens this provider with."""
-    return dict(_OPTIONS.get(provider, {}))
+def provider_options(provider: str, gpu: int = 0, acceleration: Acceleration = PLAIN) -> dict[str, Any]:
+    """Options a session opens this provider with, on the GPU `gpu`."""
+    if provider == CUDA:
+        return {
+            "device_id": str(gpu),
+            # TF32 keeps 10 bits of mantissa: tokens would differ from the fp32 ones the parity gate passed.
+            "use_tf32": "0",
+            # The default doubles what it holds: 13 GB of weights could take 26.
+            "arena_extend_strategy": "kSameAsRequested",
+            # The default tries every algorithm at the first image of each number of views.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # Flash, memory-efficient and plain attention: the same kernels on every GPU. cuDNN's, which ONNX Runtime
+            # prefers on Hopper, is compiled at run time for each shape.
+            "sdpa_kernel": "19",
+            "enable_cuda_graph": str(int(acceleration.cuda_graph)),
+        }
+    return {"device_id": str(gpu)} if provider == TENSORRT else {}
+
+
+def gpu_session_entries(acceleration: Acceleration) -> dict[str, str]:
+    """Session settings for a GPU, by name (ONNX Runtime `onnxruntime_session_options_config_keys.h`)."""
+    return {
+        RECORD: "1",
+        # Weights beside the arena, which would round their sizes up.
+        "session.use_device_allocator_for_initializers": "1",
+        "ep.cuda.fpa_intb_gemm": str(int(acceleration.int4_gemm)),
+    }
 
 
 def choose_providers(device: str) -> ProviderChoice:
@@ -102,18 +140,6 @@ def _choose_tensorrt() -> ProviderChoice:
         raise _unavailable("TensorRT", f"{reason}; for TensorRT-RTX, {rtx}")
     steps = [f"TensorRT: not taken, through ONNX Runtime {reason}", "TensorRT-RTX: asked for, through ONNX Runtime"]
     return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, steps)
-
-
-def why_no_gpu() -> str:
-    """Empty when there is an NVIDIA GPU. Asks the driver: most machines without a GPU end there, quickly."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver on this machine"
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return "the NVIDIA driver shows no GPU"
-    return ""
 
 
 def _why_not_cuda() -> str:

@@ -18,8 +18,7 @@ from r2gen_export.exporting.streamed.weights import ModuleWeights
 from r2gen_export.exporting.streamed.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
-from r2gen_export.runtime.cache import DeviceCache
-from r2gen_export.runtime.decoder import DecoderSession, _StaticState
+from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
@@ -174,26 +173,6 @@ def test_a_cache_is_used_again_without_a_trace_of_the_last_report(decoder, table
     np.testing.assert_array_equal(run(), wanted)
     with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
         decoder.prefill(prompt, 252)
-
-
-@pytest.mark.parametrize("dialect", ["ort", "trt"])
-def test_the_cache_of_a_device_goes_through_the_same_passes(folder, llm, table, dialect):
-    """Its code, with the CPU as the device: no GPU is needed to run it."""
-    written = folder / f"{dialect} device"
-    write_streamed(llm.config, ModuleWeights(llm), written, dialect=dialect, precision="fp32")
-    decoder = DecoderSession(written / "model.onnx", DIMS, **CPU)
-    prompts = make_prompts(np.random.default_rng(8), 3, 5, 32)
-    shape = (3, DIMS.num_kv_heads, 16, DIMS.head_dim)
-    names = decoder._cache_names
-    cache = DeviceCache(decoder._session, names, shape, np.float32, (DIMS.d_llm, DIMS.vocab_size), device="cpu")
-    wanted, found = decoder.prefill(prompts, 10), _StaticState(decoder, cache, prompts)
-    for rows in ([2, 0, 0], [1, 1], [0, 1, 1, 0], [3]):
-        np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-5)
-        for state in (wanted, found):
-            state.reorder(np.array(rows))
-            state.decode(table.lookup(np.arange(len(rows))[:, None] + 5))
-    np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-5)
-    assert cache.bind(slice(0, 1), 1, 1) is cache.bind(slice(0, 1), 1, 1)
 
 
 def test_reorder_repeats_drops_and_permutes_rows(decoder, table):

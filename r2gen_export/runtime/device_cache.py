@@ -1,0 +1,297 @@
+"""The KV cache of fixed length in a GPU's memory: one block, whose rows ONNX Runtime itself moves there.
+
+An input that is bound from host memory is copied to the GPU when it is bound and never again (ONNX Runtime
+`IOBinding.cc`, `CopyOneInputAcrossDevices`), so the inputs of a pass are values on the GPU, made once and written to
+before each run. Everything has a fixed address, which is what a CUDA graph needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.runtime.cache import Floats, Integers, StaticDecoder, as_float32
+from r2gen_export.runtime.onnx_graphs import move_slots_graph, take_rows_graph, zeros_graph
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MOST_ELEMENTS: Final = 1 << 30
+"""Of one operator's tensors: ONNX Runtime's CUDA kernels count elements with 32 bits."""
+
+MOST_GRAPHS: Final = 32
+"""CUDA graphs of a session. They are never freed, so further shapes run without one."""
+
+NO_GRAPH: Final = -1
+"""`gpu_graph_id` of a run that is not captured (ONNX Runtime, "CUDA Execution Provider", enable_cuda_graph)."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as ONNX Runtime addresses it."""
+
+    index: int = 0
+
+    name: str = "cuda"
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> onnxruntime.OrtValue:
+        """Memory that is not written yet."""
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.name, self.index)
+
+    def upload(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        """A copy of an array."""
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(array, self.name, self.index)
+
+
+def host_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    """An array as a value that shares its memory: what is written to the array later is seen by a bound session.
+
+    For inputs that operators read in host memory; others would be copied to the GPU at once.
+    """
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(array)
+
+
+class CudaGraphs:
+    """Hands out the numbers of a session's CUDA graphs.
+
+    Args:
+        enabled: whether the session captures any.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self._numbers = count(1)
+
+    def options(self, *, captured: bool) -> onnxruntime.RunOptions:
+        """Run options of one shape of a pass, whose runs are replayed from the second on where `captured`."""
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        if self.enabled:
+            number = next(self._numbers) if captured else NO_GRAPH
+            options.add_run_config_entry("gpu_graph_id", str(number if number <= MOST_GRAPHS else NO_GRAPH))
+        return options
+
+
+class DevicePass:
+    """One shape of a pass over the decoder with everything on a GPU: [B, n] positions, logits of the last `keep`.
+
+    Args:
+        decoder: its session.
+        gpu: where.
+        cache: address of each tensor's first row; each serves as past and present.
+        shape: of each of them, [B, kv_heads, length, head_dim].
+        size: n.
+        keep: positions that get logits.
+        graphs: a pass of one position is captured as a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        decoder: StaticDecoder,
+        gpu: Gpu,
+        cache: Sequence[int],
+        shape: Sequence[int],
+        *,
+        size: int,
+        keep: int,
+        graphs: CudaGraphs,
+    ) -> None:
+        rows = shape[0]
+        self._session, self._dtype = decoder.session, decoder.dtype
+        self._offsets = np.arange(size)
+        self._embeds = gpu.upload(np.zeros((rows, size, decoder.widths[0]), decoder.dtype))
+        self._positions = gpu.upload(np.zeros((rows, size), np.int64))
+        self._keep = gpu.upload(np.arange(size - keep, size))
+        self._logits = gpu.upload(np.zeros((rows, keep, decoder.widths[1]), decoder.dtype))
+        self._total = np.zeros((), np.int32)
+        self._binding = decoder.session.io_binding()
+        self._binding.bind_ortvalue_input("inputs_embeds", self._embeds)
+        self._binding.bind_ortvalue_input("position_ids", self._positions)
+        self._binding.bind_ortvalue_input("logits_to_keep", self._keep)
+        if decoder.takes_total:
+            self._total_value = host_value(self._total)
+            self._binding.bind_ortvalue_input("total_sequence_length", self._total_value)
+        self._binding.bind_ortvalue_output("logits", self._logits)
+        for (past, present), address in zip(decoder.names, cache, strict=True):
+            place = (gpu.name, gpu.index, decoder.dtype, list(shape), address)
+            self._binding.bind_input(past, *place)
+            self._binding.bind_output(present, *place)
+        captured = graphs.enabled and size == 1
+        self._options = graphs.options(captured=captured)
+        # A captured run repeats its host values, so it gets one that holds for all positions: the cache's length.
+        self._fixed_total = shape[2] if captured else None
+
+    def run(self, embeds: Floats, start: int) -> Floats:
+        """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab] in host memory."""
+        rows = len(embeds)
+        self._embeds.update_inplace(np.ascontiguousarray(embeds, dtype=self._dtype))
+        self._positions.update_inplace(np.tile(self._offsets + start, (rows, 1)))
+        self._total[...] = self._fixed_total or start + len(self._offsets)
+        self._session.run_with_iobinding(self._binding, self._options)
+        return as_float32(self._logits.numpy())
+
+
+class RowMover:
+    """The sessions that fill and move caches of one float type on a GPU.
+
+    Args:
+        gpu: where.
+        dtype: of the caches.
+        open_graph: opens one of `onnx_graphs` on that GPU.
+    """
+
+    def __init__(self, gpu: Gpu, dtype: Any, open_graph: Any) -> None:
+        self.gpu = gpu
+        self._dtype, self._open = dtype, open_graph
+        self._moves: Any = None
+        self._zeros: Any = None
+        self._takes: Any = None
+
+    def fill(self, address: int, shape: Sequence[int]) -> None:
+        """Zeros in `shape` [T, R, kv_heads, L, head_dim] elements from an address on."""
+        if self._zeros is None:
+            self._zeros = self._open(zeros_graph(self._dtype))
+        bound = self._zeros.io_binding()
+        bound.bind_cpu_input("shape", np.array(shape))
+        bound.bind_output("zeros", self.gpu.name, self.gpu.index, self._dtype, list(shape), address)
+        self._zeros.run_with_iobinding(bound)
+
+    def move(
+        self,
+        source: tuple[int, Sequence[int]],
+        target: tuple[int, Sequence[int]],
+        rows: Integers,
+        first: int,
+        last: int,
+    ) -> None:
+        """Put slots `first` to `last` of the rows `rows` [R'] of one cache into another, or into itself.
+
+        `source`, `target`: address and shape [T, R, kv_heads, L, head_dim] of each.
+        """
+        if self._moves is None:
+            self._moves = self._open(move_slots_graph(self._dtype))
+        (begin, old), (end, new) = source, target
+        flat = [new[0] * new[1], *new[2:]]
+        place = (self.gpu.name, self.gpu.index, self._dtype)
+        bound = self._moves.io_binding()
+        bound.bind_input("source", *place, list(old), begin)
+        bound.bind_input("target", *place, flat, end)
+        bound.bind_output("moved", *place, flat, end)
+        bound.bind_ortvalue_input("rows", self.gpu.upload(np.ascontiguousarray(rows, dtype=np.int64)))
+        bound.bind_ortvalue_input("slots", self.gpu.upload(np.full(flat[0], first, np.int64)))
+        shape = np.array([flat[0], flat[1], last - first, flat[3]])
+        for name, value in (("first", np.array([first])), ("last", np.array([last])), ("shape", shape)):
+            bound.bind_cpu_input(name, value)
+        self._moves.run_with_iobinding(bound)
+
+    def take(self, tensors: Sequence[onnxruntime.OrtValue], rows: Integers, length: int) -> list[onnxruntime.OrtValue]:
+        """New tensors [B', kv_heads, length, head_dim] of the rows `rows` of tensors [B, kv_heads, P, head_dim]."""
+        if self._takes is None:
+            self._takes = self._open(take_rows_graph(self._dtype, len(tensors)))
+        bound = self._takes.io_binding()
+        for index, value in enumerate(tensors):
+            bound.bind_ortvalue_input(f"past.{index}", value)
+            bound.bind_output(f"taken.{index}", self.gpu.name, self.gpu.index)
+        bound.bind_ortvalue_input("rows", self.gpu.upload(np.ascontiguousarray(rows, dtype=np.int64)))
+        bound.bind_cpu_input("last", np.array([length]))
+        self._takes.run_with_iobinding(bound)
+        taken: list[onnxruntime.OrtValue] = bound.get_outputs()
+        return taken
+
+
+class DeviceCache:
+    """Keys and values [T, R, kv_heads, length, head_dim] in one block on a GPU; a pass may use any run of rows.
+
+    Args:
+        decoder: whose passes write it.
+        mover: fills it and moves its rows.
+        graphs: the session's CUDA graphs.
+        rows: R.
+        length: positions a row has room for.
+    """
+
+    def __init__(self, decoder: StaticDecoder, mover: RowMover, graphs: CudaGraphs, rows: int, length: int) -> None:
+        self._decoder, self._mover, self._graphs = decoder, mover, graphs
+        self._passes: dict[tuple[int, int, int, int], DevicePass] = {}
+        self.length, self.rows = length, rows
+        self._block = self._zeroed(rows)
+
+    def bind(self, rows: slice, size: int, keep: int) -> DevicePass:
+        """A pass of `size` positions over `rows`, bound once and kept."""
+        key = (rows.start, rows.stop, size, keep)
+        if key not in self._passes:
+            tensor, row = self._bytes(self.rows)
+            base = self._block.data_ptr() + rows.start * row
+            addresses = [base + index * tensor for index in range(len(self._decoder.names))]
+            shape = (rows.stop - rows.start, *self._shape(1, 1)[2:])
+            self._passes[key] = DevicePass(
+                self._decoder, self._mover.gpu, addresses, shape, size=size, keep=keep, graphs=self._graphs
+            )
+        return self._passes[key]
+
+    def clear(self) -> None:
+        """Zeros everywhere: positions not in use are multiplied by 0, which does not make NaN go away."""
+        self._fill(self._block, self.rows)
+
+    def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
+        """Make row i the row `rows[i]` was, `length` positions in use.
+
+        Where `same` holds for every row, the first `prompt` positions stay where they are.
+        """
+        target, room = self._block, max(self.rows, len(rows))
+        if room > self.rows:
+            target, same = self._zeroed(room), np.zeros(1, bool)
+        elif np.array_equal(rows, np.arange(len(rows))):
+            return
+        first = prompt if same.all() else 0
+        whole = np.arange(room)
+        whole[: len(rows)] = rows
+        for start, some in self._parts(room):
+            self._mover.move(
+                (self._block.data_ptr() + start * self._bytes(self.rows)[0], self._shape(some, self.rows)),
+                (target.data_ptr() + start * self._bytes(room)[0], self._shape(some, room)),
+                whole,
+                first,
+                length,
+            )
+        if target is not self._block:
+            self._block, self.rows = target, room
+            self._passes.clear()
+
+    def _zeroed(self, rows: int) -> onnxruntime.OrtValue:
+        block = self._mover.gpu.empty(self._shape(len(self._decoder.names), rows), self._decoder.dtype)
+        self._fill(block, rows)
+        return block
+
+    def _fill(self, block: onnxruntime.OrtValue, rows: int) -> None:
+        for first, some in self._parts(rows):
+            self._mover.fill(block.data_ptr() + first * self._bytes(rows)[0], self._shape(some, rows))
+
+    def _shape(self, tensors: int, rows: int) -> tuple[int, int, int, int, int]:
+        heads, width = self._decoder.head
+        return tensors, rows, heads, self.length, width
+
+    def _bytes(self, rows: int) -> tuple[int, int]:
+        """Bytes of a tensor with so many rows, and of one of them."""
+        heads, width = self._decoder.head
+        row = heads * self.length * width * np.dtype(self._decoder.dtype).itemsize
+        return rows * row, row
+
+    def _parts(self, rows: int) -> list[tuple[int, int]]:
+        """First tensor and number of tensors of what one operator may handle."""
+        tensors = len(self._decoder.names)
+        heads, width = self._decoder.head
+        most = max(1, MOST_ELEMENTS // (rows * heads * self.length * width))
+        return [(first, min(most, tensors - first)) for first in range(0, tensors, most)]

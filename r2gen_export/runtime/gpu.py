@@ -1,0 +1,80 @@
+"""NVIDIA's driver, asked through ctypes: whether there is a GPU, how many, and how much of one's memory is free."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any, Final
+
+from r2gen_export.errors import R2GenError
+
+LIBRARY: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+OUT_OF_MEMORY: Final = ("out of memory", "Failed to allocate memory", "ALLOC_FAILED", "OUT_OF_MEMORY")
+"""Parts of what ONNX Runtime, CUDA, cuBLAS and cuDNN say when the memory of the GPU does not suffice."""
+
+
+def why_no_gpu() -> str:
+    """Empty when there is an NVIDIA GPU. Asks the driver: most machines without a GPU end there, quickly."""
+    driver = _driver()
+    if driver is None:
+        return "no NVIDIA driver on this machine"
+    return "" if _count(driver) else "the NVIDIA driver shows no GPU"
+
+
+def gpu_count() -> int:
+    """GPUs this process sees, as CUDA counts them (`CUDA_VISIBLE_DEVICES` holds)."""
+    driver = _driver()
+    return 0 if driver is None else _count(driver)
+
+
+def check_index(index: int) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        R2GenError: `R2G-DEVICE-UNAVAILABLE`.
+    """
+    if index and not index < (count := gpu_count()):
+        message = f"GPU {index} is not there; this process sees {count}, numbered from 0"
+        raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "see r2gen doctor, and CUDA_VISIBLE_DEVICES")
+
+
+def free_memory(index: int) -> tuple[int, int] | None:
+    """Bytes free and in all of a GPU; None where the driver does not say.
+
+    It is asked in the primary context, which ONNX Runtime uses too and which stays, so that it is made once.
+    """
+    driver = _driver()
+    if driver is None or not _count(driver):
+        return None
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        if driver.cuDeviceGet(ctypes.byref(device), index):
+            return None
+        if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) or driver.cuCtxPushCurrent_v2(context):
+            return None
+        status = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    except AttributeError:  # a driver library without one of these
+        return None
+    return None if status else (free.value, total.value)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's exception says that the GPU's memory does not suffice."""
+    return any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+def _driver() -> Any:
+    """The driver's library, started; None when there is none or it does not start."""
+    try:
+        driver = ctypes.CDLL(LIBRARY)
+    except OSError:
+        return None
+    return None if driver.cuInit(0) else driver
+
+
+def _count(driver: Any) -> int:
+    count = ctypes.c_int()
+    return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
