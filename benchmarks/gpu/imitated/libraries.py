@@ -106,7 +106,7 @@ def _compile(source: Path, library: Path, work: Path, include: Path | None = Non
 
 
 def _other_libraries() -> dict[str, list[str]]:
-    """Functions the provider takes of each other library: by its symbols, and for cuDNN, loaded by name, by its strings."""
+    """Functions the provider takes of each other library: by its symbols; of cuDNN, loaded by name, by its strings."""
     symbols = subprocess.run(
         ["nm", "-D", "--undefined-only", str(_provider())], capture_output=True, text=True, check=True
     )
