@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import platform
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Final
@@ -111,7 +112,7 @@ def main() -> None:
     inputs |= {"second half -inf": np.where(np.arange(size) < size // 2, values, np.float32(-np.inf))}
     inputs |= {"first half -inf": inputs["second half -inf"][::-1].copy(), "ascending": np.sort(values)}
     for name, array in inputs.items():
-        print(line(f"topk, n={size}, k=6, {name}", call_times(lambda array=array: topk(array, 6), options.reports)))
+        print(line(f"topk, n={size}, k=6, {name}", call_times(partial(topk, array, 6), options.reports)))
 
 
 if __name__ == "__main__":

@@ -111,18 +111,19 @@ class _Beams:
         totals = (scores + self._scores[:, None]).reshape(-1)
         # Twice as many candidates as beams, so that enough go on when every beam can end.
         flat = topk(totals, 2 * count)
-        parents, chosen = flat // vocab, flat % vocab
+        candidates = totals[flat]
+        parents, chosen = np.divmod(flat, vocab)
         tokens = np.concatenate([self.tokens[parents], chosen[:, None]], axis=1)
         logprobs = np.concatenate([self._logprobs[parents], raw[parents, chosen][:, None]], axis=1)
         length = tokens.shape[1]
         ends = (chosen == self._eos) | (length >= self._decoding.max_new_tokens)
 
-        going = totals[flat] + ends * VERY_LOW
+        going = candidates + ends * VERY_LOW
         best = topk(going, count)
         self.tokens, self._logprobs, self._scores = tokens[best], logprobs[best], going[best]
         self.parents = parents[best]
 
-        self._keep_finished(totals[flat], ends, tokens, logprobs)
+        self._keep_finished(candidates, ends, tokens, logprobs)
         full = self._early is True and bool(self._finished.all())
         self.done = full or not self._may_improve(length) or bool(ends.all())
 
@@ -135,8 +136,9 @@ class _Beams:
         best = topk(merged, count)
         self._finished_scores = merged[best]
         self._finished = np.concatenate([self._finished, ending])[best]
-        self._finished_tokens = [[*self._finished_tokens, *tokens][index] for index in best]
-        self._finished_logprobs = [[*self._finished_logprobs, *logprobs][index] for index in best]
+        all_tokens, all_logprobs = [*self._finished_tokens, *tokens], [*self._finished_logprobs, *logprobs]
+        self._finished_tokens = [all_tokens[index] for index in best]
+        self._finished_logprobs = [all_logprobs[index] for index in best]
 
     def _may_improve(self, length: int) -> bool:
         """Whether a running beam may still beat the worst finished one (`_check_early_stop_heuristic`)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.processors import Processor, log_softmax
+from r2gen_export.runtime.processors import Processor, log_softmax_at
 from r2gen_export.runtime.sequence import OnToken, Sequence, TokenEvent
 from r2gen_export.runtime.sessions import Decoder, DecoderState, Embeddings
 
@@ -41,8 +41,9 @@ class _Writer:
     def write(self, logits: Floats) -> int:
         """Choose and emit one token from logits [1, vocab]."""
         tokens = self._ids[:, : self.count]
-        token = int(self._choose([0], tokens, self._process(tokens, logits))[0])
-        logprob = float(log_softmax(logits)[0, token])
+        chosen = self._choose([0], tokens, self._process(tokens, logits))
+        token = int(chosen[0])
+        logprob = float(log_softmax_at(logits, chosen)[0])
         self._ids[0, self.count] = token
         self.count += 1
         self.logprobs.append(logprob)

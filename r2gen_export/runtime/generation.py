@@ -20,7 +20,7 @@ from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.beam import beam_search
 from r2gen_export.runtime.drafted import generate_drafted
 from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.processors import log_softmax, make_processors, make_warpers, softmax
+from r2gen_export.runtime.processors import log_softmax_at, make_processors, make_warpers, softmax
 from r2gen_export.runtime.sequence import OnToken, Sequence, TokenEvent
 from r2gen_export.runtime.sessions import Decoder, Embeddings
 
@@ -163,7 +163,7 @@ def _step_by_step(
         started = perf_counter()
         tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
         chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
-        logprobs = np.take_along_axis(log_softmax(state.logits), chosen[:, None], axis=1)[:, 0]
+        logprobs = log_softmax_at(state.logits, chosen)
         for row, token_id, logprob in zip(running, chosen.tolist(), logprobs.tolist(), strict=True):
             row.token_ids.append(token_id)
             row.logprobs.append(logprob)

@@ -152,62 +152,83 @@ def test_length_penalty_beyond_float32_is_refused():
     assert caught.value.code == "R2G-CONFIG-VALUE"
 
 
-def test_topk_breaks_ties_as_torch_does():
+INPUTS = {
+    "few values": lambda rng, n: rng.integers(0, 10, n),
+    "whole numbers": lambda rng, n: rng.normal(0, 3, n).round(),
+    "float16": lambda rng, n: rng.normal(0, 3, n).astype(np.float16),
+    "no ties": lambda rng, n: rng.permutation(n),
+    "ascending": lambda rng, n: np.sort(rng.normal(0, 3, n).round(2)),
+    "descending": lambda rng, n: -np.sort(rng.normal(0, 3, n).round(2)),
+    "constant": lambda rng, n: np.zeros(n),
+    "half -inf": lambda rng, n: np.where(rng.random(n) < 0.5, -np.inf, rng.integers(0, 100, n)),
+    "-inf first": lambda rng, n: np.where(np.arange(n) < n // 2, -np.inf, rng.integers(0, 1000, n)),
+    "nearly all -inf": lambda rng, n: np.where(rng.random(n) < 0.99, -np.inf, rng.integers(0, 3, n)),
+}
+
+
+def assert_equals_torch(values: np.ndarray, k: int) -> None:
+    expected = torch.topk(torch.from_numpy(values), k)[1].numpy()
+    np.testing.assert_array_equal(topk(values, k), expected)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_topk_breaks_ties_as_torch_does(kind):
     rng = np.random.default_rng(0)
-    for trial in range(1500):
-        k = int(rng.integers(1, 40))
+    for _ in range(600):
+        k = int(rng.integers(1, 130))
         # Sizes around 64 * k, where torch changes its algorithm.
         n = int(rng.choice([k, k + 1, k + 3, 2 * k, 3 * k, 20 * k, 64 * k - 1, 64 * k, 70 * k]))
-        values = rng.integers(0, int(rng.choice([1, 2, 10, 1000, 10**6])), n).astype(np.float32)
-        if trial % 3 == 0:
-            values[rng.random(n) < 0.5] = -np.inf
-        np.testing.assert_array_equal(topk(values, k), torch.topk(torch.from_numpy(values), k)[1].numpy())
+        assert_equals_torch(INPUTS[kind](rng, n).astype(np.float32), k)
+    for _ in range(3):
+        assert_equals_torch(INPUTS[kind](rng, 96_000).astype(np.float32), 6)
 
 
-class Gas:
-    """A value that decides how it compares as late as it can (McIlroy, A Killer Adversary for Quicksort, 1999)."""
-
-    solid = 0
-    candidate = None
-
-    def __init__(self) -> None:
-        self.rank: int | None = None
-
-    def freeze(self) -> None:
-        self.rank = Gas.solid
-        Gas.solid += 1
-
-    def __gt__(self, other: Gas) -> bool:
-        if self.rank is None and other.rank is None:
-            (self if self is Gas.candidate else other).freeze()
-        if self.rank is None:
-            Gas.candidate = self
-        elif other.rank is None:
-            Gas.candidate = other
-        return (np.inf if self.rank is None else self.rank) < (np.inf if other.rank is None else other.rank)
-
-    def __neg__(self) -> int:
-        if self.rank is None:
-            self.freeze()
-        assert self.rank is not None
-        return self.rank
+@pytest.mark.parametrize("kind", [kind for kind in INPUTS if kind != "ascending"])
+def test_topk_takes_few_steps_also_where_values_tie(kind, monkeypatch):
+    """Steps in Python, of the heap (96,000 values) and of quicksort (8,191); an ascending array alone enters whole."""
+    steps = []
+    for name in ("_entry", "_partition_around_median"):
+        step = getattr(topk_module, name)
+        monkeypatch.setattr(topk_module, name, lambda *arguments, step=step: (steps.append(1), step(*arguments))[1])
+    rng = np.random.default_rng(0)
+    for n, k in ((96_000, 6), (8_191, 128)):
+        steps.clear()
+        topk(INPUTS[kind](rng, n).astype(np.float32), k)
+        assert len(steps) < 200, (n, k)
 
 
-@pytest.mark.parametrize(("n", "k"), [(300, 150), (600, 599)])
-def test_topk_breaks_ties_as_torch_does_where_quicksort_gives_up(n, k, monkeypatch):
-    """On such inputs libstdc++ falls back to a heap, and so must we."""
-    Gas.solid, Gas.candidate = 0, None
-    items = [Gas() for _ in range(n)]
-    topk_module._topk_with_ties(np.array(items, dtype=object), k)
-    values = np.array([-float(-item) for item in items], np.float32)
+@pytest.mark.parametrize(("n", "k", "sorting"), [(300, 150, False), (600, 599, True)], ids=["nth_element", "sort"])
+def test_topk_breaks_ties_as_torch_does_where_quicksort_gives_up(n, k, sorting, monkeypatch):
+    """On such inputs libstdc++ falls back to a heap, and so must we.
+
+    The input comes about while it is partitioned (McIlroy, A Killer Adversary for Quicksort, 1999): a value is 0 until
+    it is a candidate for the pivot, then the largest of those that are left, and so two leave with every partition. For
+    `sort` the smallest ones come first: `nth_element`, which runs before it, then ends at once.
+    """
+    values, order = np.zeros(n, np.float32), np.arange(n)
+    ranks = iter(range(n, 0, -1))
+    sign = -1 if sorting else 1
+    partition, heap_select = topk_module._partition_around_median, topk_module._heap_select
+
+    def adversary(values: np.ndarray, order: np.ndarray, first: int, last: int) -> int:
+        for place in order[[first + 1, first + (last - first) // 2]]:
+            if values[place] == 0:
+                values[place] = sign * next(ranks)
+        return partition(values, order, first, last)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(topk_module, "_partition_around_median", adversary)
+        topk_module._nth_element(values, order, k - 1)
+        if sorting:
+            sign = 1
+            topk_module._introsort(values, order, 0, k - 1, topk_module._depth(k - 1))
 
     fallbacks = []
-    heap_select = topk_module._heap_select
     monkeypatch.setattr(
         topk_module, "_heap_select", lambda *arguments: (fallbacks.append(1), heap_select(*arguments))[1]
     )
-    for ties in (1, 2, 3):
-        tied = np.floor(values / ties).astype(np.float32)
-        found = topk_module._topk_with_ties(tied, k)
-        np.testing.assert_array_equal(found, torch.topk(torch.from_numpy(tied), k)[1].numpy())
-    assert fallbacks
+    undecided = values == 0
+    for distinct in (1, 2, 10, 1000):
+        values[undecided] = np.random.default_rng(0).integers(0, distinct, undecided.sum()) / distinct
+        assert_equals_torch(values, k)
+    assert len(fallbacks) == 4
