@@ -46,7 +46,8 @@ class Machine:
         paths = [self.packages, Path(__file__).resolve().parents[2], os.environ.get("PYTHONPATH")]
         environment["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths if path)
         if self.libraries:
-            environment["LD_LIBRARY_PATH"] = str(self.libraries)
+            libraries = [str(self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         return environment
 
 
