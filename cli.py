@@ -37,12 +37,11 @@ from r2gen_export.commands.options import (
     LlmHelp,
     ParityTokensOption,
     PhantomStudiesOption,
-    PrecisionName,
     PrecisionOption,
     PromptOption,
     Select,
     SemanticsName,
-    TensorPrecision,
+    TargetOption,
     TrainPrecision,
     UnexpectedOption,
     VisAlphaOption,
@@ -187,11 +186,12 @@ def export(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)],
     vision: Annotated[str, typer.Option("--vision", metavar="MODEL", help=VisionHelp)],
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
+    target: TargetOption = None,
     out: ExportOut,
     dialect: DialectOption = None,
-    precision: PrecisionOption = PrecisionName.fp32,
+    precision: PrecisionOption = None,
     head_precision: HeadPrecisionOption = None,
-    vision_precision: VisionPrecisionOption = TensorPrecision.fp32,
+    vision_precision: VisionPrecisionOption = None,
     embeddings: EmbeddingsOption = None,
     gate: GateOption = None,
     semantics: Annotated[
@@ -206,13 +206,23 @@ def export(
     llm_alpha: LlmAlphaOption = None,
     prompt: PromptOption = None,
     allow_unexpected: UnexpectedOption = None,
-    num_beams: Annotated[int | None, typer.Option("--num-beams", min=1, help="Of preset paper. " + SAID)] = None,
-    min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", min=0, help="The same.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="The same.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", help="The same.")] = None,
-    length_penalty: Annotated[float | None, typer.Option("--length-penalty", help="The same.")] = None,
+    num_beams: Annotated[
+        int | None, typer.Option("--num-beams", min=1, help="Beams of preset paper; 1: no beam search. " + SAID)
+    ] = None,
+    min_new_tokens: Annotated[
+        int | None, typer.Option("--min-new-tokens", min=0, help="Least tokens of a report in preset paper. " + SAID)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of a report in preset paper. " + SAID)
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option("--repetition-penalty", help="Repetition penalty of preset paper. " + SAID)
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option("--length-penalty", help="Length penalty of preset paper's beam search. " + SAID)
+    ] = None,
     default_preset: Annotated[
-        str, typer.Option("--default-preset", metavar="paper|fast", help="What infer takes when not told.")
+        str, typer.Option("--default-preset", metavar="paper|fast", help="Preset infer takes when none is given.")
     ] = "paper",
     parity_tokens: ParityTokensOption = None,
     phantom_studies: PhantomStudiesOption = 0,
@@ -227,11 +237,12 @@ def export(
                 checkpoint=checkpoint,
                 vision=vision,
                 llm=llm,
+                target=target.value if target else None,
                 out=out,
                 dialect=dialect.value if dialect else None,
-                precision=precision.value,
+                precision=precision.value if precision else None,
                 head_precision=head_precision.value if head_precision else None,
-                vision_precision=vision_precision.value,
+                vision_precision=vision_precision.value if vision_precision else None,
                 embeddings=embeddings.value if embeddings else None,
                 gate=gate.value if gate else None,
                 semantics=semantics.value,

@@ -62,7 +62,7 @@ def tiny_bundle(tiny_sources: TinySources, tmp_path_factory: pytest.TempPathFact
     export_bundle(
         ExportSettings(
             checkpoint=tiny_sources.checkpoint, vision=tiny_sources.vision, llm=tiny_sources.llm, out=out,
-            default_preset="fast",
+            default_preset="fast", target="cpu",
         )
     )  # fmt: skip
     return out

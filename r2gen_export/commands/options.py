@@ -1,4 +1,4 @@
-"""Choices and options that commands of `cli.py` take; typer is all this module imports."""
+"""Choices and options that commands of `cli.py` take; it imports typer and what needs nothing further."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from r2gen_export.precision import PRECISIONS
 
 
 class Format(StrEnum):
@@ -58,14 +60,15 @@ class Dialect(StrEnum):
     trt = "trt"
 
 
-class PrecisionName(StrEnum):
-    """How the weights are stored."""
+class TargetName(StrEnum):
+    """What a bundle is exported for."""
 
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-    int4 = "int4"
-    int4_128 = "int4-128"
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+# mypy reads members from a literal only; the table of precisions has them in one place.
+PrecisionName = StrEnum("PrecisionName", {name.replace("-", "_"): name for name in PRECISIONS})  # type: ignore[misc]
 
 
 class TensorPrecision(StrEnum):
@@ -96,46 +99,97 @@ VisionHelp = "Vision encoder (Swin): local folder or hub id."
 LlmHelp = "LLM (LLaMA): local folder or hub id."
 SAID = "Default: what the checkpoint says."
 
-AlignmentOption = Annotated[Alignment | None, typer.Option("--alignment", help="What was trained. " + SAID)]
-GlobalOption = Annotated[
-    bool | None, typer.Option("--global-only/--no-global-only", help="One image token, the pooled one. " + SAID)
+AlignmentOption = Annotated[
+    Alignment | None,
+    typer.Option(
+        "--alignment",
+        help="What was trained beside the projector: nothing (shallow), LoRA on the vision encoder (delta), or all of "
+        "it (deep). " + SAID,
+    ),
 ]
-VisAlphaOption = Annotated[int | None, typer.Option("--delta-alpha", min=1, help="Of the encoder's LoRA. " + SAID)]
-LlmAlphaOption = Annotated[int | None, typer.Option("--llm-alpha", min=1, help="Of the LLM's LoRA. " + SAID)]
-PromptOption = Annotated[str | None, typer.Option("--prompt", help="Instruction behind the image. " + SAID)]
+GlobalOption = Annotated[
+    bool | None,
+    typer.Option("--global-only/--no-global-only", help="Whether an image is one token, the pooled one. " + SAID),
+]
+VisAlphaOption = Annotated[
+    int | None, typer.Option("--delta-alpha", min=1, help="LoRA alpha of the vision encoder. " + SAID)
+]
+LlmAlphaOption = Annotated[int | None, typer.Option("--llm-alpha", min=1, help="LoRA alpha of the LLM. " + SAID)]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="Instruction in the prompt behind the image tokens. " + SAID)
+]
 UnexpectedOption = Annotated[
     list[str] | None,
-    typer.Option("--allow-unexpected", metavar="NAME", help="Tensor to leave aside, * allowed; may be repeated."),
+    typer.Option(
+        "--allow-unexpected",
+        metavar="NAME",
+        help="Tensor of the checkpoint that may be left out, * allowed; may be repeated.",
+    ),
+]
+TargetOption = Annotated[
+    TargetName | None,
+    typer.Option(
+        "--for",
+        help="Processor the bundle will run on; chooses --dialect and the precisions where they are not given. "
+        "Default: gpu where an NVIDIA GPU is there, else cpu.",
+    ),
 ]
 
 
 ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")]
 DialectOption = Annotated[
-    Dialect | None, typer.Option("--dialect", help="Operators of the decoder. Default: ort where its heads allow.")
+    Dialect | None,
+    typer.Option(
+        "--dialect",
+        help="Operators of the decoder: ONNX Runtime's own (ort), those TensorRT reads too (trt), plain ones "
+        "(standard). Default: ort, for a GPU with float32 activations trt, where the LLM's heads allow.",
+    ),
 ]
 PrecisionOption = Annotated[
-    PrecisionName, typer.Option("--precision", help="Of the decoder's weights; standard has fp32 only.")
+    PrecisionName | None,
+    typer.Option(
+        "--precision",
+        help="Precision of the decoder's weights; -128: blocks of 128, -f16: float16 activations. Dialect standard "
+        "has fp32 only. Default: fp16 for a GPU, fp32 for a CPU.",
+    ),
 ]
 HeadPrecisionOption = Annotated[
-    PrecisionName | None, typer.Option("--head-precision", help="Of its output layer. Default: the same.")
+    PrecisionName | None,
+    typer.Option("--head-precision", help="Precision of the decoder's output layer. Default: that of --precision."),
 ]
-VisionPrecisionOption = Annotated[TensorPrecision, typer.Option("--vision-precision", help="Of the vision encoder.")]
+VisionPrecisionOption = Annotated[
+    TensorPrecision | None,
+    typer.Option(
+        "--vision-precision", help="Precision of the vision encoder. Default: fp16 for a GPU, fp32 for a CPU."
+    ),
+]
 EmbeddingsOption = Annotated[
     TensorPrecision | None,
-    typer.Option("--embeddings", help="Of the embedding table. Default: fp32 beside an fp32 decoder, else fp16."),
+    typer.Option(
+        "--embeddings",
+        help="Precision of the embedding table. Default: fp32 beside an fp32 decoder, else fp16.",
+    ),
 ]
 GateOption = Annotated[
-    GateName | None, typer.Option("--gate", help="Check whole models, or layer by layer. Default: by free memory.")
+    GateName | None,
+    typer.Option(
+        "--gate", help="Compare whole models with PyTorch, or layer by layer. Default: by the memory that is free."
+    ),
 ]
 ParityTokensOption = Annotated[
-    int | None, typer.Option("--parity-tokens", min=1, help="Stop the compared reports here. Default: whole reports.")
+    int | None,
+    typer.Option(
+        "--parity-tokens",
+        min=1,
+        help="Tokens after which the reports compared with PyTorch end. Default: whole reports.",
+    ),
 ]
 PhantomStudiesOption = Annotated[
     int,
     typer.Option(
         "--phantom-studies",
         min=0,
-        help="Report on so many phantoms; the manifest keeps how many findings come back.",
+        help="Number of synthetic studies to report on; the manifest keeps how many findings come back.",
     ),
 ]
 

@@ -163,6 +163,7 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
                 out=bundle,
                 model_id="r2gen-demo",
                 synthetic=True,
+                target="cpu",
                 dialect="standard",  # at this size it is as fast as any, and every engine runs it
                 presets={"paper": PAPER["iu_xray"]},  # the phantoms' reports have that length
                 default_preset="fast",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from r2gen_export.exporting.estimate import Gate
     from r2gen_export.exporting.gate import Plan
     from r2gen_export.exporting.sources import Sources
+    from r2gen_export.exporting.target import Choice, Target
     from r2gen_export.training.model import R2GenGPT
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
@@ -52,7 +53,8 @@ class ExportSettings:
     tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
     a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer;
     None: of the others (on the demo, int8 above int4 layers takes KL from 3.2e-3 to 1.9e-3 and micro-F1 from 0.976 to
-    0.977, for bytes that every token reads). `dialect` None: what the LLM's heads allow. `gate`: compare the whole
+    0.977, for bytes that every token reads). `target` None: a GPU where there is one. `dialect` and
+    precisions None: by the target, see `target.choose`. `gate`: compare the whole
     models or layer by layer; by free memory when None. `embeddings` is the precision of the embedding table; None: fp32
     beside fp32, else fp16. The finished bundle reports on `phantom_studies` phantoms, none of those a demo build with
     `phantom_seed` trains on, and the manifest keeps how many findings it names.
@@ -62,10 +64,11 @@ class ExportSettings:
     vision: str | Path
     llm: str | Path
     out: Path
+    target: Target | None = None
     dialect: str | None = None
-    precision: str = "fp32"
+    precision: str | None = None
     head_precision: str | None = None
-    vision_precision: str = "fp32"
+    vision_precision: str | None = None
     embeddings: str | None = None
     gate: Gate | None = None
     semantics: Semantics = "hf-current"
@@ -106,7 +109,7 @@ def export_bundle(
     from r2gen_export.exporting.vision import export_vision
     from r2gen_export.exporting.vision_precision import lower_precision
 
-    dialect, plan = _plan(settings, say)
+    choice, plan = _plan(settings, say)
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
         with _stage(shown, "loading sources"):
             sources = load_sources(
@@ -136,14 +139,14 @@ def export_bundle(
         with _stage(shown, "exporting the vision encoder"):
             size = {"height": sources.image.height, "width": sources.image.width}
             vision_opset = export_vision(model, folder / layout.VISION, **size)
-            lower_precision(folder / layout.VISION, settings.vision_precision)
+            lower_precision(folder / layout.VISION, choice.vision_precision)
         with _stage(shown, "exporting the decoder", dims.num_layers) as advance:
             decoder_opset = write_decoder(
                 model.llama_model,
                 (folder / layout.DECODER).parent,
-                dialect=dialect,
-                precision=settings.precision,
-                head_precision=plan.head_precision,
+                dialect=choice.dialect,
+                precision=choice.precision,
+                head_precision=choice.head_precision,
                 advance=advance,
             )
         with _stage(shown, "comparing ONNX with PyTorch", gate.steps(plan, probe, dims)) as advance:
@@ -151,13 +154,15 @@ def export_bundle(
             image, llama = sources.image, model.llama_model if plan.gate == "layers" else None
             del model, sources
             gc.collect()
-            checks += gate.compare(
-                folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, llama=llama, advance=advance
+            compared = gate.compare(
+                folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, image=image, llama=llama, advance=advance
             )
+            checks += compared.checks
             gate.require(checks)
         with _stage(shown, "sealing the bundle"):
-            facts = _Facts(source, dialect, dims, prompt, presets, image, vision_opset, decoder_opset, checks)
-            sealed = seal(folder, _manifest(settings, plan, facts))
+            facts = _Facts(source, dims, prompt, presets, image, vision_opset, decoder_opset, checks)
+            manifest = _manifest(settings, choice, plan, facts)
+            sealed = seal(folder, replace(manifest, reference=compared.reference))
         if count := settings.phantom_studies:
             with _stage(shown, "reporting on phantoms", count) as advance:
                 sealed = record_findings(folder, sealed, count, settings.phantom_seed, advance=advance)
@@ -166,34 +171,32 @@ def export_bundle(
     return sealed
 
 
-def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[str, Plan]:
-    """The dialect and the way of the gate, after what the export will take was said and found to be there."""
+def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice, Plan]:
+    """How the bundle is written and checked, after what the export will take was said and found to be there."""
     from transformers import LlamaConfig
 
-    from r2gen_export.exporting.decoder import check_variant
     from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
     from r2gen_export.exporting.gate import Plan
-    from r2gen_export.exporting.streamed.skeleton import default_dialect
+    from r2gen_export.exporting.target import choose
     from r2gen_export.training.sources import source_config
 
-    head_precision = settings.head_precision or settings.precision
-    check_variant(settings.dialect or "ort", settings.precision, head_precision)
     _check_settings(settings)
     llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
-    dialect = settings.dialect or default_dialect(llm)
-    check_variant(dialect, settings.precision, head_precision)
-    embeddings = settings.embeddings or default_embeddings(settings.precision)
+    choice = choose(settings, llm)
+    say(choice.reason)
+    embeddings = settings.embeddings or default_embeddings(choice.precision)
     needed = estimate(
         llm,
-        dialect=dialect,
-        precision=settings.precision,
+        dialect=choice.dialect,
+        precision=choice.precision,
         embeddings=embeddings,
         gate=settings.gate,
         runs=settings.phantom_studies > 0,
     )
     say(str(needed))
     require_room(needed, Path(settings.out))
-    return dialect, Plan(needed.gate, settings.precision, head_precision, settings.vision_precision, embeddings)
+    plan = Plan(needed.gate, choice.precision, choice.head_precision, choice.vision_precision, embeddings)
+    return choice, plan
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,6 @@ class _Facts:
     """What an export found out on its way, for the manifest."""
 
     source: Source
-    dialect: str
     dims: Dims
     prompt: Prompt
     presets: dict[str, Decoding]
@@ -211,28 +213,29 @@ class _Facts:
     checks: tuple[ParityCheck, ...]
 
 
-def _manifest(settings: ExportSettings, plan: Plan, facts: _Facts) -> Manifest:
+def _manifest(settings: ExportSettings, choice: Choice, plan: Plan, facts: _Facts) -> Manifest:
     return Manifest(
         model_id=settings.model_id or Path(settings.out).resolve().name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=facts.source,
         semantics=settings.semantics,
-        dialect=facts.dialect,  # type: ignore[arg-type]
+        dialect=choice.dialect,  # type: ignore[arg-type]
         dims=facts.dims,
         prompt=facts.prompt,
         presets=facts.presets,
         default_preset=settings.default_preset,
         image=facts.image,
         precision={
-            "vision": settings.vision_precision,
-            "decoder": settings.precision,
-            "lm_head": plan.head_precision,
+            "vision": choice.vision_precision,
+            "decoder": choice.precision,
+            "lm_head": choice.head_precision,
             "embed_tokens": plan.embeddings,
         },
         opset={"vision": facts.vision_opset, "decoder": facts.decoder_opset},
         tools=tool_versions(),
         parity=facts.checks,
         synthetic=settings.synthetic,
+        target=choice.target,
     )
 
 
@@ -329,6 +332,8 @@ def _check_settings(settings: ExportSettings) -> None:
     if settings.semantics not in get_args(Semantics):
         message = f"semantics is {settings.semantics!r}"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(get_args(Semantics))}")
+    if settings.target not in (None, "gpu", "cpu"):
+        raise R2GenError("R2G-CONFIG-VALUE", f"an export for {settings.target!r}", "choose one of gpu, cpu")
     names = {"paper", "fast", *settings.presets}
     if settings.default_preset not in names:
         message = f"the default preset {settings.default_preset!r} is not one of the presets"

@@ -11,18 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, Semantics
+from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, ReferenceLogits, Semantics
 from r2gen_export.exporting import parity
 from r2gen_export.exporting.estimate import Gate
 from r2gen_export.exporting.parity import require
+from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
+from r2gen_export.runtime.trial import reference_of, trial_logits, trial_prompt, trial_token
 
 if TYPE_CHECKING:
     import torch
 
+    from r2gen_export.exporting.layerwise import Layered
     from r2gen_export.runtime.sessions import Embeddings
     from r2gen_export.training.model import R2GenGPT
 
-__all__ = ["Plan", "Probe", "compare", "llm_dtype", "reference", "require", "round_reference", "steps"]
+Floats = NDArray[np.float32]
+
+__all__ = ["Compared", "Plan", "Probe", "compare", "llm_dtype", "reference", "require", "round_reference", "steps"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,14 @@ class Plan:
     def exact(self) -> bool:
         """Whether everything is float32."""
         return {self.precision, self.head_precision, self.vision_precision, self.embeddings} == {"fp32"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `compare` saw. `reference`: None where it was not asked for, or a check did not pass."""
+
+    checks: tuple[ParityCheck, ...]
+    reference: ReferenceLogits | None = None
 
 
 @dataclass(frozen=True)
@@ -104,9 +117,10 @@ def compare(
     probe: Probe,
     wanted: parity.Reference,
     plan: Plan,
+    image: ImageSpec | None = None,
     llama: Any = None,
     advance: Callable[[], None],
-) -> tuple[ParityCheck, ...]:
+) -> Compared:
     """Compare a bundle, complete but for its manifest, with PyTorch.
 
     Args:
@@ -116,6 +130,7 @@ def compare(
         probe: what `wanted` was computed on.
         wanted: from `reference`, then `round_reference`.
         plan: the same.
+        image: the bundle's image preprocessing, to compute the reference logits of its manifest too.
         llama: the LLM, for the way layer by layer.
         advance: called behind each decoding, or each layer.
 
@@ -123,7 +138,7 @@ def compare(
         R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
     """
     if plan.gate == "whole":
-        return parity.compare(
+        checks = parity.compare(
             folder,
             dims,
             prompt,
@@ -137,22 +152,67 @@ def compare(
             embeddings=plan.embeddings,
             advance=advance,
         )
+        if image is None or not all(check.passed for check in checks):
+            return Compared(checks)
+        return Compared(checks, _whole_reference(folder, dims, prompt, image))
+    trial = None if image is None else _trial_embeds(folder, prompt, image)
+    before, layered = _compare_layers(
+        folder, prompt, probe, wanted=wanted, plan=plan, llama=llama, trial=trial, advance=advance
+    )
+    checks = (*before, *layered.checks)
+    if layered.trial is None or not all(check.passed for check in checks):
+        return Compared(checks)
+    return Compared(checks, reference_of(layered.trial, trial_token(prompt)))
+
+
+def _compare_layers(
+    folder: Path,
+    prompt: Prompt,
+    probe: Probe,
+    *,
+    wanted: parity.Reference,
+    plan: Plan,
+    llama: Any,
+    trial: Floats | None,
+    advance: Callable[[], None],
+) -> tuple[list[ParityCheck], Layered]:
+    """Vision encoder and embeddings, then the decoder layer by layer."""
     from r2gen_export.exporting.layerwise import compare_layers
     from r2gen_export.exporting.torch_decoder import TorchEmbeddings
 
     checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds, plan.vision_precision)
     table = TorchEmbeddings(llama)
+    checks.append(_compare_rows(folder, prompt, table, plan.embeddings))
     reduced = plan.vision_precision != "fp32" or plan.embeddings != "fp32"
-    found = compare_layers(
+    layered = compare_layers(
         llama,
         folder / layout.DECODER,
         parity.prompts_around(table, prompt, list(wanted.image_embeds[:, None])) if reduced else prompts,
         onnx_prompts=prompts if reduced else None,
+        trial=trial,
         precision=plan.precision,
         head_precision=plan.head_precision,
         advance=advance,
     )
-    return (*checks, _compare_rows(folder, prompt, table, plan.embeddings), *found)
+    return checks, layered
+
+
+def _whole_reference(folder: Path, dims: Dims, prompt: Prompt, image: ImageSpec) -> ReferenceLogits:
+    """Reference logits from the bundle's decoder, opened as `infer` opens it on the CPU."""
+    from r2gen_export.runtime.decoder import DecoderSession
+
+    embeds, token_id = _trial_embeds(folder, prompt, image), trial_token(prompt)
+    decoder = DecoderSession(folder / layout.DECODER, dims, **parity.SESSION)
+    table = EmbeddingTable(folder / layout.EMBED_TOKENS)
+    return reference_of(trial_logits(decoder, table, embeds[:, :-1], token_id), token_id)
+
+
+def _trial_embeds(folder: Path, prompt: Prompt, image: ImageSpec) -> Floats:
+    """Embeddings [1, S + 1, d] of the trial prompt and the trial token."""
+    table = EmbeddingTable(folder / layout.EMBED_TOKENS)
+    vision = VisionSession(folder / layout.VISION, **parity.SESSION)
+    embeds = trial_prompt(vision, table, prompt, image)
+    return np.concatenate([embeds, table.lookup(np.array([[trial_token(prompt)]]))], axis=1)
 
 
 def _compare_rows(folder: Path, prompt: Prompt, table: Embeddings, precision: str) -> ParityCheck:
@@ -161,7 +221,6 @@ def _compare_rows(folder: Path, prompt: Prompt, table: Embeddings, precision: st
 
     from r2gen_export.exporting.measures import rows_check
     from r2gen_export.exporting.rounding import round_embeddings
-    from r2gen_export.runtime.sessions import EmbeddingTable
 
     ids = np.unique([prompt.bos_token_id, prompt.eos_token_id, *prompt.before_ids, *prompt.after_ids])
     wanted = round_embeddings(torch.from_numpy(table.lookup(ids)), precision).numpy()

@@ -41,16 +41,25 @@ LAYERS: Final = "decoder layers, one by one"
 FINAL_NORM: Final = "model.norm.weight"
 
 
+@dataclass(frozen=True)
+class Layered:
+    """What `compare_layers` saw. `trial`: logits [2, vocab] of the last two positions of its `trial`."""
+
+    checks: tuple[ParityCheck, ...]
+    trial: Floats | None = None
+
+
 def compare_layers(
     model: LlamaForCausalLM,
     graph: Path,
     prompts: Floats,
     *,
     onnx_prompts: Floats | None = None,
+    trial: Floats | None = None,
     precision: str,
     head_precision: str | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[ParityCheck, ...]:
+) -> Layered:
     """Run prompts [N, S, d] through both decoders, layer by layer.
 
     Args:
@@ -58,6 +67,7 @@ def compare_layers(
         graph: `decoder/model.onnx` in the `ort` or `trt` dialect.
         prompts: float32.
         onnx_prompts: what ONNX's chain starts from, None: the same.
+        trial: embeddings [1, T, d] that go through ONNX's layers alone, for reference logits.
         precision: of the graph's layers.
         head_precision: of its output layer, None: the same.
         advance: called behind each layer.
@@ -77,17 +87,20 @@ def compare_layers(
         part = _Part(proto, graph, config, layer=index, start=start, end=end)
         worst.add(index, part.run(torch_chain), reachable, torch_chain)
         onnx_chain = part.run(onnx_chain)
+        trial = None if trial is None else part.run(trial)
         torch_chain = wanted
         advance()
     head = _Part(proto, graph, config, layer=None, start=ends[-1], end="logits")
+    # Before the larger logits of the probe are there, and without the other positions'.
+    last = None if trial is None else head.run(trial)[0, -2:].copy()
     with torch.no_grad():
         wanted, reachable = _torch_head(config, weights, torch_chain, head_precision or precision, precision)
     local = head.run(torch_chain)
     checks = (worst.check(), logits_check("output layer", "decode", local, reachable, [head_precision or precision]))
     chained = head.run(onnx_chain)
     if {precision, head_precision or precision} == {"fp32"} and onnx_prompts is None:
-        return (*checks, logits_check("logits, all layers", "decode", chained, wanted))
-    return (*checks, quality_check(chained, wanted))
+        return Layered((*checks, logits_check("logits, all layers", "decode", chained, wanted)), last)
+    return Layered((*checks, quality_check(chained, wanted)), last)
 
 
 @dataclass

@@ -147,7 +147,7 @@ def _against_sources(
         llama=sources.model.llama_model,
         advance=lambda: None,
     )
-    return [*checks, *compared]
+    return [*checks, *compared.checks]
 
 
 def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:

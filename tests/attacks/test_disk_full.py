@@ -45,7 +45,7 @@ def assert_coded(done: subprocess.CompletedProcess[str]) -> None:
 def test_export(tiny_sources: TinySources, tmp_path: Path, limit: int) -> None:
     """At the tokenizer, the embeddings, the vision encoder and the decoder."""
     command = ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
-               "--llm", tiny_sources.llm, "--out", tmp_path / "bundle"]  # fmt: skip
+               "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--for", "cpu"]  # fmt: skip
     assert_coded(limited(command, limit))
     assert list(tmp_path.iterdir()) == []
 

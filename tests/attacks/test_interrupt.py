@@ -38,7 +38,7 @@ def interrupted(
 
 def export(sources: TinySources, out: Path) -> list[object]:
     return ["export", "--checkpoint", sources.checkpoint, "--vision", sources.vision, "--llm", sources.llm,
-            "--out", out, "--parity-tokens", 3]  # fmt: skip
+            "--out", out, "--parity-tokens", 3, "--for", "cpu"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

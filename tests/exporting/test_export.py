@@ -27,7 +27,7 @@ from tests.test_cli import run_cli
 
 def export(sources: TinySources, out: Path, **more: object) -> None:
     settings = {"checkpoint": sources.checkpoint, "vision": sources.vision, "llm": sources.llm, "out": out, **more}
-    export_bundle(ExportSettings(parity_max_new_tokens=20, **settings))  # type: ignore[arg-type]
+    export_bundle(ExportSettings(**{"target": "cpu", "parity_max_new_tokens": 20, **settings}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,8 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
         "import cli; cli.app(sys.argv[1:])\n"
     )  # fmt: skip
     command = ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
-               "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3]  # fmt: skip
+               "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3,
+               "--for", "cpu"]  # fmt: skip
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, command)], cwd=root, capture_output=True, text=True, check=False
@@ -237,7 +238,8 @@ def test_a_tied_output_layer_does_not_round_the_embeddings(tmp_path: Path) -> No
 def test_reports_on_phantoms_are_scored_before_the_bundle_appears(tiny_sources: TinySources, tmp_path: Path) -> None:
     done = run_cli("export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
                    "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3,
-                   "--default-preset", "fast", "--embeddings", "int8", "--phantom-studies", 5)  # fmt: skip
+                   "--default-preset", "fast", "--embeddings", "int8", "--phantom-studies", 5,
+                   "--for", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "micro-F1" in done.stderr
     check = open_bundle(tmp_path / "bundle").parity[-1]
@@ -260,7 +262,8 @@ def test_an_export_without_room_is_refused_before_it_starts(
     tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    settings = ExportSettings(tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm, tmp_path / "bundle")
+    sources = (tiny_sources.checkpoint, tiny_sources.vision, tiny_sources.llm)
+    settings = ExportSettings(*sources, tmp_path / "bundle", target="cpu")
     with monkeypatch.context() as patch:
         patch.setattr(estimate, "available_memory", lambda: 1e9)
         with pytest.raises(R2GenError, match="R2G-RESOURCE-MEMORY"):
@@ -269,7 +272,7 @@ def test_an_export_without_room_is_refused_before_it_starts(
         patch.setattr(estimate.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
         with pytest.raises(R2GenError, match="R2G-RESOURCE-DISK"):
             export_bundle(settings, say=said.append)
-    assert all("M parameters" in line for line in said)
+    assert ["M parameters" in line for line in said] == [False, True] * 2
     assert list(tmp_path.iterdir()) == []
 
 

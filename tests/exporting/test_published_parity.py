@@ -43,7 +43,7 @@ def test_bundle_tokens_are_pytorch_tokens(home: Path, kind: str) -> None:
     batches = phantom_batches(folder / "phantoms", *sources, studies=STUDIES)
     checkpoint, _ = train_published(published_args(*sources, **KINDS[kind]), batches[:6], folder / "run")
     said: list[str] = []
-    settings = ExportSettings(checkpoint, *sources, folder / "bundle", parity_max_new_tokens=8)
+    settings = ExportSettings(checkpoint, *sources, folder / "bundle", target="cpu", parity_max_new_tokens=8)
     manifest = export_bundle(settings, say=said.append)
     assert sum("published checkpoint" in line for line in said) == 1
     assert manifest.presets["paper"] == BEAMS, "the checkpoint's own settings"
@@ -80,7 +80,8 @@ def test_verify_reads_published_files_too(home: Path) -> None:
     folder = home / "verified"
     batches = phantom_batches(folder / "phantoms", *sources)
     pth, ckpt = train_published(published_args(*sources), batches, folder / "run")
-    export_bundle(ExportSettings(ckpt, *sources, folder / "bundle", parity_max_new_tokens=8, semantics="hf-4.30"))
+    more = {"target": "cpu", "parity_max_new_tokens": 8, "semantics": "hf-4.30"}
+    export_bundle(ExportSettings(ckpt, *sources, folder / "bundle", **more))  # type: ignore[arg-type]
     assert open_bundle(folder / "bundle").source.checkpoint == "epoch=0.ckpt"
     assert all(check.passed for check in verify_bundle(folder / "bundle", ckpt, *sources, max_new_tokens=8))
     failed = [one.name for one in verify_bundle(folder / "bundle", pth, *sources, max_new_tokens=8) if not one.passed]
@@ -91,7 +92,7 @@ def test_flags_override_what_the_file_says(home: Path, tmp_path: Path) -> None:
     sources = home / "vision", home / "llm"
     batches = phantom_batches(tmp_path / "phantoms", *sources)
     pth, _ = train_published(published_args(*sources, vis_use_lora=True, vis_r=2, vis_alpha=8), batches, tmp_path / "r")
-    settings = {"parity_max_new_tokens": 4, "overrides": {"vis_alpha": 2, "prompt": "Describe it."}}
+    settings = {"target": "cpu", "parity_max_new_tokens": 4, "overrides": {"vis_alpha": 2, "prompt": "Describe it."}}
     manifest = export_bundle(
         ExportSettings(pth, *sources, tmp_path / "b", decoding={"num_beams": 2, "max_new_tokens": 40}, **settings)  # type: ignore[arg-type]
     )

@@ -181,7 +181,7 @@ def test_layer_by_layer_gate(tmp_path: Path, dialect: str, precision: str) -> No
     model = make_llama(attention_bias=True)
     prompts = make_prompts(np.random.default_rng(1), 3, 12, 64)
     write_decoder(model, tmp_path, dialect=dialect, precision=precision)
-    found = compare_layers(model, tmp_path / "model.onnx", prompts, precision=precision)
+    found = compare_layers(model, tmp_path / "model.onnx", prompts, precision=precision).checks
     assert [check.passed for check in found] == [True] * 3
     whole = run_graph(tmp_path / "model.onnx", model.config, prompts[:1], [12])
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_layer_by_layer_gate_finds_a_wrong_weight(tmp_path: Path, name: str) -> 
     write_decoder(model, tmp_path, dialect="ort", precision="int4")
     model.get_submodule(name).weight.data[:, :8] *= -1
     prompts = make_prompts(np.random.default_rng(1), 2, 12, 64)
-    found = compare_layers(model, tmp_path / "model.onnx", prompts, precision="int4")
+    found = compare_layers(model, tmp_path / "model.onnx", prompts, precision="int4").checks
     failed = [check for check in found if not check.passed]
     assert [check.name for check in failed] == ["output layer" if name == "lm_head" else layerwise.LAYERS]
     if name != "lm_head":
@@ -246,7 +246,7 @@ with PeakMemory(0.002) as memory:
     model = load_llm(llm, stored_dtype(llm) if sys.argv[4] == "mapped" else __import__("torch").float32)
     write_decoder(model, Path(out), dialect="ort", precision="int4")
     prompts = np.random.default_rng(0).normal(0, 1, (2, 12, 1024)).astype(np.float32)
-    checks = compare_layers(model, Path(out) / "model.onnx", prompts, precision="int4")
+    checks = compare_layers(model, Path(out) / "model.onnx", prompts, precision="int4").checks
 assert all(check.passed for check in checks), checks
 print(mapped, memory.peak - before)
 """

@@ -27,7 +27,7 @@ def test_parity_of_swin_base(tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "checkpoint", {"dataset": "iu_xray"})
     sources = ("--checkpoint", tmp_path / "checkpoint", "--vision", vision, "--llm", llm)
     bundle = tmp_path / "bundle"
-    done = run_cli("export", *sources, "--out", bundle, "--parity-tokens", 12)
+    done = run_cli("export", *sources, "--out", bundle, "--parity-tokens", 12, "--for", "cpu")
     assert done.returncode == 0, done.stderr
     assert "image_embeds, 3 views" in done.stderr
     images = Path(__file__).parents[1] / "data"

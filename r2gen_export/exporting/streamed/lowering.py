@@ -53,8 +53,8 @@ def lower(
         advance: called behind each decoder layer.
 
     Returns:
-        The graph as `trace_skeleton` describes it, but without `attention_mask`, with the dialect's own inputs, and a cache
-        [B, kv_heads, max_sequence_length, head_dim] whose first `position_ids[:, 0]` positions are in use.
+        The graph as `trace_skeleton` describes it, but without `attention_mask`, with the dialect's own inputs, and a
+        cache [B, kv_heads, max_sequence_length, head_dim] whose first `position_ids[:, 0]` positions are in use.
     """
     for name, table in zip((COS, SIN), rope_tables(config), strict=True):
         graph.floats(name, table)
