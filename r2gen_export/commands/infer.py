@@ -54,7 +54,7 @@ def run_infer(request: InferRequest) -> None:
     from r2gen_export.runtime.pipeline import Pipeline, bundle_path
     from r2gen_export.runtime.studies import collect_studies
 
-    if is_large(load_manifest(bundle_path(request.bundle))):
+    if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
         restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
@@ -70,6 +70,13 @@ def run_infer(request: InferRequest) -> None:
         _many(request, pipeline, studies)
     else:
         _one(request, pipeline, studies.studies[0])
+
+
+def _decodes_on_cpu(device: str) -> bool:
+    """Whether weights will be in this process's memory, as far as that is known before anything is loaded."""
+    from r2gen_export.runtime.gpu import why_no_gpu
+
+    return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
 
 
 def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
@@ -140,7 +147,11 @@ def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None
             if shared_screen:
                 bar.start()
 
+        steps = len(pipeline.provider.steps)
         for study, outcome in zip(studies.studies, outcomes, strict=True):
+            for step in pipeline.provider.steps[steps:]:
+                show(step, say)
+            steps = len(pipeline.provider.steps)
             if outcome.error is not None:
                 failed.append(outcome.study)
                 show(f"study {outcome.study}: {outcome.error.code}: {_message(request, study, outcome)}", say)

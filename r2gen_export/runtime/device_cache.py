@@ -111,10 +111,10 @@ class DevicePass:
         rows = shape[0]
         self._session, self._dtype = decoder.session, decoder.dtype
         self._offsets = np.arange(size)
-        self._embeds = gpu.upload(np.zeros((rows, size, decoder.widths[0]), decoder.dtype))
-        self._positions = gpu.upload(np.zeros((rows, size), np.int64))
+        self._embeds = gpu.empty((rows, size, decoder.widths[0]), decoder.dtype)
+        self._positions = gpu.empty((rows, size), np.int64)
         self._keep = gpu.upload(np.arange(size - keep, size))
-        self._logits = gpu.upload(np.zeros((rows, keep, decoder.widths[1]), decoder.dtype))
+        self._logits = gpu.empty((rows, keep, decoder.widths[1]), decoder.dtype)
         self._total = np.zeros((), np.int32)
         self._binding = decoder.session.io_binding()
         self._binding.bind_ortvalue_input("inputs_embeds", self._embeds)

@@ -177,6 +177,8 @@ def bundle_checks(bundle: Path | None, device: str) -> list[Check]:
     else:
         checks.append(Check("bundle", "parity", "ok", f"{len(manifest.parity)} verdicts, all passed"))
     checks.append(Check("bundle", "runs on", "ok", pipeline.provider.name))
+    if trial := pipeline.provider.trial:
+        checks.append(Check("bundle", "trial pass", "info" if trial.difference is None else "ok", str(trial)))
     return [*checks, _trial(pipeline)]
 
 

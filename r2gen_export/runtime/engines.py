@@ -22,10 +22,11 @@ from r2gen_export import bundle as layout
 from r2gen_export.atomic import atomic_file
 from r2gen_export.bundle import Manifest, bundle_id
 from r2gen_export.errors import R2GenError
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, why_not_openvino
-from r2gen_export.runtime.providers import CPU, OPENVINO, ProviderChoice
+from r2gen_export.runtime.providers import CPU, OPENVINO, PLAIN, Acceleration, ProviderChoice
 from r2gen_export.runtime.user_cache import cache_folder
 from r2gen_export.versions import installed_version
 
@@ -63,7 +64,13 @@ def is_large(manifest: Manifest) -> bool:
 
 
 def open_decoder(
-    folder: Path, manifest: Manifest, choice: ProviderChoice, *, device: str, threads: int | None
+    folder: Path,
+    manifest: Manifest,
+    choice: ProviderChoice,
+    *,
+    device: str,
+    threads: int | None,
+    acceleration: Acceleration = PLAIN,
 ) -> tuple[AnyDecoder, ProviderChoice]:
     """Load the decoder of a bundle.
 
@@ -73,6 +80,7 @@ def open_decoder(
         choice: what the graphs run on, from `choose_providers`.
         device: what was asked for; with `auto` on the CPU the faster engine is taken.
         threads: CPU threads, None: the cores this process may use.
+        acceleration: of the CUDA provider.
 
     Returns:
         The decoder; and the choice with a step that says why OpenVINO was taken or not.
@@ -88,7 +96,15 @@ def open_decoder(
             from r2gen_export.runtime.trt_provider import decoder_tuning
 
             tuning = decoder_tuning(manifest)
-        return DecoderSession(path, manifest.dims, providers=choice.providers, threads=threads, tuning=tuning)
+        return DecoderSession(
+            path,
+            manifest.dims,
+            providers=choice.providers,
+            threads=threads,
+            tuning=tuning,
+            acceleration=acceleration,
+            gpu=choice.gpu,
+        )
 
     def openvino() -> AnyDecoder:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
@@ -143,7 +159,7 @@ def _report_ms(decoder: AnyDecoder, embeds: Any, rows: int) -> float:
 
 
 def _why_not_raced(manifest: Manifest) -> str:
-    if manifest.dialect != "ort" or manifest.precision["decoder"] == "fp16":
+    if manifest.dialect != "ort" or PRECISIONS[manifest.precision["decoder"]].half:
         return f"it cannot run a decoder of dialect {manifest.dialect} in {manifest.precision['decoder']}"
     return "" if is_large(manifest) else "the LLM is too small to matter"
 

@@ -6,8 +6,6 @@ import ctypes
 import sys
 from typing import Any, Final
 
-from r2gen_export.errors import R2GenError
-
 LIBRARY: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 OUT_OF_MEMORY: Final = ("out of memory", "Failed to allocate memory", "ALLOC_FAILED", "OUT_OF_MEMORY")
@@ -22,21 +20,11 @@ def why_no_gpu() -> str:
     return "" if _count(driver) else "the NVIDIA driver shows no GPU"
 
 
-def gpu_count() -> int:
-    """GPUs this process sees, as CUDA counts them (`CUDA_VISIBLE_DEVICES` holds)."""
+def why_no_such_gpu(index: int) -> str:
+    """Empty when a GPU of this index is there, as CUDA counts them (`CUDA_VISIBLE_DEVICES` holds)."""
     driver = _driver()
-    return 0 if driver is None else _count(driver)
-
-
-def check_index(index: int) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        R2GenError: `R2G-DEVICE-UNAVAILABLE`.
-    """
-    if index and not index < (count := gpu_count()):
-        message = f"GPU {index} is not there; this process sees {count}, numbered from 0"
-        raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "see r2gen doctor, and CUDA_VISIBLE_DEVICES")
+    count = 0 if driver is None else _count(driver)
+    return "" if index < count else f"GPU {index} is not there, the driver shows {count}, numbered from 0"
 
 
 def free_memory(index: int) -> tuple[int, int] | None:
@@ -67,14 +55,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _driver() -> Any:
-    """The driver's library, started; None when there is none or it does not start."""
+    """The driver's library; None when there is none."""
     try:
-        driver = ctypes.CDLL(LIBRARY)
+        return ctypes.CDLL(LIBRARY)
     except OSError:
         return None
-    return None if driver.cuInit(0) else driver
 
 
 def _count(driver: Any) -> int:
+    """GPUs the driver shows; where there are none, it does not even start."""
     count = ctypes.c_int()
-    return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value

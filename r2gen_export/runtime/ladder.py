@@ -6,20 +6,39 @@ OpenVINO or ONNX Runtime (`engines.py`). Vision encoder and decoder may end on d
 
 from __future__ import annotations
 
+import gc
 import shlex
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.engines import open_decoder
-from r2gen_export.runtime.providers import CPU, ProviderChoice, choose_providers, why_no_gpu
-from r2gen_export.runtime.sessions import Encoder, PrefixDecoder, VisionSession
+from r2gen_export.runtime.gpu import why_no_gpu, why_no_such_gpu
+from r2gen_export.runtime.gpu_memory import estimate, require_gpu_memory
+from r2gen_export.runtime.placement import require_gpu_kernels
+from r2gen_export.runtime.providers import (
+    CPU,
+    CUDA,
+    CUDA_TAKEN,
+    PLAIN,
+    PROVIDER_NAMES,
+    Acceleration,
+    ProviderChoice,
+    choose_providers,
+    parse_device,
+)
+from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, VisionSession
+from r2gen_export.runtime.trial import Trial, run_trial
 
 if TYPE_CHECKING:
     from trt_engines.find import Fitting
+    from trt_engines.sessions import EngineDecoder, EngineVision
+
+Opened: TypeAlias = tuple[Encoder, PrefixDecoder, ProviderChoice]
 
 ENGINES: Final = "engines"
 """Folder of a bundle."""
@@ -45,21 +64,32 @@ class EngineRung:
         self._folder = folder
         self.fitting: dict[str, Fitting] = {}
         self.reasons: dict[str, str] = {}
-        if device not in ("auto", "tensorrt"):
+        kind, self._gpu = parse_device(device)
+        if kind not in ("auto", "tensorrt"):
             return
         # In this order, so that a machine without a GPU is not told to build, and imports nothing of TensorRT.
         built = f"none built (r2gen build {shlex.quote(str(folder))})" if not (folder / ENGINES).is_dir() else ""
-        if reason := why_no_gpu() or built:
+        if reason := why_no_gpu() or why_no_such_gpu(self._gpu) or built:
             self.reasons = {"vision": reason, DECODER: reason}
             return
         from trt_engines.find import find_engines
 
-        self.fitting, self.reasons = find_engines(folder, manifest)
+        self.fitting, self.reasons = find_engines(folder, manifest, self._gpu)
 
     def drop(self, part: str, error: R2GenError) -> None:
         """An engine that does not load after all."""
         del self.fitting[part]
         self.reasons[part] = f"{error.code}: {error.message} ({error.fix})"
+
+    @property
+    def gpu(self) -> int:
+        """Index of the GPU the engines are for."""
+        return self._gpu
+
+    @property
+    def precision(self) -> str | None:
+        """Of the decoder's engine, which may be another than the bundle's; None without one."""
+        return self.fitting[DECODER].identity.precision if DECODER in self.fitting else None
 
     @property
     def steps(self) -> list[str]:
@@ -79,7 +109,7 @@ class EngineRung:
             R2GenError: as `choose_providers`, when no engine fits either.
         """
         if self.fitting and not self.reasons:
-            return ProviderChoice([CPU], self.fitting[DECODER].backend.product, self.steps)
+            return ProviderChoice([CPU], self.fitting[DECODER].backend.product, self.steps, self._gpu)
         try:
             rest = choose_providers(device)
         except R2GenError as error:
@@ -87,7 +117,7 @@ class EngineRung:
                 raise self._explained(error) from error
             rest = choose_providers("auto")
         name = self.fitting[DECODER].backend.product if DECODER in self.fitting else rest.name
-        return ProviderChoice(rest.providers, name, [*self.steps, *rest.steps])
+        return replace(rest, name=name, steps=[*self.steps, *rest.steps])
 
     def _explained(self, error: R2GenError) -> R2GenError:
         """The error of the next rung, with the reason for stepping down to it, unless that is the same."""
@@ -103,70 +133,145 @@ def _without_folder(step: str, folder: Path) -> str:
     return step.replace(engines, ENGINES).replace(repr(engines)[1:-1], ENGINES)
 
 
-def open_sessions(
-    folder: Path, manifest: Manifest, *, device: str, threads: int | None
-) -> tuple[Encoder, PrefixDecoder, ProviderChoice]:
-    """Load vision encoder and decoder on the best rung this machine has.
+def open_sessions(folder: Path, manifest: Manifest, *, device: str, threads: int | None) -> Opened:
+    """Load vision encoder and decoder on the best rung this machine has, and try it where it is a GPU.
 
     Args:
         folder: the bundle.
         manifest: its manifest, verified.
-        device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`.
+        device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index (`cuda:1`).
         threads: CPU threads for one graph, None: the cores this process may use.
 
     Returns:
         Vision encoder, decoder, and what they run on.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`.
+        R2GenError: `R2G-BUNDLE-GRAPH`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
     """
     rung = EngineRung(folder, manifest, device)
-    vision, decoder = _open_engines(rung, manifest) if rung.fitting else (None, None)
+    opening = _Opening(folder, manifest, device, threads)
+    if rung.fitting and (opened := _on_engines(rung, manifest, opening)):
+        return opened
+    gc.collect()  # the engines' memory goes before the next rung is loaded
     choice = rung.choose(device)
     try:
-        return _open_rest(folder, manifest, choice, vision, decoder, device=device, threads=threads)
+        return opening.on(choice)
     except R2GenError as error:
         # A provider whose libraries load may still not start; whoever asked for it by name gets the error.
-        if choice.providers[0] == CPU or not (device == "auto" or rung.fitting):
+        if choice.providers[0] == CPU or device != "auto":
             raise
-        failed = f"{choice.providers[0]}: not taken after all, {error.message}"
-        steps = [*(step for step in choice.steps if not step.endswith(": taken")), failed, "CPU: taken"]
-        choice = ProviderChoice([CPU], choice.name if decoder is not None else CPU, steps)
-        return _open_rest(folder, manifest, choice, vision, decoder, device=device, threads=threads)
+        failed = f"{PROVIDER_NAMES[choice.providers[0]]}: not taken after all, {error.message} ({error.fix})"
+    gc.collect()
+    steps = [*(step for step in choice.steps if step != CUDA_TAKEN), failed, "CPU: taken"]
+    return opening.on(ProviderChoice([CPU], CPU, steps))
 
 
-def _open_rest(
-    folder: Path,
-    manifest: Manifest,
-    choice: ProviderChoice,
-    vision: Encoder | None,
-    decoder: PrefixDecoder | None,
-    *,
-    device: str,
-    threads: int | None,
-) -> tuple[Encoder, PrefixDecoder, ProviderChoice]:
-    """What no engine was loaded for, in ONNX Runtime or OpenVINO."""
-    if vision is None:
+@dataclass(frozen=True)
+class _Opening:
+    """What stays the same from rung to rung."""
+
+    folder: Path
+    manifest: Manifest
+    device: str
+    threads: int | None
+
+    def on(
+        self,
+        choice: ProviderChoice,
+        vision: Encoder | None = None,
+        decoder: PrefixDecoder | None = None,
+        *,
+        precision: str | None = None,
+    ) -> Opened:
+        """Both parts, those not given opened as `choice` says; on a GPU after a trial pass."""
+        on_gpu = choice.providers[0] != CPU
+        if on_gpu:
+            parts = {"vision": vision is None, "decoder": decoder is None}
+            require_gpu_kernels(self.manifest, **parts)
+            require_gpu_memory(estimate(self.manifest, **parts), choice.gpu)
+        engines = vision is not None or decoder is not None
+        if vision is None:
+            vision = self._vision(choice)
+        if decoder is not None or not on_gpu:
+            if decoder is None:
+                decoder, choice = open_decoder(
+                    self.folder, self.manifest, choice, device=self.device, threads=self.threads
+                )
+            if not (on_gpu or engines):
+                return vision, decoder, choice
+            return vision, decoder, choice.tried(self._try(vision, decoder, precision))
+        return self._accelerated(vision, choice, precision)
+
+    def _vision(self, choice: ProviderChoice) -> VisionSession:
         tuning = None
         if choice.builds_engines:
             from r2gen_export.runtime.trt_provider import vision_tuning
 
-            tuning = vision_tuning(manifest)
-        vision = VisionSession(folder / layout.VISION, providers=choice.providers, threads=threads, tuning=tuning)
-    if decoder is None:
-        decoder, choice = open_decoder(folder, manifest, choice, device=device, threads=threads)
-    return vision, decoder, choice
+            tuning = vision_tuning(self.manifest)
+        path = self.folder / layout.VISION
+        return VisionSession(path, providers=choice.providers, threads=self.threads, tuning=tuning, gpu=choice.gpu)
+
+    def _accelerated(self, vision: Encoder, choice: ProviderChoice, precision: str | None) -> Opened:
+        """The decoder on a GPU; where the trial fails with what speeds it up, without."""
+        reason = ""
+        for acceleration in (Acceleration(), PLAIN):
+            decoder, taken = open_decoder(
+                self.folder,
+                self.manifest,
+                choice,
+                device=self.device,
+                threads=self.threads,
+                acceleration=acceleration,
+            )
+            try:
+                trial = self._try(vision, decoder, precision)
+            except R2GenError as error:
+                if choice.providers[0] != CUDA or acceleration == PLAIN or error.code != "R2G-DEVICE-UNAVAILABLE":
+                    raise
+                reason = error.message
+                del decoder
+                gc.collect()  # its weights go before they are loaded again
+                continue
+            if reason:
+                taken = taken.with_step(f"CUDA graphs: not taken, {reason}")
+            return vision, decoder, taken.tried(trial)
+        raise InternalError("no trial pass was run")
+
+    def _try(self, vision: Encoder, decoder: PrefixDecoder, precision: str | None) -> Trial:
+        table = EmbeddingTable(self.folder / layout.EMBED_TOKENS)
+        return run_trial(vision, decoder, table, self.manifest, precision=precision)
 
 
-def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[Encoder | None, PrefixDecoder | None]:
+def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Opened | None:
+    """The bundle's engines, and what has none on the next rung, else on the CPU; None when the engines do not work."""
+    vision, decoder = _open_engines(rung, manifest)
+    if vision is None and decoder is None:
+        return None
+    choice = rung.choose(opening.device)
+    choices = [choice] if choice.providers[0] == CPU else [choice, replace(choice, providers=[CPU])]
+    for candidate in choices:
+        try:
+            return opening.on(candidate, vision, decoder, precision=rung.precision)
+        except R2GenError as error:
+            failure = error
+    for part in (vision, decoder):
+        if part is not None:
+            with suppress(R2GenError):
+                part.close()
+    for name in list(rung.fitting):
+        rung.drop(name, failure)
+    return None
+
+
+def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[EngineVision | None, EngineDecoder | None]:
     """Load the engines that fit; one that does not load steps down."""
     from trt_engines.device_memory import Cuda
     from trt_engines.find import open_engine_decoder, open_engine_vision
 
-    vision: Encoder | None = None
-    decoder: PrefixDecoder | None = None
+    vision: EngineVision | None = None
+    decoder: EngineDecoder | None = None
     try:
-        cuda = Cuda()
+        cuda = Cuda(device_id=rung.gpu)
     except R2GenError as error:
         for part in list(rung.fitting):
             rung.drop(part, error)

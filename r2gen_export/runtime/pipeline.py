@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ class Pipeline:
         self._embed_tokens = embed_tokens
         self._detokenizer = detokenizer
         self._drafter = drafter
-        self._large = is_large(manifest)
+        self._most = sys.maxsize  # studies decoded together; fewer once memory did not suffice
+        self._large = is_large(manifest) and provider.decodes_on_cpu
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
         decoder.share_prefix(self._before)
@@ -106,14 +108,14 @@ class Pipeline:
 
         Args:
             path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
-            device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`.
+            device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index, `cuda:1`.
             threads: CPU threads for one graph; one for each physical core this process may use when None.
             draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
                 None, where the bundle has a store of them.
             learn: save what is written to that store, where there is one.
 
         Raises:
-            R2GenError: `R2G-BUNDLE-*`, `R2G-DEVICE-UNAVAILABLE`.
+            R2GenError: `R2G-BUNDLE-*`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
         """
         folder = bundle_path(path)
         manifest = open_bundle(folder)
@@ -207,14 +209,27 @@ class Pipeline:
                 encoded.append(self._encode(number, images))
             except Exception as error:
                 outcomes[number] = Outcome(number, error=_coded(error))
-        try:
-            for report in self._decode(encoded, settings, started) if encoded else []:
-                outcomes[report.study] = Outcome(report.study, report=report)
-        except Exception:
-            # One study's NaN must not take the batch with it: decode each alone to find it.
-            for study in encoded:
-                outcomes[study.study] = self._alone(study, settings)
+        waiting = [encoded[first : first + self._most] for first in range(0, len(encoded), self._most)]
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                for report in self._decode(part, settings, started):
+                    outcomes[report.study] = Outcome(report.study, report=report)
+            except Exception as error:
+                if len(part) > 1 and isinstance(error, R2GenError) and error.code == "R2G-RESOURCE-MEMORY":
+                    waiting = self._halved(part) + waiting
+                    continue
+                # One study's NaN must not take the batch with it: decode each alone to find it.
+                for study in part:
+                    outcomes[study.study] = self._alone(study, settings)
         return [outcomes[number] for number, _ in batch]
+
+    def _halved(self, part: list[_Encoded]) -> list[list[_Encoded]]:
+        """A batch for which the GPU's memory did not suffice, as two; later ones are no larger, and reports say so."""
+        self._most = (len(part) + 1) // 2
+        step = f"batch: {len(part)} studies did not fit into the GPU's memory, {self._most} at a time"
+        self.provider = self.provider.with_step(step)
+        return [part[: self._most], part[self._most :]]
 
     def _alone(self, study: _Encoded, settings: Settings) -> Outcome:
         try:

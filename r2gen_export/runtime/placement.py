@@ -59,18 +59,26 @@ def check_placement(path: Path, session: onnxruntime.InferenceSession) -> None:
         raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, fix)
 
 
-def why_not_on_gpu(manifest: Manifest) -> tuple[str, str]:
-    """Why this bundle is known not to run wholly on CUDA, and what to export instead; two empty strings if it does.
+def require_gpu_kernels(manifest: Manifest, *, vision: bool, decoder: bool) -> None:
+    """Refuse, before it is loaded, a part that is known not to run wholly on CUDA; `check_placement` sees it after.
 
     `GroupQueryAttention` has CUDA kernels for 16-bit floats only, and int8 vision encoders round their activations on
-    the CPU. `check_placement` sees the same after loading; this says it before.
+    the CPU.
+
+    Args:
+        manifest: the bundle's.
+        vision: the vision encoder is to run there.
+        decoder: the decoder is to run there.
+
+    Raises:
+        R2GenError: `R2G-DEVICE-UNAVAILABLE`, with the precision that works.
     """
     precision = manifest.precision["decoder"]
-    if manifest.dialect == "ort" and not PRECISIONS[precision].half:
-        reason = f"attention of an {precision} decoder in dialect ort has no kernel for the GPU"
-        better = with_half_activations(precision)
-        return reason, f"r2gen export ... --precision {better}, or --dialect trt, or --device cpu"
-    if manifest.precision["vision"] == "int8":
-        reason = "the int8 vision encoder has no kernels for the GPU"
-        return reason, "r2gen export ... --vision-precision fp16, or --device cpu"
-    return "", ""
+    if decoder and manifest.dialect == "ort" and not PRECISIONS[precision].half:
+        message = f"attention of a decoder in dialect ort and {precision} has no kernel for the GPU"
+        better = f"--precision {with_half_activations(precision)}, or --dialect trt"
+        raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, f"export it again with {better}; or --device cpu")
+    if vision and manifest.precision["vision"] == "int8":
+        message = "an int8 vision encoder rounds its activations in operators without a kernel for the GPU"
+        fix = "export it again with --vision-precision fp16; or --device cpu"
+        raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, fix)

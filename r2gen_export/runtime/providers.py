@@ -8,13 +8,16 @@ import importlib
 import importlib.util
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.gpu import why_no_gpu
+from r2gen_export.runtime.gpu import why_no_gpu, why_no_such_gpu
 from r2gen_export.runtime.placement import RECORD
+
+if TYPE_CHECKING:
+    from r2gen_export.runtime.trial import Trial
 
 __all__ = ["why_no_gpu"]
 
@@ -31,17 +34,26 @@ OPENVINO: Final = "OpenVINO"
 
 DEVICES: Final = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 
+CUDA_TAKEN: Final = "CUDA: taken"
+"""The step of `auto` that goes when CUDA does not start after all."""
+
+PROVIDER_NAMES: Final = {CPU: "CPU", CUDA: "CUDA", TENSORRT: "TensorRT", TENSORRT_RTX: "TensorRT-RTX"}
+
+NUMBERED: Final = ("cuda", "tensorrt")
+"""Devices that may be followed by `:` and the index of a GPU."""
+
 
 @dataclass(frozen=True)
 class Acceleration:
     """What makes a decoder faster on CUDA, and is dropped with its reason where the trial pass fails with it.
 
     `cuda_graph`: passes of one position are captured once and replayed. `int4_gemm`: ONNX Runtime's tensor-core kernels
-    for 4- and 8-bit weights beside float16 activations (`fpA_intB`).
+    for 4- and 8-bit weights beside float16 activations (`fpA_intB`). They are off until measured on a GPU: their kernels
+    are chosen for each number of rows by trial, and one that was not tried fails in the middle of a report.
     """
 
     cuda_graph: bool = True
-    int4_gemm: bool = True
+    int4_gemm: bool = False
 
 
 PLAIN: Final = Acceleration(cuda_graph=False, int4_gemm=False)
@@ -52,21 +64,33 @@ class ProviderChoice:
     """`providers`: what sessions are opened with, best first. `name`: the first one, as reports record it.
 
     `steps` says of every rung of the ladder (a TensorRT engine, TensorRT through ONNX Runtime, CUDA, CPU) why it was
-    taken or not.
+    taken or not. `gpu`: index of the GPU, as CUDA counts them. `trial`: of what runs on a
+    GPU, None before it and on the CPU.
     """
 
     providers: list[str]
     name: str
     steps: list[str]
+    gpu: int = 0
+    trial: Trial | None = None
 
     @property
     def builds_engines(self) -> bool:
         """Whether the first provider builds engines when a session is opened."""
         return self.providers[0] in (TENSORRT, TENSORRT_RTX)
 
+    @property
+    def decodes_on_cpu(self) -> bool:
+        """Whether the LLM's weights are in host memory."""
+        return self.name in (CPU, OPENVINO)
+
+    def tried(self, trial: Trial) -> ProviderChoice:
+        """The same choice after a trial pass."""
+        return replace(self, trial=trial, steps=[*self.steps, f"{PROVIDER_NAMES.get(self.name, self.name)}: {trial}"])
+
     def with_step(self, step: str, name: str | None = None) -> ProviderChoice:
         """The same choice with a further step, and another name when one is given."""
-        return ProviderChoice(self.providers, name or self.name, [*self.steps, step])
+        return replace(self, name=name or self.name, steps=[*self.steps, step])
 
 
 def provider_options(provider: str, gpu: int = 0, acceleration: Acceleration = PLAIN) -> dict[str, Any]:
@@ -98,62 +122,95 @@ def gpu_session_entries(acceleration: Acceleration) -> dict[str, str]:
     }
 
 
+def parse_device(device: str) -> tuple[str, int]:
+    """A device and the index of its GPU: `cuda:1` is the second GPU that CUDA shows, `cuda` the first.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` for a GPU that is not there.
+    """
+    kind, colon, index = device.partition(":")
+    numbered = kind in NUMBERED and index.isascii() and index.isdigit()
+    if kind not in DEVICES or (colon and not numbered):
+        choices = f"{', '.join(DEVICES)}; {' and '.join(NUMBERED)} also with a GPU's number, like cuda:1"
+        raise R2GenError("R2G-CONFIG-VALUE", f"device {device!r} is unknown", f"choose one of {choices}")
+    return kind, int(index or 0)
+
+
 def choose_providers(device: str) -> ProviderChoice:
     """Execution providers for a device.
 
     Args:
-        device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT through
-            ONNX Runtime builds its engines while a bundle loads, which takes minutes, so it is taken only when asked
-            for, and after the bundle's own engines (`ladder.open_sessions`).
+        device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. `cuda` and
+            `tensorrt` may name a GPU by its index (`cuda:1`). TensorRT through ONNX Runtime builds its engines while a
+            bundle loads, which takes minutes, so it is taken only when asked for, and after the bundle's own engines
+            (`ladder.open_sessions`).
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable
             on this machine.
     """
-    if device not in DEVICES:
-        raise R2GenError("R2G-CONFIG-VALUE", f"device {device!r} is unknown", f"choose one of {', '.join(DEVICES)}")
-    if device == "cpu":
+    kind, gpu = parse_device(device)
+    if kind == "cpu":
         return ProviderChoice([CPU], CPU, ["CPU: asked for"])
-    if device == "openvino":
+    if kind == "openvino":
         return ProviderChoice([CPU], OPENVINO, ["OpenVINO: asked for"])
-    if device == "tensorrt":
-        return _choose_tensorrt()
-    reason = _why_not_cuda()
-    if device == "cuda":
+    if kind == "tensorrt":
+        return _choose_tensorrt(gpu)
+    reason = _why_not_cuda(gpu)
+    if kind == "cuda":
         if reason:
             raise _unavailable("CUDA", reason)
-        return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: asked for"])
+        return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: asked for"], gpu)
     skipped = "TensorRT: not taken, through ONNX Runtime it builds engines while the bundle loads (--device tensorrt)"
     if reason:
         return ProviderChoice([CPU], CPU, [skipped, f"CUDA: not taken, {reason}", "CPU: taken"])
-    return ProviderChoice([CUDA, CPU], CUDA, [skipped, "CUDA: taken"])
+    return ProviderChoice([CUDA, CPU], CUDA, [skipped, CUDA_TAKEN])
 
 
-def _choose_tensorrt() -> ProviderChoice:
+def _choose_tensorrt(gpu: int) -> ProviderChoice:
     """ONNX Runtime's TensorRT provider, else the one for TensorRT-RTX."""
-    reason = why_no_gpu()
-    if reason:
+    # Both keep their tensors in the memory of ONNX Runtime's CUDA provider.
+    if reason := _why_not_cuda(gpu):
         raise _unavailable("TensorRT", reason)
-    if not (reason := _why_not_cuda() or _why_not_tensorrt()):
-        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for, through ONNX Runtime"])
+    if not (reason := _why_not_tensorrt()):
+        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for, through ONNX Runtime"], gpu)
     if rtx := _why_not_rtx():
         raise _unavailable("TensorRT", f"{reason}; for TensorRT-RTX, {rtx}")
     steps = [f"TensorRT: not taken, through ONNX Runtime {reason}", "TensorRT-RTX: asked for, through ONNX Runtime"]
-    return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, steps)
+    return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, steps, gpu)
 
 
-def _why_not_cuda() -> str:
-    """Empty when the CUDA provider can start."""
-    if reason := why_no_gpu():
+def _why_not_cuda(gpu: int = 0) -> str:
+    """Empty when the CUDA provider can start, with cuDNN, on a GPU that is there."""
+    if reason := why_no_gpu() or why_no_such_gpu(gpu):
         return reason
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} is a build without CUDA"
-    # Finds the CUDA and cuDNN wheels of `onnxruntime-gpu[cuda,cudnn]` when the system has no such libraries.
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the loader says it below
+    _load_cuda_wheels()
+    # ONNX Runtime loads cuDNN when a convolution first runs: without it, it starts and fails in the first report.
+    return _why_not_loaded("cuda") or _why_no_cudnn()
+
+
+def _load_cuda_wheels() -> None:
+    """Load the wheels of `onnxruntime-gpu[cuda,cudnn]`, beside ONNX Runtime or wherever the package `nvidia` lies."""
+    import onnxruntime
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the loader says it later
+        spec = importlib.util.find_spec("nvidia")
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for folder in sorted(Path(root).glob("*/bin" if sys.platform == "win32" else "*/lib")):
+                onnxruntime.preload_dlls(directory=str(folder.resolve()))
         onnxruntime.preload_dlls(directory="")
-    return _why_not_loaded("cuda")
+
+
+def _why_no_cudnn() -> str:
+    try:
+        ctypes.CDLL("cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9")
+    except OSError:
+        return "cuDNN 9 is not installed (pip install 'r2gen[cuda]')"
+    return ""
 
 
 def _why_not_tensorrt() -> str:
@@ -161,7 +218,11 @@ def _why_not_tensorrt() -> str:
 
     if TENSORRT not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} is a build without TensorRT"
-    return _why_not_loaded("tensorrt")
+    with contextlib.suppress(ImportError, OSError):  # loads the libraries of TensorRT's wheel, which nothing else finds
+        importlib.import_module("tensorrt_libs")
+    if reason := _why_not_loaded("tensorrt"):
+        return f"{reason}; it needs TensorRT 10 (pip install 'tensorrt>=10.15,<11')"
+    return ""
 
 
 def _why_not_rtx() -> str:

@@ -343,7 +343,7 @@ def open_session(
         actual = session.get_providers()[0]
         message = f"{providers[0]} did not start, ONNX Runtime offers {actual} instead"
         raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "--device cpu, or see r2gen doctor")
-    if on_gpu and providers[0] != TENSORRT_RTX:
+    if on_gpu:
         check_placement(path, session)
     return session
 

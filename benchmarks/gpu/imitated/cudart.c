@@ -56,7 +56,7 @@ void r2g_reset(void) {
   length = 0;
   memset(r2g_count, 0, sizeof r2g_count);
   memset(r2g_bytes, 0, sizeof r2g_bytes);
-  r2g_launches = r2g_syncs = 0;
+  r2g_launches = r2g_syncs = r2g_captures = r2g_graphs = 0;
   pthread_mutex_unlock(&lock);
 }
 
