@@ -26,6 +26,7 @@ from r2gen_export.demo.score import score_phantoms, write_held_out
 from r2gen_export.exporting.decoder import write_decoder
 from r2gen_export.exporting.measures import distribution_metrics
 from r2gen_export.exporting.parity import prompts_around, step_logits
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
@@ -41,11 +42,7 @@ DIALECT: Final = "trt"
 """Heads of 24 values, which `GroupQueryAttention` of the dialect `ort` does not take."""
 
 VARIANTS: Final = {
-    "fp32": ("fp32", "fp32", "fp32"),
-    "fp16": ("fp16", "fp16", "fp32"),
-    "int8": ("int8", "int8", "fp32"),
-    "int4": ("int4", "int4", "fp32"),
-    "int4-128": ("int4-128", "int4-128", "fp32"),
+    **{name: (name, name, "fp32") for name in PRECISIONS},
     "int4, output layer int8": ("int4", "int8", "fp32"),
     "fp32, embeddings int8": ("fp32", "fp32", "int8"),
 }

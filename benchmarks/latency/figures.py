@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.latency.metrics import METRICS
 from benchmarks.latency.statistics import TOO_SMALL
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.report import STAGES
 
 Row = list[str]
@@ -105,7 +106,8 @@ def roofline_notes(configuration: dict[str, Any]) -> list[str]:
             "The LLM's weights fit into the processor's cache: the floor is the cache's read rate, and what is "
             "measured is the cost of starting many small operations."
         )
-    if found["work"]["precision"] == "fp16":
+    stored = PRECISIONS[found["work"]["precision"]]
+    if stored.half and stored.block is None:
         notes.append("ONNX Runtime widens fp16 weights on a CPU: it reads twice the bytes counted here.")
     if found["drafting"]:
         notes.append(

@@ -16,6 +16,7 @@ from benchmarks.latency.machine import LARGE, Machine, last_level_cache, read_ba
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.sessions import bad_graph, first_line, session_options
 
 PRODUCTS: Final = frozenset(
@@ -24,7 +25,7 @@ PRODUCTS: Final = frozenset(
 CONVOLUTIONS: Final = frozenset(("Conv", "FusedConv", "ConvInteger", "QLinearConv"))
 
 FP32, INT8 = "gemm_fp32_gops", "gemm_int8_gops"
-RATE: Final = {"fp32": FP32, "fp16": FP32, "int8": INT8, "int4": INT8, "int4-128": INT8}
+RATE: Final = {name: FP32 if entry.block is None else INT8 for name, entry in PRECISIONS.items()}
 """What weights of a precision are multiplied at on a CPU: ONNX Runtime widens fp16, and rounds activations to int8."""
 
 
@@ -77,7 +78,7 @@ def count_work(bundle: Path, manifest: Manifest) -> Work:
     dims = manifest.dims
     products = decoder.products()
     static = manifest.dialect != "standard"
-    half = manifest.precision["decoder"] == "fp16"
+    half = PRECISIONS[manifest.precision["decoder"]].half
     return Work(
         encode_ops=encode_ops(bundle / layout.VISION, manifest.image.height, manifest.image.width),
         encode_bytes=vision.bytes_per_pass(),

@@ -28,6 +28,7 @@ from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.replays import replay_reports
 from benchmarks.peers.results import write_results
 from r2gen_export.atomic import atomic_dir
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.hugepages import huge_page_environment
 
@@ -38,6 +39,7 @@ OURS: Final = {
     "r2gen-openvino": ("openvino", "int4"),
     "r2gen-int4-128": ("onnxruntime", "int4-128"),
     "r2gen-openvino-int4-128": ("openvino", "int4-128"),
+    "r2gen-int4-f16": ("onnxruntime", "int4-f16"),
     "r2gen-int8": ("onnxruntime", "int8"),
     "r2gen-fp16": ("onnxruntime", "fp16"),
     "r2gen-fp32": ("onnxruntime", "fp32"),
@@ -56,20 +58,18 @@ GREEDY: Final = ("llama.cpp",)
 """Those without beam search."""
 
 BYTES: Final = {
-    "r2gen-int4-128": (0.53125, 0.53125),
-    "r2gen-openvino-int4-128": (0.53125, 0.53125),
+    **{name: (PRECISIONS[precision].bytes_per_weight,) * 2 for name, (_, precision) in OURS.items()},
+    "onnxruntime-genai": (0.625, 0.625),
     "onnxruntime-genai-128": (0.53125, 0.53125),
     "openvino-genai-128": (0.515625, 0.515625),
-    "r2gen-int8": (1.125, 1.125),
     "r2gen-fp16": (4.0, 4.0),
-    "r2gen-fp32": (4.0, 4.0),
     "transformers": (4.0, 4.0),
     "transformers-bf16": (2.0, 2.0),
     "transformers-fp16": (2.0, 2.0),
     "llama.cpp": (0.5625, 0.5625),
     "openvino-genai": (0.5625, 0.5625),
 }
-"""Of one weight in the layers and in the output layer; the others store a float32 scale for each block of 32.
+"""Of one weight in the layers and in the output layer.
 
 On a CPU, ONNX Runtime widens float16 weights to float32 when it loads them."""
 
@@ -148,7 +148,7 @@ def bytes_per_token(name: str, shape: str) -> float:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
-    each, head = BYTES.get(name, (0.625, 0.625))
+    each, head = BYTES[name]
     return float(config["num_hidden_layers"] * layer * each + hidden * config["vocab_size"] * head)
 
 

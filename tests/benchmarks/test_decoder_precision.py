@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.decoder_precision import VARIANTS, next_logits, read_llama, write_bundle
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.exporting.decoder import check_variant
 from r2gen_export.exporting.measures import distribution_metrics
-from r2gen_export.exporting.streamed.dialects import PRECISIONS
+from r2gen_export.precision import PRECISIONS
 from tests.torch_decoder import make_prompts
 
 
@@ -25,10 +26,11 @@ def test_the_llama_of_the_demo_gives_its_logits_in_every_precision(tmp_path: Pat
         whole = torch.cat([torch.from_numpy(prompts[0]), model.get_input_embeddings()(ids)], dim=1)
         np.testing.assert_allclose(wanted[:3], model(inputs_embeds=whole).logits[0, 19:].numpy(), atol=1e-3)
     far = {}
-    for variant in ("fp32", "int8", "int4-128"):
+    for variant in ("fp32", "int8", "int8-f16", "int4-128"):
         write_bundle(model, variant, tmp_path / variant)
         far[variant] = distribution_metrics(next_logits(tmp_path / variant, prompts, reports), wanted)["kl_mean"]
     assert far["fp32"] < 1e-8 < far["int8"] < far["int4-128"]
+    assert far["int8-f16"] == pytest.approx(far["int8"], rel=0.5)
 
 
 def test_the_variants_can_be_written_and_are_of_every_precision() -> None:

@@ -45,7 +45,7 @@ KINDS = {
     "tied embeddings": {"tie_word_embeddings": True},
     "blocks that do not fill up": {"hidden_size": 80, "head_dim": 16, "intermediate_size": 100},
 }
-TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 1e-1, "int4": 1e-1, "int4-128": 1e-1}
+TOLERANCE = dict.fromkeys(PRECISIONS, 1e-1) | {"fp32": 1e-5, "fp16": 1e-2}
 """Per unit of the largest logit, from PyTorch with the same rounded weights."""
 
 
