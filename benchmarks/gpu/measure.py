@@ -9,8 +9,9 @@ Fields of the answer, which are stable:
 - `bytes_up_per_step`, `bytes_down_per_step`: host to device and device to host in the third decode step of one row.
 - `cache_copies_per_step`: copies in that step, in any direction, of at least the bytes of one row of one cache tensor.
 - `cache_copies_per_reorder`: the same for `reorder([0, 0, 1])` of three beams that were reordered before, and what the
-  decode step behind it copies beyond a step without a reorder. `bytes_per_reorder`: all bytes of the reorder alone.
-- `cache_copies_per_rollback`, `bytes_per_rollback`: the same for `rollback(2)` of one row.
+  decode step behind it copies beyond a step without a reorder. `host_bytes_per_reorder`: bytes up and down, of the
+  reorder alone.
+- `cache_copies_per_rollback`, `host_bytes_per_rollback`: the same for `rollback(2)` of one row.
 - `refused`: what r2gen says when it refuses this bundle on CUDA, else null. What can be measured all the same, is.
 - `error`: only where a pass ended with an error; numbers of later passes are then null.
 
@@ -43,7 +44,7 @@ ROOM: Final = 24
 
 COPIES: Final = (
     *("bytes_up_per_step", "bytes_down_per_step", "cache_copies_per_step", "cache_copies_per_reorder"),
-    *("bytes_per_reorder", "cache_copies_per_rollback", "bytes_per_rollback"),
+    *("host_bytes_per_reorder", "cache_copies_per_rollback", "host_bytes_per_rollback"),
 )
 MEMCPY: Final = (b'"\x0cMemcpyToHost', b'"\x0eMemcpyFromHost')
 """`op_type` of the nodes that copy, as a file in ONNX has them: field 4, length, name."""
@@ -155,7 +156,7 @@ def _measured_copies(session: Any, dims: Dims, log: CopyLog) -> Iterator[dict[st
         return sum(copy.bytes >= row for copy in copies)
 
     def size(copies: list[Copy], *kinds: int) -> int:
-        return sum(copy.bytes for copy in copies if not kinds or copy.kind in kinds)
+        return sum(copy.bytes for copy in copies if copy.kind in kinds)
 
     rng = np.random.default_rng(0)
     single, three = (rng.normal(size=(rows, 1, dims.d_llm)).astype(np.float32) for rows in (1, 3))
@@ -174,7 +175,7 @@ def _measured_copies(session: Any, dims: Dims, log: CopyLog) -> Iterator[dict[st
         state.decode(single)
     yield {
         "cache_copies_per_rollback": large(back) + large(behind) - large(step),
-        "bytes_per_rollback": size(back),
+        "host_bytes_per_rollback": size(back, UP, DOWN),
     }
     state.reorder(np.zeros(3, np.int64))
     for _ in range(2):
@@ -186,7 +187,7 @@ def _measured_copies(session: Any, dims: Dims, log: CopyLog) -> Iterator[dict[st
     behind = copied(lambda: state.decode(three))
     yield {
         "cache_copies_per_reorder": large(moved) + large(behind) - large(plain),
-        "bytes_per_reorder": size(moved),
+        "host_bytes_per_reorder": size(moved, UP, DOWN),
     }
 
 

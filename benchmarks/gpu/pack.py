@@ -35,7 +35,7 @@ ALWAYS: Final = ("tokenizers",)
 IF_MISSING: Final = ("typer", "rich", "shellingham", "markdown-it-py", "mdurl", "pygments")
 """Wheels of the command line, used where the machine has none of its own."""
 
-STUB: Final = '''"""The GPU check with what lies beside this file: `python3 .gpu/check.py --out OUT` in the project's root."""
+STUB: Final = '''"""The GPU check: `python3 .gpu/check.py --out OUT` in the project's root."""
 
 import sys
 from pathlib import Path
