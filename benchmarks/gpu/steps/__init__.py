@@ -7,6 +7,7 @@ its name. `{"skipped": REASON}` where the machine has not what it needs.
 from __future__ import annotations
 
 import importlib
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -41,12 +42,14 @@ class Context:
         work: folder with `bundles/` and `recipes/`.
         scratch: folder for what one step leaves for another; removed at the end.
         imitated: there is no GPU; kernels do nothing.
+        answer: file the answer goes to.
     """
 
     device: str
     work: Path
     scratch: Path
     imitated: bool = False
+    answer: Path | None = None
 
     @cached_property
     def torch_device(self) -> str:
@@ -59,6 +62,11 @@ class Context:
     def few(self) -> bool:
         """Whether times mean nothing and a handful of runs will do."""
         return self.device == "cpu" or self.imitated
+
+    def keep(self, answer: Answer) -> None:
+        """Write an answer that is not complete yet, so that it survives when the step is ended at its deadline."""
+        if self.answer:
+            self.answer.write_text(json.dumps(answer), encoding="utf-8")
 
     def synchronize(self) -> None:
         """Wait until torch's work is done."""

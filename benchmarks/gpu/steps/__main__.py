@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmarks.gpu.steps import STEPS, Context, run
@@ -21,9 +20,8 @@ def main() -> None:
     parser.add_argument("--imitated", action="store_true")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
-    context = Context(options.device, options.work, options.scratch, options.imitated)
-    answer = run(options.name, options.argument, context)
-    options.answer.write_text(json.dumps(answer), encoding="utf-8")
+    context = Context(options.device, options.work, options.scratch, options.imitated, options.answer)
+    context.keep(run(options.name, options.argument, context))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def shape(context: Context, name: str) -> Answer:
             answer["variants"][variant] = _measured(context, folder / "model.onnx", facts, acceleration, read)
         except Exception as error:  # one acceleration that fails must not hide the others
             answer["variants"][variant] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        context.keep(answer)
     (folder / "model.onnx.data").unlink()  # the next decoder needs the room
     return answer
 
