@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle, seal
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.report import STAGES
+from r2gen_export.runtime.sessions import out_of_memory
 
 DATA = Path(__file__).parents[1] / "data"
 PHANTOM = DATA / "phantom.png"
@@ -111,6 +113,31 @@ def test_many_studies_are_what_each_is_alone(demo: Pipeline, batch_size: int, pr
             continue
         assert outcome.unwrap().token_ids == demo.generate(study, preset=preset).token_ids
         assert outcome.unwrap().batch_size <= batch_size
+
+
+@pytest.mark.parametrize("room", [4, 3, 1])
+def test_a_batch_that_does_not_fit_is_halved_and_said(room: int) -> None:
+    """The decoder refuses more than `room` rows, as a GPU without memory for them does."""
+    pipeline = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)
+    prefill = pipeline._decoder.prefill
+
+    def limited(embeds: NDArray[np.float32], positions: int) -> object:
+        if len(embeds) > room:
+            raise out_of_memory("prefill needs more", "out of memory")
+        return prefill(embeds, positions)
+
+    pipeline._decoder.prefill = limited  # type: ignore[method-assign, assignment]
+    studies = [PHANTOM, REAL[0], REAL[1], PHANTOM, (PHANTOM, REAL[0])]
+    reports = [outcome.unwrap() for outcome in pipeline.generate_many(studies, batch_size=5, preset="fast")]
+    expected = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)
+    assert [report.token_ids for report in reports] == [
+        expected.generate(one, preset="fast").token_ids for one in studies
+    ]
+    assert max(report.batch_size for report in reports) <= room
+    said = [step for step in reports[-1].provider_steps if step.startswith("batch: ")]
+    assert said[0] == "batch: 5 studies did not fit into the GPU's memory, 3 at a time"
+    again = [outcome.unwrap() for outcome in pipeline.generate_many(studies, batch_size=5, preset="fast")]
+    assert len([step for step in again[-1].provider_steps if step.startswith("batch: ")]) == len(said)
 
 
 def test_sampling_with_a_seed_does_not_depend_on_neighbours(demo: Pipeline) -> None:

@@ -1,0 +1,224 @@
+"""The trial pass behind loading on a GPU: what each kind of fault there looks like, and what becomes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load_manifest
+from r2gen_export.errors import R2GenError
+from r2gen_export.precision import PRECISIONS, with_half_activations
+from r2gen_export.runtime import ladder
+from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.gpu_memory import estimate
+from r2gen_export.runtime.placement import require_gpu_kernels
+from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, ProviderChoice, parse_device
+from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
+from r2gen_export.runtime.trial import run_trial, tolerance_of
+
+HOST = {"providers": ["CPUExecutionProvider"], "threads": 1}
+
+
+class Faulty:
+    """A decoder whose passes go wrong in one way, and its states."""
+
+    def __init__(self, decoder: Any, fault: str) -> None:
+        self._decoder, self._fault = decoder, fault
+
+    def share_prefix(self, embeds: Any) -> None:
+        self._decoder.share_prefix(embeds)
+
+    def prefill(self, embeds: Any, room: int) -> Any:
+        given = np.zeros_like(embeds) if self._fault == "reads zeros" else embeds
+        return FaultyState(self._decoder.prefill(given, room), self._fault)
+
+
+class FaultyState:
+    def __init__(self, state: Any, fault: str) -> None:
+        self._state, self._fault, self._first = state, fault, None
+
+    @property
+    def logits(self) -> Any:
+        return np.zeros_like(self._state.logits) if self._fault == "writes nothing" else self._state.logits
+
+    def decode(self, embeds: Any) -> None:
+        if self._fault == "replays the first inputs":
+            if self._first is None:
+                self._first = embeds
+            embeds = np.repeat(self._first, len(embeds), axis=0)
+        self._state.decode(embeds)
+
+    def rollback(self, count: int) -> None:
+        if self._fault != "takes nothing back":
+            self._state.rollback(count)
+
+    def reorder(self, rows: Any) -> None:
+        self._state.reorder(rows)
+        if self._fault == "moves no rows":
+            for array in self._state._cache.arrays:
+                array[1:] = 0
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_bundle: Path) -> tuple[Any, ...]:
+    manifest = load_manifest(tiny_bundle)
+    return (
+        VisionSession(tiny_bundle / VISION, **HOST),
+        DecoderSession(tiny_bundle / DECODER, manifest.dims, **HOST),
+        EmbeddingTable(tiny_bundle / EMBED_TOKENS),
+        manifest,
+    )
+
+
+def test_the_exporting_machine_passes_its_own_trial(parts: tuple[Any, ...]) -> None:
+    trial = run_trial(*parts)
+    assert trial.difference is not None
+    assert trial.difference < 1e-5 < trial.tolerance
+    assert "within" in str(trial)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["reads zeros", "writes nothing", "replays the first inputs", "takes nothing back", "moves no rows"],
+)
+def test_a_fault_is_seen(parts: tuple[Any, ...], fault: str) -> None:
+    vision, decoder, table, manifest = parts
+    with pytest.raises(R2GenError) as caught:
+        run_trial(vision, Faulty(decoder, fault), table, manifest)
+    assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
+    assert "does not compute what was exported" in caught.value.message
+
+
+def test_a_fault_of_the_vision_encoder_is_seen(parts: tuple[Any, ...]) -> None:
+    class Blind:
+        def encode(self, pixels: Any) -> Any:
+            return np.zeros_like(parts[0].encode(pixels))
+
+    with pytest.raises(R2GenError, match="differ by"):
+        run_trial(Blind(), *parts[1:])
+
+
+def test_a_bundle_of_an_earlier_release_proves_less(parts: tuple[Any, ...]) -> None:
+    vision, decoder, table, manifest = parts
+    older = dataclasses.replace(manifest, reference=None)
+    trial = run_trial(vision, decoder, table, older)
+    assert trial.difference is None
+    assert "more is not known" in str(trial)
+    with pytest.raises(R2GenError, match="is equal"):
+        run_trial(vision, Faulty(decoder, "writes nothing"), table, older)
+
+
+def test_the_tolerance_is_that_of_the_coarsest_part(parts: tuple[Any, ...]) -> None:
+    manifest = parts[3]
+    assert tolerance_of(manifest) == PRECISIONS["fp32"].logits_tolerance
+    assert tolerance_of(manifest, precision="fp16") == PRECISIONS["fp16"].logits_tolerance
+    int8 = dataclasses.replace(manifest, precision={**manifest.precision, "vision": "int8"})
+    assert tolerance_of(int8) == 0.1
+
+
+class Machine:
+    """A machine whose GPU is the CPU with a fault: what `open_sessions` makes of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, accelerated: str = "", plain: str = "") -> None:
+        self.opened: list[str] = []
+        faults = {False: plain, True: accelerated}
+        opening = ladder.open_decoder
+
+        def choose(device: str) -> ProviderChoice:
+            return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: taken" if device == "auto" else "CUDA: asked for"])
+
+        def open_decoder(folder: Any, manifest: Any, choice: Any, **settings: Any) -> Any:
+            on_gpu, fast = choice.providers[0] == CUDA, settings.pop("acceleration", PLAIN) != PLAIN
+            self.opened.append("accelerated" if fast else "plain" if on_gpu else "cpu")
+            host = dataclasses.replace(choice, providers=[CPU])
+            decoder, taken = opening(folder, manifest, host, **{**settings, "device": "cpu"})
+            return Faulty(decoder, faults[fast]) if on_gpu else decoder, dataclasses.replace(taken, name=choice.name)
+
+        monkeypatch.setattr(ladder, "choose_providers", choose)
+        monkeypatch.setattr(ladder, "require_gpu_kernels", lambda *_, **__: None)
+        monkeypatch.setattr(ladder, "open_decoder", open_decoder)
+        monkeypatch.setattr(ladder, "VisionSession", lambda path, **_: VisionSession(path, **HOST))
+
+    def open(self, bundle: Path, device: str) -> ProviderChoice:
+        return ladder.open_sessions(bundle, load_manifest(bundle), device=device, threads=1)[2]
+
+
+def test_a_gpu_that_computes_right_is_taken(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    machine = Machine(monkeypatch)
+    choice = machine.open(tiny_bundle, "auto")
+    assert (choice.name, machine.opened) == (CUDA, ["accelerated"])
+    assert choice.trial is not None
+    assert choice.steps[-1].startswith("CUDA: trial pass within ")
+    assert not choice.decodes_on_cpu
+
+
+def test_what_accelerates_is_dropped_where_it_computes_wrong(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    machine = Machine(monkeypatch, accelerated="replays the first inputs")
+    choice = machine.open(tiny_bundle, "cuda")
+    assert (choice.name, machine.opened) == (CUDA, ["accelerated", "plain"])
+    assert choice.steps[-2].startswith("CUDA graphs: not taken, logits of the trial pass (decode) differ by ")
+
+
+def test_a_gpu_that_computes_wrong_is_an_error_or_a_step(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    machine = Machine(monkeypatch, accelerated="reads zeros", plain="reads zeros")
+    choice = machine.open(tiny_bundle, "auto")
+    assert (choice.name, machine.opened) == (CPU, ["accelerated", "plain", "cpu"])
+    assert choice.decodes_on_cpu
+    assert choice.steps[-2].startswith("CUDA: not taken after all, ")
+    assert choice.steps[-1] == "CPU: taken"
+    with pytest.raises(R2GenError, match="does not compute what was exported") as caught:
+        machine.open(tiny_bundle, "cuda")
+    assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
+
+
+@pytest.mark.parametrize("dialect", ["ort", "trt", "standard"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_has_no_kernel_is_refused_before_it_is_loaded(
+    parts: tuple[Any, ...], dialect: str, precision: str
+) -> None:
+    manifest = dataclasses.replace(
+        parts[3], dialect=dialect, precision={**parts[3].precision, "decoder": precision, "vision": "fp16"}
+    )
+    if dialect == "ort" and not PRECISIONS[precision].half:
+        with pytest.raises(R2GenError) as caught:
+            require_gpu_kernels(manifest, vision=True, decoder=True)
+        assert f"--precision {with_half_activations(precision)}, or --dialect trt" in caught.value.fix
+    else:
+        require_gpu_kernels(manifest, vision=True, decoder=True)
+    require_gpu_kernels(manifest, vision=True, decoder=False)
+    int8 = dataclasses.replace(manifest, precision={**manifest.precision, "vision": "int8"})
+    with pytest.raises(R2GenError, match="int8 vision"):
+        require_gpu_kernels(int8, vision=True, decoder=False)
+
+
+def test_the_memory_a_bundle_takes_of_a_gpu() -> None:
+    manifest = load_manifest(demo_bundle())
+    dims, preset = manifest.dims, manifest.presets[manifest.default_preset]
+    needed = estimate(manifest)
+    stored = sum((demo_bundle() / name).stat().st_size for name in ("vision.onnx", "decoder/model.onnx"))
+    assert needed.weights == stored
+    length = manifest.prompt.length(dims.image_tokens) + preset.max_new_tokens
+    slots = -(-length // 64) * 64
+    assert needed.cache == preset.num_beams * dims.num_layers * 2 * dims.num_kv_heads * slots * dims.head_dim * 4
+    assert estimate(manifest, decoder=False).cache == 0
+    assert "GiB (weights " in str(needed)
+
+
+@pytest.mark.parametrize(
+    ("device", "parsed"), [("cuda", ("cuda", 0)), ("cuda:0", ("cuda", 0)), ("tensorrt:3", ("tensorrt", 3))]
+)
+def test_devices_are_parsed(device: str, parsed: tuple[str, int]) -> None:
+    assert parse_device(device) == parsed
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "cpu:0", "auto:1", ":1", "", "cuda:²"])
+def test_other_devices_are_refused(device: str) -> None:
+    with pytest.raises(R2GenError, match="is unknown") as caught:
+        parse_device(device)
+    assert caught.value.code == "R2G-CONFIG-VALUE"
