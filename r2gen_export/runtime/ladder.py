@@ -61,7 +61,7 @@ class EngineRung:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
-        self._folder = folder
+        self._folder, self._manifest = folder, manifest
         self.fitting: dict[str, Fitting] = {}
         self.reasons: dict[str, str] = {}
         kind, self._gpu = parse_device(device)
@@ -111,13 +111,26 @@ class EngineRung:
         if self.fitting and not self.reasons:
             return ProviderChoice([CPU], self.fitting[DECODER].backend.product, self.steps, self._gpu)
         try:
-            rest = choose_providers(device)
+            rest = self._with_kernels(choose_providers(device), device)
         except R2GenError as error:
             if not self.fitting:
                 raise self._explained(error) from error
-            rest = choose_providers("auto")
+            rest = self._with_kernels(choose_providers("auto"), "auto")
         name = self.fitting[DECODER].backend.product if DECODER in self.fitting else rest.name
         return replace(rest, name=name, steps=[*self.steps, *rest.steps])
+
+    def _with_kernels(self, choice: ProviderChoice, device: str) -> ProviderChoice:
+        """The same choice, or the CPU where a GPU has no kernels for what is left to it and nobody asked for it."""
+        if choice.providers[0] == CPU:
+            return choice
+        try:
+            left = {part: part not in self.fitting for part in ("vision", DECODER)}
+            require_gpu_kernels(self._manifest, **left)
+        except R2GenError as error:
+            if device != "auto":
+                raise
+            return _on_the_cpu(choice, f"not taken, {error.message} ({error.fix})")
+        return choice
 
     def _explained(self, error: R2GenError) -> R2GenError:
         """The error of the next rung, with the reason for stepping down to it, unless that is the same."""
@@ -160,10 +173,15 @@ def open_sessions(folder: Path, manifest: Manifest, *, device: str, threads: int
         # A provider whose libraries load may still not start; whoever asked for it by name gets the error.
         if choice.providers[0] == CPU or device != "auto":
             raise
-        failed = f"{PROVIDER_NAMES[choice.providers[0]]}: not taken after all, {error.message} ({error.fix})"
+        choice = _on_the_cpu(choice, f"not taken after all, {error.message} ({error.fix})")
     gc.collect()
-    steps = [*(step for step in choice.steps if step != CUDA_TAKEN), failed, "CPU: taken"]
-    return opening.on(ProviderChoice([CPU], CPU, steps))
+    return opening.on(choice)
+
+
+def _on_the_cpu(choice: ProviderChoice, reason: str) -> ProviderChoice:
+    """The CPU in the place of a GPU, and why."""
+    steps = [step for step in choice.steps if step != CUDA_TAKEN]
+    return ProviderChoice([CPU], CPU, [*steps, f"{PROVIDER_NAMES[choice.providers[0]]}: {reason}", "CPU: taken"])
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,6 @@ class _Opening:
         on_gpu = choice.providers[0] != CPU
         if on_gpu:
             parts = {"vision": vision is None, "decoder": decoder is None}
-            require_gpu_kernels(self.manifest, **parts)
             require_gpu_memory(estimate(self.manifest, **parts), choice.gpu)
         engines = vision is not None or decoder is not None
         if vision is None:

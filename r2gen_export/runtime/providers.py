@@ -48,7 +48,7 @@ class Acceleration:
     """What makes a decoder faster on CUDA, and is dropped with its reason where the trial pass fails with it.
 
     `cuda_graph`: passes of one position are captured once and replayed. `int4_gemm`: ONNX Runtime's tensor-core kernels
-    for 4- and 8-bit weights beside float16 activations (`fpA_intB`). They are off until measured on a GPU: their kernels
+    for 4- and 8-bit weights beside float16 activations (`fpA_intB`), off until measured on a GPU: their kernels
     are chosen for each number of rows by trial, and one that was not tried fails in the middle of a report.
     """
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load_manifest
+from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load_manifest, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS, with_half_activations
 from r2gen_export.runtime import ladder
 from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.doctor import bundle_checks
 from r2gen_export.runtime.gpu_memory import estimate
 from r2gen_export.runtime.placement import require_gpu_kernels
 from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, ProviderChoice, parse_device
@@ -175,6 +177,35 @@ def test_a_gpu_that_computes_wrong_is_an_error_or_a_step(monkeypatch: pytest.Mon
     with pytest.raises(R2GenError, match="does not compute what was exported") as caught:
         machine.open(tiny_bundle, "cuda")
     assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
+
+
+def test_auto_does_not_load_on_a_gpu_what_has_no_kernel_there(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    """The tiny bundle is `ort` in float32; a machine whose CUDA starts is all that is imagined here."""
+    chosen = ProviderChoice([CUDA, CPU], CUDA, ["CUDA: taken"])
+    monkeypatch.setattr(ladder, "choose_providers", lambda device: chosen)
+    rung = ladder.EngineRung(tiny_bundle, load_manifest(tiny_bundle), "auto")
+    assert rung.choose("auto").providers == [CPU]
+    assert rung.choose("auto").steps[-2:] == [
+        "CUDA: not taken, attention of a decoder in dialect ort and fp32 has no kernel for the GPU "
+        "(export it again with --precision fp16, or --dialect trt; or --device cpu)",
+        "CPU: taken",
+    ]
+    with pytest.raises(R2GenError, match="no kernel for the GPU"):
+        rung.choose("cuda")
+
+
+def test_doctor_says_what_the_trial_pass_showed(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    Machine(monkeypatch)
+    older = Path(shutil.copytree(tiny_bundle, tmp_path / "older"))
+    seal(older, dataclasses.replace(load_manifest(older), reference=None))
+    for bundle, status, part in ((tiny_bundle, "ok", "within"), (older, "info", "more is not known")):
+        check = next(one for one in bundle_checks(bundle, "auto") if one.name == "trial pass")
+        assert check.status == status
+        assert part in check.detail
 
 
 @pytest.mark.parametrize("dialect", ["ort", "trt", "standard"])
