@@ -1,7 +1,7 @@
 """The one switch between TensorRT and TensorRT-RTX: which module is `trt`, and why one is not usable here.
 
-Everything else in this package is written to the subset of the Python API the two share (TensorRT 10.12+ and 11,
-TensorRT-RTX 1.x) and takes the module from a `Backend`.
+Everything else in this package is written to the subset of the Python API the two share (TensorRT 10.15+ and 11,
+TensorRT-RTX 1.4+) and takes the module from a `Backend`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
 from trt_engines.machine import gpu
-from trt_engines.probe import BINDINGS, INSTALL
+from trt_engines.probe import BINDINGS, INSTALL, why_absent
 
 if TYPE_CHECKING:
     # Made from the real bindings by tests/trt_engines/stubs.py, for a type check of its own; without them it is Any.
@@ -24,8 +24,8 @@ PRODUCTS: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tens
 
 CHOICES: Final = ("auto", *PRODUCTS)
 
-OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 0)}
-"""First versions with strongly typed networks and all of the API used here."""
+OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 15), "tensorrt-rtx": (1, 4)}
+"""First versions with all of the API used here: `get_aliased_input_tensor` came with the cache written in place."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _import(name: str) -> Backend | str:
     """The backend, or the reason it is not usable."""
     installed = [module for module in BINDINGS[PRODUCTS[name]] if importlib.util.find_spec(module) is not None]
     if not installed:
-        return "not installed"
+        return why_absent(PRODUCTS[name])
     reasons = []
     for module in installed:
         try:
@@ -93,7 +93,7 @@ def _import(name: str) -> Backend | str:
         if version_numbers(version)[:2] >= OLDEST[name]:
             return Backend(name, trt, version)
         oldest = ".".join(map(str, OLDEST[name]))
-        reasons.append(f"version {version} is older than {oldest}")
+        reasons.append(f"version {version} found, {oldest} or newer needed")
     return "; ".join(reasons)
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.providers import why_no_gpu
 from trt_engines.backends import Backend
 from trt_engines.identity import Profile
+from trt_engines.plans import load_plan
 from trt_engines.progress import Progress, make_monitor
 
 if TYPE_CHECKING:
@@ -71,14 +73,19 @@ class Toolchain:
         self.backend = backend
         self._said: list[str] = []
         self._logger = _make_logger(backend.trt, self._said)
+        # Before the library is asked: one that needs a driver may end the process instead (see `plans.py`).
+        if not backend.builds_without_gpu and (reason := why_no_gpu()):
+            raise self._starts_no_builder(reason)
         try:
             self._builder: Builder = backend.trt.Builder(self._logger)
         except (TypeError, RuntimeError) as error:  # the binding's way to say that the factory returned nothing
-            reason = self._said[0] if self._said else str(error)
-            message = f"{backend.product} {backend.version} starts no builder: {reason}"
-            fix = "TensorRT needs a GPU and its driver to build; --backend tensorrt-rtx builds without"
-            raise R2GenError("R2G-ENGINE-BACKEND", message, fix) from error
+            raise self._starts_no_builder(self._said[0] if self._said else str(error)) from error
         self._probe = self._network()
+
+    def _starts_no_builder(self, reason: str) -> R2GenError:
+        message = f"{self.backend.product} {self.backend.version} starts no builder: {reason}"
+        fix = "TensorRT needs a GPU and its driver to build; --backend tensorrt-rtx builds without"
+        return R2GenError("R2G-ENGINE-BACKEND", message, fix)
 
     def supports(self, operator: str) -> bool:
         """Whether the parser knows an ONNX operator, by name alone."""
@@ -246,13 +253,11 @@ def inspect_plan(backend: Backend, content: Any) -> Any:
     """What the engine's own inspector says of its layers. Needs a GPU the plan was built for.
 
     Returns:
-        The parsed JSON, None when the plan does not load here.
+        The parsed JSON.
+
+    Raises:
+        R2GenError: what `load_plan` raises.
     """
-    said: list[str] = []
-    logger = _make_logger(backend.trt, said)
-    runtime = backend.trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        return None
-    inspector = engine.create_engine_inspector()
+    loaded = load_plan(backend, content, "the plan just built")
+    inspector = loaded.engine.create_engine_inspector()
     return json.loads(inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON))

@@ -20,18 +20,25 @@ NON_BLOCKING: Final = 1  # cudaStreamNonBlocking: this stream does not wait for 
 
 
 class Cuda:
-    """A stream of the first GPU and the memory used on it. What goes to the stream happens in order.
+    """A stream of one GPU and the memory used on it. What goes to the stream happens in order.
 
     Args:
         runtime: the module `cuda.bindings.runtime`; imported when None.
+        device_id: which GPU, as CUDA numbers those it shows.
 
     Raises:
-        R2GenError: `R2G-DEPENDENCY-MISSING` without cuda-bindings; `R2G-DEVICE-UNAVAILABLE` without a usable GPU.
+        R2GenError: `R2G-DEPENDENCY-MISSING` without cuda-bindings; `R2G-DEVICE-UNAVAILABLE` without a usable GPU of
+            that number.
     """
 
-    def __init__(self, runtime: Any = None) -> None:
+    def __init__(self, runtime: Any = None, device_id: int = 0) -> None:
         self._runtime = import_runtime() if runtime is None else runtime
-        self._check("cudaSetDevice", 0)
+        self.device_id = device_id
+        shown = int(self._check("cudaGetDeviceCount"))
+        if not 0 <= device_id < shown:
+            message = f"there is no GPU {device_id}: CUDA shows {shown} here, counted from 0"
+            raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "name a GPU that is there, or --device cpu")
+        self.make_current()
         self._stream = self._check("cudaStreamCreateWithFlags", NON_BLOCKING)
         self._device: list[int] = []
         self._pinned: list[int] = []
@@ -41,8 +48,17 @@ class Cuda:
         """Handle of the stream, as TensorRT takes it."""
         return int(self._stream)
 
+    def make_current(self) -> None:
+        """Make this GPU the calling thread's.
+
+        CUDA keeps that for each thread, GPU 0 at first: there memory would be taken, and engines be run. Other
+        libraries set it too, so it is set anew rather than remembered.
+        """
+        self._check("cudaSetDevice", self.device_id)
+
     def free_bytes(self) -> int:
         """Memory of the GPU that nobody uses."""
+        self.make_current()
         return int(self._check("cudaMemGetInfo")[0])
 
     def allocate(self, size: int) -> int:
@@ -51,6 +67,7 @@ class Cuda:
         Raises:
             R2GenError: `R2G-RESOURCE-MEMORY`.
         """
+        self.make_current()
         address = int(self._check("cudaMalloc", max(size, 1)))
         self._device.append(address)
         self.clear(address, size)
@@ -64,12 +81,14 @@ class Cuda:
     def clear(self, address: int, size: int) -> None:
         """Zeros, on the stream."""
         if size:
+            self.make_current()
             self._check("cudaMemsetAsync", address, 0, size, self._stream)
 
     def pinned(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         """An array in page-locked host memory: copies to and from it run on the stream, also inside a graph."""
         kind = np.dtype(dtype)
         size = max(math.prod(shape) * kind.itemsize, 1)
+        self.make_current()
         address = int(self._check("cudaMallocHost", size))
         self._pinned.append(address)
         memory = memoryview((ctypes.c_byte * size).from_address(address))
@@ -114,6 +133,7 @@ class Cuda:
             pitch: see `height`.
             slice_rows: see `depth`.
         """
+        self.make_current()
         cuda = self._runtime
         order = cuda.cudaMemcpy3DParms()
         order.srcPtr = cuda.make_cudaPitchedPtr(source, pitch, pitch, slice_rows)

@@ -37,17 +37,18 @@ class Fitting:
         return cache_folder() / self.backend.name / f"{self.identity.plan_sha256[:16]}.cache"
 
 
-def find_engines(bundle: Path, manifest: Manifest) -> tuple[dict[str, Fitting], dict[str, str]]:
+def find_engines(bundle: Path, manifest: Manifest, device_id: int = 0) -> tuple[dict[str, Fitting], dict[str, str]]:
     """For each part the newest engine that fits this machine, or the reason why none does. Loads no plan.
 
     Args:
         bundle: the folder.
         manifest: its manifest, verified.
+        device_id: the GPU they are to run on, as CUDA counts them.
     """
     fitting: dict[str, Fitting] = {}
     reasons: dict[str, str] = {}
     for part in PARTS:
-        found = [_examine(bundle, manifest, one) for one in list_engines(bundle) if one.part == part]
+        found = [_examine(bundle, manifest, one, device_id) for one in list_engines(bundle) if one.part == part]
         fits = [one for one in found if isinstance(one, Fitting)]
         if fits:
             fitting[part] = max(fits, key=lambda one: one.identity.created)
@@ -57,14 +58,14 @@ def find_engines(bundle: Path, manifest: Manifest) -> tuple[dict[str, Fitting], 
     return fitting, reasons
 
 
-def _examine(bundle: Path, manifest: Manifest, engine: Engine) -> Fitting | str:
+def _examine(bundle: Path, manifest: Manifest, engine: Engine, device_id: int) -> Fitting | str:
     """An engine that fits; else "built for X, found Y, run this"."""
     try:
         identity = read_identity(engine.folder)
         backend = load_backend(identity.backend)
     except R2GenError as error:
         return f"{error.message} ({error.fix})"
-    machine = this_machine(backend)
+    machine = this_machine(backend, device_id)
     if differences := compare(identity, machine, source_sha256=source_sha256(manifest, engine.part)):
         return f"{'; '.join(differences)} (run: {identity.build_command(bundle, machine)})"
     return Fitting(engine, identity, backend)
@@ -76,7 +77,7 @@ def open_engine_vision(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineVision
     Raises:
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineVision` raises.
     """
-    with _explained(fitting):
+    with _explained(fitting, cuda.device_id):
         return EngineVision(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
 
 
@@ -86,12 +87,12 @@ def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecod
     Raises:
         R2GenError: `R2G-ENGINE-HASH`, and what `EngineDecoder` raises.
     """
-    with _explained(fitting):
+    with _explained(fitting, cuda.device_id):
         return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
 
 
 @contextmanager
-def _explained(fitting: Fitting) -> Iterator[None]:
+def _explained(fitting: Fitting, device_id: int) -> Iterator[None]:
     """Check a plan before it is loaded; when it is refused all the same, say what it was built for, and where."""
     identity, folder = fitting.identity, fitting.engine.folder
     verify_plan(folder, identity)
@@ -100,7 +101,7 @@ def _explained(fitting: Fitting) -> Iterator[None]:
     except R2GenError as error:
         if error.code != "R2G-ENGINE-MISMATCH":
             raise
-        here = this_machine(fitting.backend)
+        here = this_machine(fitting.backend, device_id)
         built = f"{identity.version}, {' or '.join(identity.compute_capabilities)}, driver {identity.driver or 'none'}"
         found = f"{here.version}, {here.compute_capability}, driver {here.driver}"
         command = identity.build_command(bundle_of(folder), here)

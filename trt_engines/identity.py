@@ -121,9 +121,9 @@ class Machine:
     driver: str | None
 
 
-def this_machine(backend: Backend) -> Machine:
-    """The machine this process runs on, with the backend it would load plans with."""
-    found = gpu()
+def this_machine(backend: Backend, device_id: int = 0) -> Machine:
+    """The machine this process runs on, with the backend it would load plans with, and the GPU of that number."""
+    found = gpu(device_id)
     return Machine(
         backend.name,
         backend.version,

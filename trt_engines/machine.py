@@ -14,7 +14,7 @@ COMPUTE_CAPABILITY_MINOR: Final = 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU CUDA shows. `driver`: the display driver's version, None when NVML does not say it."""
+    """A GPU CUDA shows. `driver`: the display driver's version, None when NVML does not say it."""
 
     name: str
     compute_capability: str
@@ -27,14 +27,14 @@ def platform_name() -> str:
     return f"{system}-{platform.machine().lower().replace('amd64', 'x86_64')}"
 
 
-def gpu() -> Gpu | None:
-    """The GPU engines run on here, None without a driver or without a GPU."""
+def gpu(device_id: int = 0) -> Gpu | None:
+    """The GPU engines run on here, None without a driver or without a GPU of that number (as CUDA counts them)."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), device_id):
         return None
     name = ctypes.create_string_buffer(256)
     cuda.cuDeviceGetName(name, len(name), device)

@@ -15,8 +15,11 @@ BINDINGS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Products and the modules that hold their Python bindings, the umbrella package first."""
 
+LEAN: Final = ("tensorrt_lean", "tensorrt_lean_bindings")
+"""TensorRT's lean runtime. It has no builder and no parser, and runs plans built as version-compatible alone."""
+
 INSTALL: Final[dict[str, str]] = {
-    "TensorRT": "pip install tensorrt",
+    "TensorRT": "pip install 'tensorrt>=10.15,<12'",
     "TensorRT-RTX": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
 }
 
@@ -36,6 +39,13 @@ class BindingProbe:
         return self.module is not None
 
 
+def why_absent(product: str) -> str:
+    """What to say of a product none of whose bindings are installed."""
+    if product == "TensorRT" and any(importlib.util.find_spec(module) is not None for module in LEAN):
+        return "not installed but for its lean runtime: runs version-compatible plans only, r2gen builds none yet"
+    return "not installed"
+
+
 def probe_bindings(*, timeout_s: float = 60.0) -> list[BindingProbe]:
     """Try every product's bindings, each in a child process: a broken native library may end the one that loads it.
 
@@ -48,7 +58,7 @@ def probe_bindings(*, timeout_s: float = 60.0) -> list[BindingProbe]:
 def _probe(product: str, modules: Sequence[str], timeout_s: float) -> BindingProbe:
     installed = [module for module in modules if importlib.util.find_spec(module) is not None]
     if not installed:
-        return BindingProbe(product, None, None, f"not installed ({INSTALL[product]})")
+        return BindingProbe(product, None, None, f"{why_absent(product)} ({INSTALL[product]})")
     reasons = []
     for module in installed:
         version, reason = _import_apart(module, timeout_s)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,9 +19,10 @@ from r2gen_export.errors import R2GenError
 from trt_engines.backends import Backend
 from trt_engines.device_memory import Cuda
 from trt_engines.jit import JitCache
+from trt_engines.plans import load_plan
 
 if TYPE_CHECKING:
-    from tensorrt_stubs import DataType, ICudaEngine, IExecutionContext, ILogger, TensorRT
+    from tensorrt_stubs import DataType, ICudaEngine, IExecutionContext, TensorRT
 
 Shape = tuple[int, ...]
 
@@ -59,8 +59,7 @@ class EngineRunner:
             they fit, else what TensorRT proposes.
 
     Raises:
-        R2GenError: `R2G-ENGINE-BACKEND` when the backend does not start; `R2G-ENGINE-MISMATCH` when it does not take
-            the plan; `R2G-RESOURCE-MEMORY`.
+        R2GenError: what `load_plan` raises; `R2G-RESOURCE-MEMORY`.
     """
 
     def __init__(
@@ -73,23 +72,13 @@ class EngineRunner:
         weight_budget: int | None = None,
     ) -> None:
         self._trt, self.cuda = backend.trt, cuda
-        said: list[str] = []
-        self._logger = _make_logger(self._trt, said)
-        # The engine needs the runtime, and the runtime the logger, for as long as it lives.
-        try:
-            self._runtime = self._trt.Runtime(self._logger)
-        except (TypeError, RuntimeError) as error:  # the binding's way to say that there is none without a driver
-            message = f"{backend.product} {backend.version} does not start: {said[0] if said else error}"
-            raise R2GenError("R2G-ENGINE-BACKEND", message, "see r2gen doctor; --device cpu") from error
+        cuda.make_current()
         with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Mapped: a plan of gigabytes is not copied into this process first.
-            engine = self._runtime.deserialize_cuda_engine(content)
-        if engine is None:
-            reason = said[0] if said else "it gives no reason"
-            message = f"{backend.product} {backend.version} does not load {plan.parent.name}: {reason}"
-            raise R2GenError("R2G-ENGINE-MISMATCH", message, "build it again on this machine: r2gen build BUNDLE")
-        self._engine = engine
-        self._said = said
+            loaded = load_plan(backend, content, plan.parent.name)
+        # The engine needs the runtime, and the runtime the logger, for as long as it lives.
+        engine = self._engine = loaded.engine
+        self._runtime, self._logger, self._said = loaded.runtime, loaded.logger, loaded.said
         self._stream_weights(weight_budget)
         self._jit = JitCache(self._trt, engine, jit_cache) if backend.name == "tensorrt-rtx" else None
         self.tensors = {one.name: one for one in _tensors(self._trt, engine)}
@@ -136,6 +125,7 @@ class EngineRunner:
             wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             message = f"the engine was built for other shapes than {wanted}"
             raise R2GenError("R2G-ENGINE-MISMATCH", message, "r2gen build BUNDLE with wider profiles, or --device cpu")
+        self.cuda.make_current()
         context = self._new_context()
         # Shapes and addresses belong to the profile: it comes first.
         if not context.set_optimization_profile_async(profile, self.cuda.stream):
@@ -163,6 +153,7 @@ class EngineRunner:
 
     def close(self) -> None:
         """Give back engine and scratch memory; passes must be gone before."""
+        self.cuda.make_current()
         self.cuda.synchronize()
         self.cuda.free(self._scratch)
         del self._jit, self._engine, self._runtime, self._logger
@@ -219,6 +210,8 @@ class BoundPass:
             R2GenError: `R2G-DEVICE-UNAVAILABLE`.
         """
         cuda = self._runner.cuda
+        # A report that is streamed is generated in a thread of its own, not in the one that loaded the engine.
+        cuda.make_current()
         if captured and self._graph is None and self._passes and self._capturable():
             self._graph = cuda.capture(self._enqueue)
         if self._graph is not None:
@@ -247,6 +240,7 @@ class BoundPass:
 
     def close(self) -> None:
         """Give back the graph; the context goes with this object."""
+        self._runner.cuda.make_current()
         if self._graph is not None:
             self._runner.cuda.drop(self._graph)
             self._graph = None
@@ -283,20 +277,3 @@ def _numpy_type(trt: TensorRT, kind: DataType) -> np.dtype[Any]:
     except TypeError as error:
         message = f"a tensor of type {kind} has no counterpart in numpy"
         raise R2GenError("R2G-ENGINE-MISMATCH", message, "r2gen build BUNDLE with --precision fp16 or fp32") from error
-
-
-def _make_logger(trt: TensorRT, said: list[str]) -> ILogger:
-    """A logger that keeps what TensorRT complains of; nothing is printed."""
-    base: Any = trt.ILogger
-
-    class Collector(base):
-        def __init__(self) -> None:
-            base.__init__(self)  # pybind11 demands this very call
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                with suppress(UnicodeError):
-                    said.append(" ".join(str(msg).split()))
-
-    collector: ILogger = Collector()
-    return collector

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -141,8 +142,10 @@ def _describe(backend: Backend, plan: Plan, order: Order) -> tuple[Any, str]:
     """Layers of the engine where it can be loaded, else of the network it was built from, and which it is."""
     own = gpu()
     fits = own is not None and (not order.capabilities or own.compute_capability in order.capabilities)
-    inspected = inspect_plan(backend, plan.content) if fits else None
-    return (plan.layers, NETWORK) if inspected is None else (inspected, INSPECTOR)
+    if fits:
+        with suppress(R2GenError):  # the plan is built; whoever loads it is told why it does not load here
+            return inspect_plan(backend, plan.content), INSPECTOR
+    return plan.layers, NETWORK
 
 
 class _Teller:

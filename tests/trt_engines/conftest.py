@@ -37,6 +37,13 @@ def stub_file(request: pytest.FixtureRequest, stub_folder: Callable[[str], Path]
     return stub_folder(request.param) / stubs.PACKAGE / "__init__.pyi"
 
 
+@pytest.fixture(autouse=True)
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever works with a fake GPU has one, as far as the driver is asked before a plan is loaded."""
+    if "cuda_runtime" in request.fixturenames:
+        monkeypatch.setattr("trt_engines.plans.why_no_gpu", lambda: "")
+
+
 @pytest.fixture(scope="session")
 def cuda_runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The real `cuda.bindings.runtime`: it imports without a driver. Fetched where it is not installed."""

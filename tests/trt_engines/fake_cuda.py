@@ -1,7 +1,8 @@
 """CUDA's runtime API over host memory: the real module's names, signatures, structures and enumerations, other bodies.
 
 What goes to the stream waits there until somebody synchronises, as it may on a GPU. Fresh memory holds garbage; access
-beyond an allocation, after it was freed, or at odds with a capture fails the test.
+beyond an allocation, after it was freed, or at odds with a capture fails the test. Each thread has a current GPU, 0 at
+first, and work for the stream of another one fails too, copies included, which CUDA itself would let pass.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -26,17 +28,22 @@ class FakeRuntime:
 
     Args:
         real: that module.
-        memory: bytes of the GPU; asking for more is answered with the real module's out-of-memory error.
+        memory: bytes of each GPU; asking for more is answered with the real module's out-of-memory error.
+        devices: how many GPUs.
 
     Attributes:
-        calls: names of the functions called, in order.
+        calls: names of the functions called, in order; `cudaSetDevice` left out, which what follows depends on.
+        blocks: allocations by address, each with its kind and the GPU that was current.
     """
 
-    def __init__(self, real: Any, memory: int = 1 << 30) -> None:
-        self._real, self._memory = real, memory
+    def __init__(self, real: Any, memory: int = 1 << 30, devices: int = 1) -> None:
+        self._real, self._memory, self._devices = real, memory, devices
+        self._thread = threading.local()
         self.calls: list[str] = []
-        self.blocks: dict[int, tuple[str, NDArray[np.uint8]]] = {}
+        self.blocks: dict[int, tuple[str, NDArray[np.uint8], int]] = {}
         self._streams: dict[int, list[Work]] = {}
+        self._homes: dict[int, int] = {}
+        self._graph_homes: dict[int, int] = {}
         self._graphs: dict[int, list[Work]] = {}
         self._handles = itertools.count(0x5000)
         self.captured: list[Work] | None = None
@@ -50,7 +57,8 @@ class FakeRuntime:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self._check(name, real, arguments)
-            self.calls.append(name)
+            if name != "cudaSetDevice":
+                self.calls.append(name)
             if name == "cudaMalloc" and arguments[0] > self._cudaMemGetInfo()[0]:
                 return (self._real.cudaError_t.cudaErrorMemoryAllocation, None)
             return (self._real.cudaError_t(OK), *(body(self, *arguments) or ()))
@@ -71,19 +79,31 @@ class FakeRuntime:
                 fits = hasattr(value, "__int__")
             assert fits, f"{name}: {value!r} is not {text}"
 
-    # Memory
+    # GPUs
+
+    @property
+    def current(self) -> int:
+        """The calling thread's GPU."""
+        return getattr(self._thread, "device", 0)
+
+    def _cudaGetDeviceCount(self) -> tuple[int]:
+        return (self._devices,)
 
     def _cudaSetDevice(self, device: int) -> None:
-        assert device == 0
+        assert 0 <= device < self._devices
+        self._thread.device = device
+
+    # Memory
 
     def _cudaMemGetInfo(self) -> tuple[int, int]:
-        return self._memory - sum(len(block) for kind, block in self.blocks.values() if kind == "device"), self._memory
+        used = [len(block) for kind, block, home in self.blocks.values() if (kind, home) == ("device", self.current)]
+        return self._memory - sum(used), self._memory
 
     def _allocate(self, kind: str, size: int) -> tuple[int]:
         assert self.captured is None, "memory is asked for during a capture"
         block = np.full(size + 256, 0xCD, np.uint8)
         block = block[-block.ctypes.data % 256 :][:size]
-        self.blocks[block.ctypes.data] = (kind, block)
+        self.blocks[block.ctypes.data] = (kind, block, self.current)
         return (block.ctypes.data,)
 
     def _cudaMalloc(self, size: int) -> tuple[int]:
@@ -94,7 +114,7 @@ class FakeRuntime:
 
     def _free(self, kind: str, address: int) -> None:
         assert not any(self._streams.values()), "memory is freed which the stream may still use"
-        found, block = self.blocks.pop(address)
+        found, block, _ = self.blocks.pop(address)
         assert found == kind
         block[:] = 0xDD
 
@@ -106,7 +126,7 @@ class FakeRuntime:
 
     def bytes_at(self, kind: str, address: int, size: int) -> NDArray[np.uint8]:
         """Memory of an allocation; fails when it is not all within one of that kind."""
-        for start, (found, block) in self.blocks.items():
+        for start, (found, block, _) in self.blocks.items():
             if found == kind and start <= address and address + size <= start + len(block):
                 return block[address - start :][:size]
         raise AssertionError(f"{size} bytes at {address:#x} are not within {kind} memory")
@@ -115,12 +135,13 @@ class FakeRuntime:
 
     def enqueue(self, stream: Any, work: Work) -> None:
         """Put work on a stream, or into the graph that is being captured."""
+        assert self.current == self._homes[int(stream)], "the stream belongs to another GPU than this thread's"
         pending = self._streams[int(stream)]
         (pending if self.captured is None else self.captured).append(work)
 
     def _cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any]:
         handle = next(self._handles)
-        self._streams[handle] = []
+        self._streams[handle], self._homes[handle] = [], self.current
         return (self._real.cudaStream_t(handle),)
 
     def _cudaStreamDestroy(self, stream: Any) -> None:
@@ -175,13 +196,15 @@ class FakeRuntime:
     def _cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any]:
         assert flags == 0
         handle = next(self._handles)
-        self._graphs[handle] = self._graphs[int(graph)]
+        self._graphs[handle], self._graph_homes[handle] = self._graphs[int(graph)], self.current
         return (self._real.cudaGraphExec_t(handle),)
 
     def _cudaGraphDestroy(self, graph: Any) -> None:
         self._graphs[int(graph)] = []
 
     def _cudaGraphExecDestroy(self, graph: Any) -> None:
+        home = self._graph_homes.pop(int(graph))
+        assert self.current == home, "a graph is given back by a thread of another GPU"
         assert self._graphs.pop(int(graph)), "an empty graph"
 
     def _cudaGraphLaunch(self, graph: Any, stream: Any) -> None:

@@ -71,7 +71,9 @@ def answers(plan: Plan, cuda: FakeRuntime, make: Callable[[], Double]) -> dict[s
 
     found: dict[str, Answer] = {
         "nptype": lambda kind: TYPES[kind.state.name],
-        "Runtime.deserialize_cuda_engine": lambda this, content: make().make("ICudaEngine", budget=None, contexts=0),
+        "Runtime.deserialize_cuda_engine": lambda this, content: make().make(
+            "ICudaEngine", budget=None, contexts=0, home=cuda.current
+        ),
         "ICudaEngine.num_io_tensors": lambda this: len(plan.ports),
         "ICudaEngine.num_optimization_profiles": lambda this: plan.profiles,
         "ICudaEngine.device_memory_size_v2": lambda this: plan.scratch,
@@ -103,6 +105,7 @@ def answers(plan: Plan, cuda: FakeRuntime, make: Callable[[], Double]) -> dict[s
     def _context(this: Any, how: Any) -> Any:
         strategy = how.state.strategy if hasattr(how.state, "strategy") else how
         assert strategy is make().module.ExecutionContextAllocationStrategy.USER_MANAGED
+        assert this.state.home == cuda.current, "the engine belongs to another GPU than this thread's"
         this.state.contexts += 1
         return make().make("IExecutionContext", context=Context(plan, cuda))
 

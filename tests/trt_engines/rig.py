@@ -30,24 +30,27 @@ class Rig:
     folder: Path
     runtime: FakeRuntime
     double: Double
+    device_id: int
     cuda: Cuda = field(init=False)
     backend: Backend = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cuda = Cuda(self.runtime)
+        self.cuda = Cuda(self.runtime, self.device_id)
         # TensorRT-RTX has what compiles on the GPU, TensorRT has not.
         name = "tensorrt-rtx" if hasattr(self.double.module, "IRuntimeCache") else "tensorrt"
         self.backend = Backend(name, self.double.module, "1.2.3")
 
 
-def make_rig(plan: Plan, folder: Path, stub: Path, cuda_runtime: Any, memory: int = 1 << 30) -> Rig:
-    """Everything but the session. `folder`: where the plan's file goes."""
+def make_rig(
+    plan: Plan, folder: Path, stub: Path, cuda_runtime: Any, memory: int = 1 << 30, *, device_id: int = 0
+) -> Rig:
+    """Everything but the session. `folder`: where the plan's file goes. `device_id`: the last of the fake GPUs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).write_bytes(b"a plan")
-    runtime = FakeRuntime(cuda_runtime, memory)
+    runtime = FakeRuntime(cuda_runtime, memory, device_id + 1)
     double = Double(stub, {})
     double.answers = answers(plan, runtime, lambda: double)
-    return Rig(plan, folder, runtime, double)
+    return Rig(plan, folder, runtime, double, device_id)
 
 
 def decoder_plan(path: Path, profiles: tuple[tuple[int, int, int], ...] = PROFILES) -> Plan:

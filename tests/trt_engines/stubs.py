@@ -34,8 +34,8 @@ class Release:
 
 
 RELEASES: Final = {
-    "10.16": Release(
-        "tensorrt-cu12-bindings==10.16.1.11",
+    "10.15": Release(
+        "tensorrt-cu12-bindings==10.15.1.29",
         "tensorrt_bindings.tensorrt",
         ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"),
     ),

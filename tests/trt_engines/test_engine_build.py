@@ -84,16 +84,16 @@ def test_the_demo_builds(bundle: Path, precision: str) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int8-f16", "int4-f16", "int4-128-f16"])
 def test_the_trt_dialect_builds(tiny_bundle: Path, tiny_sources: TinySources, tmp_path: Path, precision: str) -> None:
     """As it is, by default: int4 stays int4, all else becomes fp16; and in fp32, without the fused attention."""
     bundle = with_decoder(tiny_bundle, tmp_path / "bundle", tiny_sources, "trt", precision)
     (built,) = build(bundle, parts=("decoder",), weight_streaming=True)
-    assert built.identity.precision == ("int4" if precision == "int4" else "fp16")
+    assert built.identity.precision == ("int4" if precision.startswith("int4") else "fp16")
     assert built.identity.flags == ("WEIGHT_STREAMING",)
     types = [layer["type"] for layer in json.loads((built.folder / LAYERS).read_text())]
     assert types.count("KV_CACHE_UPDATE") == 4, "the cache is not written in place"
-    assert types.count("DEQUANTIZE") == (15 if precision == "int4" else 0)
+    assert types.count("DEQUANTIZE") == (15 if precision.startswith("int4") else 0)
     (single,) = build(bundle, parts=("decoder",), precision="fp32")
     assert single.identity.precision == "fp32"
 

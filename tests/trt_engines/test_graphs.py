@@ -14,6 +14,7 @@ from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import write_decoder
 from r2gen_export.exporting.streamed.quantize import dequantize, quantize
+from r2gen_export.precision import PRECISIONS
 from tests.exporting.test_streamed import make_llama
 from tests.trt_engines.graphs import model_of, open_session, run_decoder
 from trt_engines import networks
@@ -57,7 +58,7 @@ def test_demo_decoder_with_a_cache_in_place(tmp_path: Path, precision: str) -> N
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
-@pytest.mark.parametrize("source", ["fp32", "fp16", "int8", "int4", "int4-128"])
+@pytest.mark.parametrize("source", PRECISIONS)
 def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> None:
     """Every precision a bundle may have to every one an engine may have, against the bundle's weights in float32."""
     model = make_llama(max_position_embeddings=384)
@@ -75,16 +76,40 @@ def test_trt_dialect_decoder(tmp_path: Path, source: str, precision: str) -> Non
     feeds = {"length": 384, "start": START, "parts": [5, 1, 3, 2]}
     wanted = run_decoder(written(given, tmp_path / "wanted"), embeds_of(64), **feeds)
     found = run_decoder(written(graph, tmp_path / "found"), embeds_of(64), **feeds)
-    tolerance = {**TOLERANCE, "int4": 5e-2}["fp16" if (source, precision) == ("fp16", "fp32") else precision]
+    half = PRECISIONS[source].half
+    tolerance = {**TOLERANCE, "int4": 5e-2}["fp16" if half and precision == "fp32" else precision]
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
     cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
     # Beside blocks of 128, ONNX Runtime rounds activations in blocks of 128 too.
-    assert cosine > (0.999 if source == "int4-128" else 0.9995)
+    assert cosine > (0.999 if source.startswith("int4-128") else 0.9995)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_the_count_of_valid_keys_goes_whatever_it_was_computed_of(tmp_path: Path, precision: str) -> None:
+    """A `Gather` of the last position, or its maximum in bundles of format version 1."""
+    write_decoder(make_llama(max_position_embeddings=384), tmp_path, dialect="trt", precision="int4-f16")
+    found = []
+    for op, axis in (("Gather", np.array(-1)), ("ReduceMax", np.array([1]))):
+        graph = Graph.load(tmp_path / "model.onnx")
+        (last,) = (node for node in graph.nodes if node.output[0] == "last_position")
+        attributes = {"axis": 1} if op == "Gather" else {"keepdims": 0}
+        inputs = ["position_ids", graph.constant(axis, "last")]
+        last.CopyFrom(helper.make_node(op, inputs, last.output, name=last.name, **attributes))
+        networks.rewrite_decoder(graph, "trt", precision, 384)
+        assert find_problems(graph, lambda operator: True) == []
+        found.append([node.SerializeToString() for node in graph.nodes])
+        assert "last_position" not in graph.producers()
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
     ("source", "head", "hidden", "blocks"),
-    [("int4-128", None, 128, {32, 128}), ("int4", "int8", 64, {32}), ("int4-128", "int8", 80, {32})],
+    [
+        ("int4-128", None, 128, {32, 128}),
+        ("int4", "int8", 64, {32}),
+        ("int4-128", "int8", 80, {32}),
+        ("int4-128-f16", "int8-f16", 128, {32, 128}),
+    ],
 )
 def test_an_int4_engine_of_any_bundle_in_blocks_has_no_problem(
     tmp_path: Path, source: str, head: str | None, hidden: int, blocks: set[int]
@@ -97,9 +122,13 @@ def test_an_int4_engine_of_any_bundle_in_blocks_has_no_problem(
     quantised_nodes = [node for node in graph.nodes if node.op_type == "DequantizeLinear"]
     assert {helper.get_node_attr_value(node, "block_size") for node in quantised_nodes} == blocks
     assert {graph.tensors[node.input[0]].kind for node in quantised_nodes} == {TensorProto.INT4}
+    assert {graph.tensors[node.input[1]].kind for node in quantised_nodes} == {TensorProto.FLOAT16}
 
 
-@pytest.mark.parametrize(("source", "hidden", "blocks"), [("int4-128", 128, {32, 128}), ("int4", 80, {0, 32})])
+@pytest.mark.parametrize(
+    ("source", "hidden", "blocks"),
+    [("int4-128", 128, {32, 128}), ("int4", 80, {0, 32}), ("int4-128-f16", 128, {32, 128}), ("int4-f16", 80, {0, 32})],
+)
 def test_blocks_fill_the_rows_of_an_int4_engine(tmp_path: Path, source: str, hidden: int, blocks: set[int]) -> None:
     """Rows of 160 and 80 leave blocks of 128 and of 32 open: the same weights in blocks of 32, or dense."""
     model = make_llama(hidden_size=hidden, head_dim=16, max_position_embeddings=384)

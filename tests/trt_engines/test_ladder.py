@@ -120,13 +120,35 @@ def test_an_engine_that_fits_and_does_not_load_costs_a_step_and_no_report(
         add_engine(bundle, part, capability="8.6")
     provider, said = steps(bundle, machine)
     assert provider == "CPUExecutionProvider"
-    assert said[0].startswith("TensorRT engine: not taken, R2G-DEVICE-UNAVAILABLE: cudaSetDevice failed")
+    assert said[0].startswith("TensorRT engine: not taken, R2G-DEVICE-UNAVAILABLE: cudaGetDeviceCount failed")
     assert said[-2:] == ["CPU: taken", "OpenVINO: not taken, it cannot run a decoder of dialect standard in fp32"]
     shown = subprocess.run(
         [*COMMAND, "doctor", "--bundle", str(bundle)], env=machine, capture_output=True, text=True, check=True
     ).stdout
     assert "TensorRT engine: taken for the decoder, TensorRT-RTX 1.7.1.116, fp16" in shown
     assert "runs on" in shown
+
+
+def test_engines_are_found_for_the_gpu_they_are_to_run_on(bundle: Path, machine: dict[str, str]) -> None:
+    """The imitated driver shows an 8.6 and an 8.9, and no third."""
+    program = """
+import sys
+from pathlib import Path
+from r2gen_export.bundle import load_manifest
+from trt_engines.find import find_engines
+bundle = Path(sys.argv[1])
+for device_id in range(3):
+    fitting, reasons = find_engines(bundle, load_manifest(bundle), device_id)
+    print(fitting["decoder"].identity.compute_capabilities[0] if fitting else reasons["decoder"].partition(" (run:")[0])
+"""
+    add_engine(bundle, "decoder", capability="8.9")
+    command = [sys.executable, "-c", program, str(bundle)]
+    done = subprocess.run(command, env=machine, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "built for compute capability 8.9, found 8.6 (Imitated GPU)",
+        "8.9",
+        "built for a GPU of compute capability 8.9, found no GPU",
+    ]
 
 
 def test_bench_plans_for_what_infer_would_run_on(bundle: Path, machine: dict[str, str]) -> None:

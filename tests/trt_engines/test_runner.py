@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from r2gen_export.runtime.ngrams import SortedNgrams
 from r2gen_export.runtime.sessions import EmbeddingTable
 from tests.tiny import make_tiny_llm
 from tests.torch_decoder import make_prompts
+from tests.trt_engines.fake_engine import Plan
 from tests.trt_engines.rig import DIMS, LENGTH, PROFILES, Rig, decoder_plan, make_rig
 from trt_engines.kv_cache import MOST_PASSES, row_moves
 from trt_engines.sessions import EngineDecoder
@@ -55,8 +58,20 @@ def profiles() -> tuple[tuple[int, int, int], ...]:
 
 
 @pytest.fixture
-def rig(folder: Path, tmp_path: Path, stub_file: Path, cuda_runtime: Any, profiles: Any) -> Rig:
-    return make_rig(decoder_plan(folder / "decoder/model.onnx", profiles), tmp_path, stub_file, cuda_runtime)
+def device_id() -> int:
+    """The GPU the engine runs on, likewise."""
+    return 0
+
+
+@pytest.fixture
+def make(tmp_path: Path, stub_file: Path, cuda_runtime: Any) -> Callable[[Plan, int], Rig]:
+    """The rig of a plan, on a GPU of that number."""
+    return lambda plan, device_id: make_rig(plan, tmp_path, stub_file, cuda_runtime, device_id=device_id)
+
+
+@pytest.fixture
+def rig(folder: Path, make: Callable[[Plan, int], Rig], profiles: Any, device_id: int) -> Rig:
+    return make(decoder_plan(folder / "decoder/model.onnx", profiles), device_id)
 
 
 @pytest.fixture
@@ -179,6 +194,36 @@ def test_memory_is_used_again_and_given_back(decoder, table, rig):
     gc.collect()
     decoder.close()
     rig.cuda.close()
+    assert not rig.runtime.blocks
+
+
+def in_a_new_thread(act: Callable[[], Any]) -> Any:
+    """What it returns. The thread's current GPU is the first one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+@pytest.mark.parametrize("device_id", [1])
+def test_every_thread_works_on_the_gpu_that_was_asked_for(rig, reference, table):
+    """Loaded in one, used in others, as for a streamed report: the fake GPU refuses what goes to the wrong one."""
+    decoder = in_a_new_thread(lambda: EngineDecoder(rig.folder, DIMS, rig.backend, rig.cuda))
+    prompts = make_prompts(np.random.default_rng(0), 1, 5, 32)
+    states = [in_a_new_thread(lambda: decoder.prefill(prompts, 40))]
+    wanted = reference.prefill(prompts, 40)
+    token = table.lookup(np.array([[7]]))
+    for rows in ([0], [0, 0, 0], [2, 0, 1]):
+        in_a_new_thread(lambda rows=rows: states[0].reorder(np.array(rows)))
+        wanted.reorder(np.array(rows))
+        for _ in range(3):
+            embeds = np.repeat(token, len(rows), axis=0)
+            in_a_new_thread(lambda embeds=embeds: states[0].decode(embeds))
+            wanted.decode(embeds)
+            np.testing.assert_allclose(states[0].logits, wanted.logits, atol=1e-5)
+    assert {home for _, _, home in rig.runtime.blocks.values()} == {1}
+    states.clear()
+    gc.collect()
+    in_a_new_thread(decoder.close)
+    in_a_new_thread(rig.cuda.close)
     assert not rig.runtime.blocks
 
 
