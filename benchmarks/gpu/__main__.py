@@ -8,7 +8,6 @@ what is missing or failed. See benchmarks/gpu/README.md.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 from benchmarks.gpu import imitated
 from benchmarks.gpu.plan import FULL, WITHOUT_GPU, Step, bundles_of, recipes_of
-from benchmarks.gpu.runner import Machine, Results, run_steps, succeeded, write_json
+from benchmarks.gpu.runner import Machine, Results, code_version, digest, run_steps, succeeded, write_json
 from benchmarks.gpu.steps import STEPS
 from benchmarks.gpu.table import placement_json, render
 from r2gen_export.errors import R2GenError
@@ -87,7 +86,7 @@ def _check(options: argparse.Namespace, packed: Path | None, packages: Path | No
             steps,
             out,
             deadline=deadline,
-            earlier=_earlier(out, options.only, "imitated" if libraries else machine.device),
+            earlier=_earlier(out, options.only, machine.kind),
             report=lambda line: print(line, flush=True),
         )
         text = render(results)
@@ -105,12 +104,12 @@ def chosen_steps(only: Sequence[str], *, without_gpu: bool, imitated_runtime: bo
 
 
 def _earlier(out: Path, only: Sequence[str], device: str) -> Results:
-    """Answers of an earlier call on this kind of device that need not be asked for again."""
+    """Answers of an earlier call of this code on this kind of device that need not be asked for again."""
     path = out / "gpu.json"
     if not path.exists():
         return {}
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if results.get("device") != device:
+    if (results.get("device"), results.get("code")) != (device, code_version()):
         return {}
     return {key: value for key, value in succeeded(results).items() if key.partition(" ")[0] not in only}
 
@@ -135,14 +134,12 @@ def make(work: Path, bundles: Sequence[str], recipes: Sequence[str]) -> None:
 
 
 def _exporter_version() -> str:
-    """A digest of the code that writes bundles."""
+    """Names the code that writes bundles and recipes."""
     import r2gen_export
 
-    package = Path(r2gen_export.__file__).parent
-    here = Path(__file__).parent
-    files = sorted((package / "exporting").rglob("*.py"))
-    files += [package / "bundle.py", package / "precision.py", here / "bundles.py", here / "recipes.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    package, here = Path(r2gen_export.__file__).parent, Path(__file__).parent
+    files = [package / "bundle.py", package / "precision.py", here / "bundles.py", here / "recipes.py"]
+    return digest([*files, *(package / "exporting").rglob("*.py")])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,11 @@ class Machine:
     work: Path
     libraries: Path | None = None
     packages: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """`cuda`, `cpu` or `imitated`: answers of one kind are not those of another."""
+        return "imitated" if self.libraries else self.device
 
     def environment(self) -> dict[str, str]:
         """Of a step's process."""
@@ -76,7 +82,8 @@ def run_steps(
     """
     results: Results = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "device": "imitated" if machine.libraries else machine.device,
+        "device": machine.kind,
+        "code": code_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -139,6 +146,19 @@ def _run(command: list[str], seconds: float, environment: dict[str, str], log: P
             last = log.read_bytes()[begin:].decode(errors="replace").strip().splitlines()[-2:]
             answer["failed"] = f"{outcome}: {' | '.join(last)[-400:]}"
         return {**answer, "seconds": round(time.monotonic() - started, 1)}
+
+
+def code_version() -> str:
+    """12 hex digits that name the code under check and the check itself."""
+    root = Path(__file__).resolve().parents[2]
+    return digest(
+        file for part in ("r2gen_export", "trt_engines", "benchmarks/gpu") for file in (root / part).rglob("*.py")
+    )
+
+
+def digest(files: Iterable[Path]) -> str:
+    """12 hex digits of the content of files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
 
 
 def succeeded(results: Results) -> Results:
