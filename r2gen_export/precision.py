@@ -44,14 +44,19 @@ class WeightFormat:
         return self.bits / 8 + (0.0 if self.block is None else (2 if self.half else 4) / self.block)
 
 
+# Observed, as the tolerances count, on random LLaMAs of two layers (the models of tests/exporting/test_streamed.py) and
+# on the demo's trained one: logits differ by up to 1e-6 in fp32, 3e-3 in fp16, and in blocks 1e-1, trained 2e-2; layers
+# by 8e-7, 2e-3, and in blocks of 32 by 3e-2, of 128 by 5e-2, trained 2e-2. What blocks add are activations rounded to
+# 8 bits: without (accuracy level 0) logits differ by 1e-6 with float32 activations, by 4e-3 with float16 ones. An
+# eighth of one matrix with the wrong sign shows as 5e-1 and more in every precision.
 _TABLE: Final = (
     WeightFormat("fp32", 32, None, False, 5e-4, 1e-3),
     WeightFormat("fp16", 16, None, True, 2e-2, 2e-2),
-    WeightFormat("int8", 8, 32, False, 1e-1, 1e-1),
-    WeightFormat("int4", 4, 32, False, 1e-1, 1e-1),
+    WeightFormat("int8", 8, 32, False, 1e-1, 8e-2),
+    WeightFormat("int4", 4, 32, False, 1e-1, 8e-2),
     WeightFormat("int4-128", 4, 128, False, 1e-1, 1e-1),
-    WeightFormat("int8-f16", 8, 32, True, 1e-1, 1e-1),
-    WeightFormat("int4-f16", 4, 32, True, 1e-1, 1e-1),
+    WeightFormat("int8-f16", 8, 32, True, 1e-1, 8e-2),
+    WeightFormat("int4-f16", 4, 32, True, 1e-1, 8e-2),
     WeightFormat("int4-128-f16", 4, 128, True, 1e-1, 1e-1),
 )
 

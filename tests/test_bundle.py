@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from r2gen_export.bundle import MANIFEST, bundle_id, demo_bundle, open_bundle, safe_path, seal
+from r2gen_export.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
+    FileEntry,
+    ReferenceLogits,
+    bundle_id,
+    demo_bundle,
+    open_bundle,
+    replace_files,
+    safe_path,
+    seal,
+)
 from r2gen_export.errors import R2GenError
 from r2gen_export.onnx_external import external_locations
 
@@ -57,7 +70,7 @@ def test_one_flipped_bit_is_found_in_every_file(bundle: Path, name: str) -> None
 
 def test_versions_and_manifests_that_are_not_ours(bundle: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "R2G-BUNDLE-MISSING")
-    for changes in ({"format_version": 2}, {"format_version": True}, {"format": "other"}):
+    for changes in ({"format_version": 3}, {"format_version": 0}, {"format_version": True}, {"format": "other"}):
         edit(bundle, **changes)
         refused(bundle, "R2G-BUNDLE-VERSION")
         edit(bundle, format="r2gen-bundle", format_version=1)
@@ -71,6 +84,9 @@ def test_versions_and_manifests_that_are_not_ours(bundle: Path, tmp_path: Path) 
         {"default_preset": "none"},
         {"files": {}},
         {"synthetic": 1},
+        {"target": "tpu"},
+        {"reference": {"token_id": 1}},
+        {"reference": {"token_id": 1, "vocab_ids": [0], "logits": [[0.5]], "scale": [1.0, 1.0]}},
     ):
         (bundle / MANIFEST).write_text(original)
         edit(bundle, **changes)
@@ -78,6 +94,35 @@ def test_versions_and_manifests_that_are_not_ours(bundle: Path, tmp_path: Path) 
     for text in ("", "[]", "{", "[" * 100_000):
         (bundle / MANIFEST).write_text(text)
         refused(bundle, "R2G-BUNDLE-MANIFEST")
+
+
+REFERENCE = ReferenceLogits(7, (0, 3), ((0.5, -1.0), (2.0, 0.25)), (3.0, 4.0))
+
+
+def test_bundles_of_the_first_format_keep_loading(bundle: Path) -> None:
+    """Without the second's fields, which are not added when the manifest is written anew."""
+    edit(bundle, format_version=1)
+    fields = json.loads((bundle / MANIFEST).read_text())
+    for name in ("target", "reference"):
+        fields.pop(name, None)
+    (bundle / MANIFEST).write_text(json.dumps(fields))
+    manifest = open_bundle(bundle)
+    assert (manifest.format_version, manifest.target, manifest.reference) == (1, None, None)
+    replace_files(bundle, manifest, drop=None, add={})
+    again = json.loads((bundle / MANIFEST).read_text())
+    assert again["format_version"] == 1
+    assert not {"target", "reference"} & again.keys()
+
+
+def test_reference_logits_and_target_outlive_a_change_of_files(bundle: Path) -> None:
+    manifest = replace(open_bundle(bundle), target="gpu", reference=REFERENCE, format_version=FORMAT_VERSION)
+    sealed = seal(bundle, manifest)
+    replace_files(bundle, sealed, drop=None, add={"drafts/store": FileEntry(0, hashlib.sha256(b"").hexdigest())})
+    (bundle / "drafts").mkdir()
+    (bundle / "drafts/store").touch()
+    changed = open_bundle(bundle)
+    assert (changed.target, changed.reference, changed.format_version) == ("gpu", REFERENCE, 2)
+    assert bundle_id(changed) == bundle_id(sealed)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "C:x", "", "a\0b"])
@@ -103,8 +148,6 @@ def graph_with_weights_in(bundle: Path, location: str, where: str = "initializer
     assert external_locations(bundle / "decoder/model.onnx") == {location}
     manifest = json.loads((bundle / MANIFEST).read_text())
     data = (bundle / "decoder/model.onnx").read_bytes()
-    import hashlib
-
     manifest["files"]["decoder/model.onnx"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from r2gen_export.bundle import open_bundle, seal
+from r2gen_export.bundle import FORMAT_VERSION, open_bundle, seal
 from r2gen_export.demo.score import FINDINGS
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting import estimate, tokenizer, vision
@@ -168,6 +168,10 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
         ({"dialect": "trt"}, True),
         ({"precision": "fp16"}, False),
         ({"precision": "int8", "head_precision": "fp32"}, False),
+        ({"head_precision": "int8"}, False),
+        ({"precision": "int4-f16", "head_precision": "int8-f16"}, False),
+        ({"precision": "int4-128-f16", "dialect": "trt", "vision_precision": "fp16"}, False),
+        ({"precision": "int8-f16", "gate": "layers"}, False),
         ({"precision": "int4", "vision_precision": "int8"}, False),
         ({"precision": "int4-128"}, False),
         ({"vision_precision": "fp16"}, False),
@@ -188,6 +192,9 @@ def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
     assert manifest.precision["decoder"] == settings.get("precision", "fp32")
     assert manifest.precision["lm_head"] == settings.get("head_precision", manifest.precision["decoder"])
     assert manifest.precision["vision"] == settings.get("vision_precision", "fp32")
+    assert (manifest.target, manifest.format_version) == ("cpu", FORMAT_VERSION)
+    assert manifest.reference is not None
+    assert np.isfinite(manifest.reference.logits).all()
     usual = "fp32" if manifest.precision["decoder"] == "fp32" else "fp16"
     assert manifest.precision["embed_tokens"] == settings.get("embeddings", usual)
     measured = [check for check in manifest.parity if not check.gate]
@@ -251,6 +258,19 @@ def test_reports_on_phantoms_are_scored_before_the_bundle_appears(tiny_sources: 
         export(tiny_sources, tmp_path / "other", embeddings="int4")
 
 
+def test_scales_float16_cannot_hold_do_not_pass(tmp_path: Path) -> None:
+    """Infinity in the stored scales: a coded error that names the node, and no bundle."""
+    sources = make_sources(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(sources.llm)
+    model.model.layers[0].mlp.up_proj.weight.data *= 1e8
+    model.model.layers[0].mlp.down_proj.weight.data /= 1e8
+    model.save_pretrained(sources.llm)
+    with pytest.raises(R2GenError, match=r"R2G-PARITY-FAILED.*first in node .*layers.0/mlp") as caught:
+        export(sources, tmp_path / "bundle", precision="int4-f16", gate="whole")
+    assert caught.value.exit_status == 3
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_layered_export_merges_lora_of_the_llm(tmp_path: Path) -> None:
     export(
         make_sources(tmp_path, llm_lora=True, alignment="delta"), tmp_path / "bundle", gate="layers", precision="int8"
@@ -288,6 +308,8 @@ def test_estimates_of_known_sizes() -> None:
     assert 5 < estimate.estimate(seven, dialect="ort", precision="int4", gate="layers", runs=True).memory / 2**30 < 6
     assert estimate.estimate(seven, dialect="ort", precision="int4", gate="whole").memory > 50e9
     assert estimate.estimate(seven, dialect="standard", precision="fp32").gate == "whole"
+    half = estimate.estimate(seven, dialect="ort", precision="int4-f16", gate="layers")
+    assert layered.disk - half.disk == pytest.approx((layered.parameters - 32000 * 4096) * 2 / 32)
 
 
 def test_peak_memory_counts_what_is_allocated_and_not_what_is_mapped(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_divergence_as_defined() -> None:
     assert "of 28" in check.detail
 
 
+def test_the_widest_tolerance_of_the_layers_passed_holds() -> None:
+    wanted = np.ones((1, 1, 4), np.float32)
+    found = wanted + 0.05 * np.eye(4, dtype=np.float32)[:1, None]
+    assert not logits_check("logits", "decode", found, wanted, ["fp32", "fp16"]).passed
+    assert logits_check("logits", "decode", found, wanted, ["fp32", "int8"]).passed
+    assert logits_check("logits", "decode", found, wanted, ["int8", "fp32"]).passed
+
+
 def test_first_divergent_token() -> None:
     decoding = Decoding(num_beams=1)
     same = token_check("fast", decoding, [(1, 2), (3,)], [(1, 2), (3,)])
