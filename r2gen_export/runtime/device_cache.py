@@ -31,9 +31,19 @@ NO_GRAPH: Final = -1
 """`gpu_graph_id` of a run that is not captured (ONNX Runtime, "CUDA Execution Provider", enable_cuda_graph)."""
 
 
+ROW_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Rows a decode pass is made for. Rows leave a batch one by one; a pass, and a CUDA graph, for each count would be made
+and hardly used, and a few rows more cost a GPU next to nothing."""
+
+
+def padded_rows(rows: int) -> int:
+    """Rows of the pass that decodes `rows` of them."""
+    return next((count for count in ROW_COUNTS if count >= rows), rows)
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as ONNX Runtime addresses it."""
+    """A GPU as ONNX Runtime addresses it; with the name `cpu`, host memory."""
 
     index: int = 0
 
@@ -108,7 +118,7 @@ class DevicePass:
         keep: int,
         graphs: CudaGraphs,
     ) -> None:
-        rows = shape[0]
+        self._rows = rows = shape[0]
         self._session, self._dtype = decoder.session, decoder.dtype
         self._offsets = np.arange(size)
         self._embeds = gpu.empty((rows, size, decoder.widths[0]), decoder.dtype)
@@ -134,13 +144,18 @@ class DevicePass:
         self._fixed_total = shape[2] if captured else None
 
     def run(self, embeds: Floats, start: int) -> Floats:
-        """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab] in host memory."""
-        rows = len(embeds)
+        """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab] in host memory.
+
+        B may be less than the rows this pass is made for; what the others compute is not looked at.
+        """
+        count = len(embeds)
+        if count < self._rows:
+            embeds = np.concatenate([embeds, np.zeros((self._rows - count, *embeds.shape[1:]), embeds.dtype)])
         self._embeds.update_inplace(np.ascontiguousarray(embeds, dtype=self._dtype))
-        self._positions.update_inplace(np.tile(self._offsets + start, (rows, 1)))
+        self._positions.update_inplace(np.tile(self._offsets + start, (self._rows, 1)))
         self._total[...] = self._fixed_total or start + len(self._offsets)
         self._session.run_with_iobinding(self._binding, self._options)
-        return as_float32(self._logits.numpy())
+        return as_float32(self._logits.numpy()[:count])
 
 
 class RowMover:
@@ -218,18 +233,20 @@ class DeviceCache:
         decoder: whose passes write it.
         mover: fills it and moves its rows.
         graphs: the session's CUDA graphs.
-        rows: R.
+        rows: R, or a few less.
         length: positions a row has room for.
     """
 
     def __init__(self, decoder: StaticDecoder, mover: RowMover, graphs: CudaGraphs, rows: int, length: int) -> None:
         self._decoder, self._mover, self._graphs = decoder, mover, graphs
         self._passes: dict[tuple[int, int, int, int], DevicePass] = {}
-        self.length, self.rows = length, rows
-        self._block = self._zeroed(rows)
+        self.length, self.rows = length, padded_rows(rows)
+        self._block = self._zeroed(self.rows)
 
     def bind(self, rows: slice, size: int, keep: int) -> DevicePass:
-        """A pass of `size` positions over `rows`, bound once and kept."""
+        """A pass of `size` positions over `rows` and, of one position, perhaps some more; bound once and kept."""
+        if size == 1:
+            rows = slice(rows.start, rows.start + min(padded_rows(rows.stop - rows.start), self.rows - rows.start))
         key = (rows.start, rows.stop, size, keep)
         if key not in self._passes:
             tensor, row = self._bytes(self.rows)
@@ -250,13 +267,13 @@ class DeviceCache:
 
         Where `same` holds for every row, the first `prompt` positions stay where they are.
         """
-        target, room = self._block, max(self.rows, len(rows))
+        target, room = self._block, max(self.rows, padded_rows(len(rows)))
         if room > self.rows:
             target, same = self._zeroed(room), np.zeros(1, bool)
         elif np.array_equal(rows, np.arange(len(rows))):
             return
         first = prompt if same.all() else 0
-        whole = np.arange(room)
+        whole = np.minimum(np.arange(room), self.rows - 1)  # rows not in use get something finite
         whole[: len(rows)] = rows
         for start, some in self._parts(room):
             self._mover.move(

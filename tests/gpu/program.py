@@ -111,6 +111,13 @@ def _decoder(path: Path, dims: Dims) -> dict[str, Any]:
     sizes = embeds(1, 40), embeds(1, 5), embeds(1, 1), embeds(3, 1)
     for _ in range(3):  # the first one grows its cache, the second one binds its passes anew
         _report(session, copied, found, *sizes)
+    batch = session.prefill(embeds(5, 40), 24)
+    for _ in range(2):
+        batch.decode(embeds(5, 1))
+    found["batch of 5"] = copied(lambda: batch.decode(embeds(5, 1)))
+    batch.reorder(np.array([0, 2, 3, 4]))
+    batch.reorder(np.array([0, 1, 2]))
+    batch.decode(embeds(3, 1))
     return found
 
 

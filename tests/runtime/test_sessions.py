@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from r2gen_export.exporting.streamed.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime import providers
 from r2gen_export.runtime.decoder import DecoderSession
+from r2gen_export.runtime.device_cache import Gpu, RowMover
 from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
@@ -27,6 +29,7 @@ from r2gen_export.runtime.sessions import (
     EmbeddingTable,
     VisionSession,
     choose_providers,
+    open_session,
 )
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from tests.tiny import make_tiny_llm, make_tiny_vision
@@ -173,6 +176,36 @@ def test_a_cache_is_used_again_without_a_trace_of_the_last_report(decoder, table
     np.testing.assert_array_equal(run(), wanted)
     with pytest.raises(R2GenError, match="R2G-CONFIG-VALUE"):
         decoder.prefill(prompt, 252)
+
+
+@pytest.mark.parametrize("dialect", ["ort", "trt", "standard"])
+def test_what_a_gpu_does_computes_the_same_in_host_memory(folder, llm, graph, table, dialect):
+    """Passes, moves of rows and growth as on a GPU, with the CPU's kernels. `tests/gpu` shows where they run there."""
+    path = graph
+    if dialect != "standard":
+        write_streamed(llm.config, ModuleWeights(llm), folder / f"{dialect}-device", dialect=dialect, precision="fp32")
+        path = folder / f"{dialect}-device/model.onnx"
+    host, device = DecoderSession(path, DIMS, **CPU), DecoderSession(path, DIMS, **CPU)
+    device._mover = RowMover(Gpu(name="cpu"), np.float32, partial(open_session, **CPU))
+    for size, rows in ((5, 3), (9, 1), (7, 5)):
+        prompts = make_prompts(np.random.default_rng(size), rows, size, 32)
+        states = [decoder.prefill(prompts, 24) for decoder in (host, device)]
+        for order in ([], [2, 0, 0], [1, 1], [0, 1, 1, 0, 0, 1, 0], [6, 2], [1, 0]):
+            if order and max(order) < len(states[0].logits):
+                for state in states:
+                    state.reorder(np.array(order))
+            tokens = table.lookup(np.arange(len(states[0].logits))[:, None] + size)
+            for state in states:
+                state.decode(tokens)
+            np.testing.assert_allclose(states[1].logits, states[0].logits, atol=1e-5)
+        for state in states:
+            state.reorder(np.array([0]))
+            state.extend(table.lookup(np.array([[4, 5, 6]])))
+            state.rollback(2)
+            state.decode(table.lookup(np.array([[9]])))
+        np.testing.assert_allclose(states[1].logits, states[0].logits, atol=1e-5)
+        del states, state
+    assert device._static is (dialect != "standard")
 
 
 def test_reorder_repeats_drops_and_permutes_rows(decoder, table):
