@@ -22,7 +22,6 @@ from r2gen_export.commands.options import (
     BundleOption,
     CheckpointHelp,
     DatasetName,
-    Device,
     DeviceOption,
     DialectOption,
     EarlyStopping,
@@ -99,7 +98,7 @@ def infer(
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="paper|fast", help="Decoding settings. Default: the bundle's.")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: one a core.")] = None,
     cpus: Annotated[
         str | None, typer.Option("--cpus", metavar="LIST", help="Logical CPUs to stay on, like 0-3,8. Default: all.")
@@ -156,7 +155,7 @@ def infer(
         bundle=bundle,
         format=form.value,
         out=out,
-        device=device.value,
+        device=device,
         threads=threads,
         cpus=cpus,
         batch_size=batch_size,
@@ -172,11 +171,11 @@ def infer(
 
 @app.command()
 @guarded
-def doctor(bundle: BundleOption = None, device: DeviceOption = Device.auto, form: FormatOption = Format.text) -> None:
+def doctor(bundle: BundleOption = None, device: DeviceOption = "auto", form: FormatOption = Format.text) -> None:
     """Show versions, execution providers, GPU and bundle health; fails when infer could not run."""
     from r2gen_export.commands.doctor import run_doctor
 
-    run_doctor(bundle, device.value, form.value)
+    run_doctor(bundle, device, form.value)
 
 
 @app.command()
@@ -186,8 +185,8 @@ def export(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)],
     vision: Annotated[str, typer.Option("--vision", metavar="MODEL", help=VisionHelp)],
     llm: Annotated[str, typer.Option("--llm", metavar="MODEL", help=LlmHelp)],
-    target: TargetOption = None,
     out: ExportOut,
+    target: TargetOption = None,
     dialect: DialectOption = None,
     precision: PrecisionOption = None,
     head_precision: HeadPrecisionOption = None,
@@ -237,8 +236,8 @@ def export(
                 checkpoint=checkpoint,
                 vision=vision,
                 llm=llm,
-                target=target.value if target else None,
                 out=out,
+                target=target.value if target else None,
                 dialect=dialect.value if dialect else None,
                 precision=precision.value if precision else None,
                 head_precision=head_precision.value if head_precision else None,

@@ -153,8 +153,8 @@ class ReferenceLogits:
     """Logits of two positions, computed on the CPU at export, for the trial pass behind loading (`runtime/trial.py`).
 
     `token_id`: the token behind the prompt, whose position is the second. `vocab_ids`: the token ids whose logits are
-    kept. `logits`: theirs at the last position of the prompt, and at `token_id`'s. `scale`: the largest magnitude of any
-    logit at each of the two.
+    kept. `logits`: theirs at the last position of the prompt, and at `token_id`'s. `scale`: the largest magnitude of
+    any logit at each of the two.
     """
 
     token_id: int

@@ -64,6 +64,10 @@ PRECISIONS: Final[dict[str, WeightFormat]] = {entry.name: entry for entry in _TA
 """Every precision by name."""
 
 
+TENSOR_PRECISIONS: Final = ("fp32", "fp16", "int8")
+"""What the vision encoder and the embedding table are stored in."""
+
+
 def with_half_activations(name: str) -> str:
     """The precision that stores weights alike and computes in float16: what a GPU runs fast. fp32 gives fp16."""
     entry = PRECISIONS[name]

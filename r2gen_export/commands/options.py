@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from r2gen_export.precision import PRECISIONS
+from r2gen_export.precision import PRECISIONS, TENSOR_PRECISIONS
 
 
 class Format(StrEnum):
@@ -16,16 +16,6 @@ class Format(StrEnum):
 
     text = "text"
     json = "json"
-
-
-class Device(StrEnum):
-    """What runs the graphs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    openvino = "openvino"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
 
 
 class SemanticsName(StrEnum):
@@ -47,7 +37,14 @@ BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", metavar="DIR", help="Bundle folder. Default: $R2GEN_BUNDLE, else the embedded demo."),
 ]
-DeviceOption = Annotated[Device, typer.Option("--device", help="What runs the graphs; auto takes the fastest usable.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|openvino|cuda|tensorrt",
+        help="What runs the graphs; auto takes the fastest usable. cuda:1 and tensorrt:1 are the second GPU.",
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: one object per study and line.")]
 PRESET = "Default: the preset's."
 
@@ -69,14 +66,7 @@ class TargetName(StrEnum):
 
 # mypy reads members from a literal only; the table of precisions has them in one place.
 PrecisionName = StrEnum("PrecisionName", {name.replace("-", "_"): name for name in PRECISIONS})  # type: ignore[misc]
-
-
-class TensorPrecision(StrEnum):
-    """How the vision encoder's weights or the embedding table are stored."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
+TensorPrecision = StrEnum("TensorPrecision", {name: name for name in TENSOR_PRECISIONS})  # type: ignore[misc]
 
 
 class GateName(StrEnum):
@@ -126,6 +116,9 @@ UnexpectedOption = Annotated[
         help="Tensor of the checkpoint that may be left out, * allowed; may be repeated.",
     ),
 ]
+
+
+ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")]
 TargetOption = Annotated[
     TargetName | None,
     typer.Option(
@@ -134,9 +127,6 @@ TargetOption = Annotated[
         "Default: gpu where an NVIDIA GPU is there, else cpu.",
     ),
 ]
-
-
-ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write; it must not exist.")]
 DialectOption = Annotated[
     Dialect | None,
     typer.Option(

@@ -29,7 +29,7 @@ from r2gen_export.bundle import (
 )
 from r2gen_export.demo.score import DEMO_SEED, record_findings
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.vision_precision import PRECISIONS
+from r2gen_export.precision import TENSOR_PRECISIONS
 from r2gen_export.presets import FAST, PAPER
 from r2gen_export.versions import installed_version
 
@@ -327,8 +327,6 @@ def tool_versions() -> dict[str, str]:
 
 
 def _check_settings(settings: ExportSettings) -> None:
-    from r2gen_export.exporting.tokenizer import EMBEDDINGS
-
     if settings.semantics not in get_args(Semantics):
         message = f"semantics is {settings.semantics!r}"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(get_args(Semantics))}")
@@ -338,13 +336,10 @@ def _check_settings(settings: ExportSettings) -> None:
     if settings.default_preset not in names:
         message = f"the default preset {settings.default_preset!r} is not one of the presets"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(sorted(names))}")
-    for what, chosen, known in (
-        ("vision encoder", settings.vision_precision, PRECISIONS),
-        ("embedding table", settings.embeddings, EMBEDDINGS),
-    ):
-        if chosen is not None and chosen not in known:
+    for what, chosen in (("vision encoder", settings.vision_precision), ("embedding table", settings.embeddings)):
+        if chosen is not None and chosen not in TENSOR_PRECISIONS:
             message = f"the {what} cannot be written with precision {chosen!r}"
-            raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(known)}")
+            raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(TENSOR_PRECISIONS)}")
     if settings.phantom_studies < 0:
         raise R2GenError("R2G-CONFIG-VALUE", f"{settings.phantom_studies} phantoms", "give 0 or more")
     limit = settings.parity_max_new_tokens

@@ -219,17 +219,18 @@ def compare(
     given_prompts = prompts
     if vision_precision != "fp32":
         given_prompts = prompts_around(table, prompt, list(wanted.image_embeds[:, None]))
-    exact = {precision, head_precision or precision, vision_precision, embeddings} == {"fp32"}
+    head_precision = head_precision or precision
+    exact = {precision, head_precision, vision_precision, embeddings} == {"fp32"}
     logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
     reachable = wanted.logits if wanted.rounded is None else wanted.rounded
-    rounded = f"{precision} weights" if precision != "fp32" else f"{embeddings} embeddings"
-    weights = "" if wanted.rounded is None else f", {rounded}"
+    stored = (f"{precision} weights", f"{head_precision} output layer", f"{embeddings} embeddings")
+    weights = next((f", {one}" for one in stored if wanted.rounded is not None and not one.startswith("fp32")), "")
     for name, stage, part in (
         (f"logits, first step{weights}", "prefill", slice(0, 1)),
         (f"logits, next {steps} steps{weights}", "decode", slice(1, None)),
     ):
         given = None if logits is None else logits[:, part]
-        check = logits_check(name, stage, given, reachable[:, part], (precision, head_precision or precision))
+        check = logits_check(name, stage, given, reachable[:, part], (precision, head_precision))
         if given is None:
             graph = folder / layout.DECODER
             check = _naming_the_node(check, graph, prefill_feeds(graph, dims, given_prompts))

@@ -20,9 +20,6 @@ from r2gen_export.runtime.text import Detokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDINGS: Final = ("fp32", "fp16", "int8")
-"""Precisions of the embedding table."""
-
 ROWS: Final = 4096
 """Rows of the embedding table converted together."""
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from r2gen_export.exporting.quiet import quiet
 
-PRECISIONS: Final = ("fp32", "fp16", "int8")
-
 PROJECTOR: Final = "llama_proj"
 
 SENSITIVE: Final = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Div")
@@ -26,7 +24,7 @@ def lower_precision(path: Path, precision: str) -> None:
 
     Args:
         path: the float32 graph, its weights inside it.
-        precision: one of `PRECISIONS`. `int8`: weights per output channel, activations per tensor at run time
+        precision: one of `TENSOR_PRECISIONS`. `int8`: weights per output channel, activations per tensor at run time
             (ONNX Runtime's `quantize_dynamic`; convolutions stay float32, their integer kernel is slower).
 
     Raises:
