@@ -7,7 +7,7 @@ bound once and nothing is allocated or copied in the decode loop. `standard` gra
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -147,7 +147,7 @@ class DecoderSession:
         if not self._static:
             shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
             empty = [self._value(np.zeros(shape, self.dtype)) for _ in self._cache_names]
-            return _GrowingState(self._grow, self._taken, empty, inputs_embeds)
+            return _GrowingState(self, empty, inputs_embeds)
         with coded_failures(self._session, "prefill"):
             cache = self._take(len(inputs_embeds), length)
         state = _StaticState(self, cache, inputs_embeds)
@@ -191,17 +191,26 @@ class DecoderSession:
 
         return OrtValue.ortvalue_from_numpy(array) if self._mover is None else self._mover.gpu.upload(array)
 
-    def _taken(self, cache: list[onnxruntime.OrtValue], rows: Integers, length: int) -> list[onnxruntime.OrtValue]:
-        """Rows and first positions of a cache that grows, where it lies."""
+    def take_rows(self, cache: list[onnxruntime.OrtValue], rows: Integers) -> list[onnxruntime.OrtValue]:
+        """Rows of a cache that grows, where it lies."""
         if self._mover is not None:
             with coded_failures(self._session, "reorder"):
-                return self._mover.take(cache, rows, length)
+                return self._mover.take_rows(cache, rows)
         # One tensor at a time, so that old and new cache are never whole in memory together.
         for index, value in enumerate(cache):
-            cache[index] = self._value(np.take(value.numpy()[:, :, :length], rows, axis=0))
+            cache[index] = self._value(np.take(value.numpy(), rows, axis=0))
         return cache
 
-    def _grow(
+    def take_slots(self, cache: list[onnxruntime.OrtValue], length: int) -> list[onnxruntime.OrtValue]:
+        """First positions of a cache that grows, where it lies."""
+        if self._mover is not None:
+            with coded_failures(self._session, "rollback"):
+                return self._mover.take_slots(cache, length)
+        for index, value in enumerate(cache):
+            cache[index] = self._value(np.ascontiguousarray(value.numpy()[:, :, :length]))
+        return cache
+
+    def grow(
         self, embeds: Floats, past: list[onnxruntime.OrtValue], length: int, keep: int
     ) -> tuple[Floats, list[onnxruntime.OrtValue]]:
         """Pass over embeds [B, S, d] behind `length` cached positions: last logits [B, keep, vocab], the new cache."""
@@ -271,27 +280,20 @@ class _StaticState(PassingState):
 class _GrowingState(PassingState):
     """A `DecoderState` whose cache ONNX Runtime grows by concatenation: key and value [B, kv_heads, P, head_dim]."""
 
-    def __init__(
-        self,
-        run: Callable[[Floats, list[onnxruntime.OrtValue], int, int], tuple[Floats, list[onnxruntime.OrtValue]]],
-        take: Callable[[list[onnxruntime.OrtValue], Integers, int], list[onnxruntime.OrtValue]],
-        empty: list[onnxruntime.OrtValue],
-        prompt: Floats,
-    ) -> None:
+    def __init__(self, session: DecoderSession, empty: list[onnxruntime.OrtValue], prompt: Floats) -> None:
         super().__init__(prompt.shape[1], 0)
-        self._run, self._take = run, take
-        self._cache = empty
+        self._session, self._cache = session, empty
         self._append(prompt, 1)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
-        logits, self._cache = self._run(embeds, self._cache, self._length, keep)
+        logits, self._cache = self._session.grow(embeds, self._cache, self._length, keep)
         return logits
 
     def rollback(self, count: int) -> None:
         super().rollback(count)
         if count:
-            self._cache = self._take(self._cache, np.arange(len(self._logits)), self._length)
+            self._cache = self._session.take_slots(self._cache, self._length)
 
     def reorder(self, rows: Integers) -> None:
         self._logits = self._logits[rows]
-        self._cache = self._take(self._cache, rows, self._length)
+        self._cache = self._session.take_rows(self._cache, rows)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.runtime.cache import Floats, Integers, StaticDecoder, as_float32
-from r2gen_export.runtime.onnx_graphs import move_slots_graph, take_rows_graph, zeros_graph
+from r2gen_export.runtime.onnx_graphs import move_slots_graph, take_rows_graph, take_slots_graph, zeros_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -172,7 +172,8 @@ class RowMover:
         self._dtype, self._open = dtype, open_graph
         self._moves: Any = None
         self._zeros: Any = None
-        self._takes: Any = None
+        self._rows: Any = None
+        self._slots: Any = None
 
     def fill(self, address: int, shape: Sequence[int]) -> None:
         """Zeros in `shape` [T, R, kv_heads, L, head_dim] elements from an address on."""
@@ -211,17 +212,27 @@ class RowMover:
             bound.bind_cpu_input(name, value)
         self._moves.run_with_iobinding(bound)
 
-    def take(self, tensors: Sequence[onnxruntime.OrtValue], rows: Integers, length: int) -> list[onnxruntime.OrtValue]:
-        """New tensors [B', kv_heads, length, head_dim] of the rows `rows` of tensors [B, kv_heads, P, head_dim]."""
-        if self._takes is None:
-            self._takes = self._open(take_rows_graph(self._dtype, len(tensors)))
-        bound = self._takes.io_binding()
+    def take_rows(self, tensors: Sequence[onnxruntime.OrtValue], rows: Integers) -> list[onnxruntime.OrtValue]:
+        """New tensors [B', kv_heads, P, head_dim] of the rows `rows` of tensors [B, kv_heads, P, head_dim]."""
+        if self._rows is None:
+            self._rows = self._open(take_rows_graph(self._dtype, len(tensors)))
+        bound = self._rows.io_binding()
+        bound.bind_ortvalue_input("rows", self.gpu.upload(np.ascontiguousarray(rows, dtype=np.int64)))
+        return self._taken(self._rows, bound, tensors)
+
+    def take_slots(self, tensors: Sequence[onnxruntime.OrtValue], length: int) -> list[onnxruntime.OrtValue]:
+        """New tensors [B, kv_heads, length, head_dim] of the first slots of tensors [B, kv_heads, P, head_dim]."""
+        if self._slots is None:
+            self._slots = self._open(take_slots_graph(self._dtype, len(tensors)))
+        bound = self._slots.io_binding()
+        bound.bind_cpu_input("last", np.array([length]))
+        return self._taken(self._slots, bound, tensors)
+
+    def _taken(self, session: Any, bound: Any, tensors: Sequence[onnxruntime.OrtValue]) -> list[onnxruntime.OrtValue]:
         for index, value in enumerate(tensors):
             bound.bind_ortvalue_input(f"past.{index}", value)
             bound.bind_output(f"taken.{index}", self.gpu.name, self.gpu.index)
-        bound.bind_ortvalue_input("rows", self.gpu.upload(np.ascontiguousarray(rows, dtype=np.int64)))
-        bound.bind_cpu_input("last", np.array([length]))
-        self._takes.run_with_iobinding(bound)
+        session.run_with_iobinding(bound)
         taken: list[onnxruntime.OrtValue] = bound.get_outputs()
         return taken
 

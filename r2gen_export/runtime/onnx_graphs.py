@@ -44,18 +44,30 @@ def move_slots_graph(dtype: Any) -> bytes:
 
 
 def take_rows_graph(dtype: Any, count: int) -> bytes:
-    """Rows of a cache that grows: of each `past.N` [B, kv_heads, P, head_dim] the slots below `last`, rows `rows`.
+    """Rows of a cache that grows. Inputs: `past.N` [B, kv_heads, P, head_dim], `count` of them, and `rows` int64 [B'].
 
-    Inputs: `count` tensors, `rows` int64 [B'], `last` int64 [1]. Outputs `taken.N` [B', kv_heads, last, head_dim].
+    Outputs `taken.N` [B', kv_heads, P, head_dim].
     """
-    floats = FLOAT_KINDS[np.dtype(dtype)]
+    nodes = [_node("Gather", [f"past.{index}", "rows"], f"taken.{index}", axis=0) for index in range(count)]
+    return _growing(dtype, count, nodes, "rows")
+
+
+def take_slots_graph(dtype: Any, count: int) -> bytes:
+    """First slots of a cache that grows. Inputs: as in `take_rows_graph`, but `last` int64 [1] for `rows`.
+
+    Outputs `taken.N` [B, kv_heads, last, head_dim].
+    """
     nodes = [_node("Constant", [], "axis", value_ints=[2]), _node("Constant", [], "first", value_ints=[0])]
-    for index in range(count):
-        nodes.append(_node("Slice", [f"past.{index}", "first", "last", "axis"], f"part.{index}"))
-        nodes.append(_node("Gather", [f"part.{index}", "rows"], f"taken.{index}", axis=0))
+    nodes += [_node("Slice", [f"past.{index}", "first", "last", "axis"], f"taken.{index}") for index in range(count)]
+    return _growing(dtype, count, nodes, "last")
+
+
+def _growing(dtype: Any, count: int, nodes: list[bytes], choice: str) -> bytes:
+    floats = FLOAT_KINDS[np.dtype(dtype)]
     inputs = [_value(f"past.{index}", floats, 4) for index in range(count)]
-    inputs += [_value("rows", INT64, 1), _value("last", INT64, 1)]
-    return _model(nodes, inputs, [_value(f"taken.{index}", floats, 4) for index in range(count)])
+    return _model(
+        nodes, [*inputs, _value(choice, INT64, 1)], [_value(f"taken.{index}", floats, 4) for index in range(count)]
+    )
 
 
 def zeros_graph(dtype: Any) -> bytes:
