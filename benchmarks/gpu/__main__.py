@@ -99,8 +99,11 @@ def _check(options: argparse.Namespace, packed: Path | None, packages: Path | No
 def chosen_steps(only: Sequence[str], *, without_gpu: bool, imitated_runtime: bool) -> tuple[Step, ...]:
     """The steps to run: those of `only`, else all that mean something."""
     plan = WITHOUT_GPU if without_gpu or imitated_runtime else FULL
-    names = only or (MEANINGFUL if imitated_runtime else STEPS)
-    return tuple(step for step in plan if step.name in names)
+    if only:
+        return tuple(step for step in plan if step.name in only)
+    if imitated_runtime:
+        return tuple(step for step in plan if step.name in MEANINGFUL)
+    return tuple(step for step in plan if not (without_gpu and step.name == "placement"))
 
 
 def _earlier(out: Path, only: Sequence[str], device: str) -> Results:

@@ -75,14 +75,11 @@ def test_a_decoder_is_timed_behind_pytorch_on_its_weights():
 
 
 def test_imitated_runs_only_what_means_something_unless_told():
-    assert {step.name for step in chosen_steps([], without_gpu=False, imitated_runtime=True)} == {
-        "binding",
-        "providers",
-        "placement",
-    }
-    assert [step.name for step in chosen_steps(["cli", "vision"], without_gpu=False, imitated_runtime=True)] == [
-        "vision"
-    ]
+    by_default = {step.name for step in chosen_steps([], without_gpu=False, imitated_runtime=True)}
+    assert by_default == {"binding", "providers", "placement"}
+    assert "placement" not in {step.name for step in chosen_steps([], without_gpu=True, imitated_runtime=False)}
+    told = chosen_steps(["ceilings", "vision"], without_gpu=False, imitated_runtime=True)
+    assert [step.name for step in told] == ["ceilings", "vision"]
 
 
 def test_a_report_has_a_row_for_each_answer():

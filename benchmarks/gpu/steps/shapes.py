@@ -16,6 +16,7 @@ from benchmarks.gpu.steps.bundle import compare
 from benchmarks.gpu.weights import decoder_bytes, fill_decoder, fill_vision, random_weight
 from benchmarks.peers.model import SHAPES
 from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.gpu import free_memory
 from r2gen_export.runtime.providers import PLAIN, Acceleration, choose_providers
 
@@ -129,7 +130,8 @@ def shape(context: Context, name: str) -> Answer:
         torch.cuda.empty_cache()
     answer: Answer = {"read_gb": round(read / 1e9, 3), "variants": {}}
     for variant, acceleration in VARIANTS.items():
-        if acceleration.int4_gemm and not facts["precision"].startswith("int"):
+        quantised = PRECISIONS[facts["precision"]].blocks is not None
+        if (acceleration.int4_gemm and not quantised) or (acceleration != PLAIN and context.device == "cpu"):
             continue
         try:
             answer["variants"][variant] = _measured(context, folder / "model.onnx", facts, acceleration, read)
