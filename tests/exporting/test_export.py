@@ -21,8 +21,10 @@ from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.sessions import EmbeddingTable
+from tests import conftest
 from tests.conftest import TinySources, make_sources
 from tests.test_cli import run_cli
+from tests.tiny import make_tiny_llm
 
 
 def export(sources: TinySources, out: Path, **more: object) -> None:
@@ -258,14 +260,19 @@ def test_reports_on_phantoms_are_scored_before_the_bundle_appears(tiny_sources: 
         export(tiny_sources, tmp_path / "other", embeddings="int4")
 
 
-def test_scales_float16_cannot_hold_do_not_pass(tmp_path: Path) -> None:
-    """Infinity in the stored scales: a coded error that names the node, and no bundle."""
+def test_scales_float16_cannot_hold_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Infinity in the stored scales: a coded error that names the layer, and no bundle."""
+
+    def make_scaled_llm(folder: Path, **options: bool) -> None:
+        make_tiny_llm(folder, **options)  # type: ignore[arg-type]
+        model = LlamaForCausalLM.from_pretrained(folder)
+        model.model.layers[0].mlp.up_proj.weight.data *= 1e8
+        model.model.layers[0].mlp.down_proj.weight.data /= 1e8
+        model.save_pretrained(folder)
+
+    monkeypatch.setattr(conftest, "make_tiny_llm", make_scaled_llm)
     sources = make_sources(tmp_path)
-    model = LlamaForCausalLM.from_pretrained(sources.llm)
-    model.model.layers[0].mlp.up_proj.weight.data *= 1e8
-    model.model.layers[0].mlp.down_proj.weight.data /= 1e8
-    model.save_pretrained(sources.llm)
-    with pytest.raises(R2GenError, match=r"R2G-PARITY-FAILED.*first in node .*layers.0/mlp") as caught:
+    with pytest.raises(R2GenError, match=r"R2G-PARITY-FAILED.*first in node /model/layers\.0/") as caught:
         export(sources, tmp_path / "bundle", precision="int4-f16", gate="whole")
     assert caught.value.exit_status == 3
     assert not (tmp_path / "bundle").exists()

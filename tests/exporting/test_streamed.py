@@ -104,6 +104,10 @@ def test_graph_computes_what_pytorch_computes_with_its_weights(
         onnx.checker.check_model(str(tmp_path / "model.onnx"))
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     assert "r2gen" not in {node.domain for node in graph.graph.node}
+    values = [one.type.tensor_type.elem_type for one in (*graph.graph.input, *graph.graph.output)]
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    expected = onnx.TensorProto.FLOAT16 if PRECISIONS[precision].half else onnx.TensorProto.FLOAT
+    assert floats & {*values, *(one.data_type for one in graph.graph.initializer)} == {expected}
     assert str(tmp_path).encode() not in (tmp_path / "model.onnx").read_bytes()
     round_weights(model, precision)
     with torch.no_grad():
