@@ -121,7 +121,7 @@ def _open(make: Callable[[], Any]) -> tuple[Any, int, str | None]:
 @contextmanager
 def _recorded(optimised: Path) -> Iterator[None]:
     """Sessions opened within keep where their nodes run and write their graph; none is refused for its placement."""
-    from r2gen_export.runtime import sessions
+    from r2gen_export.runtime import ort_session as sessions
 
     original = sessions.session_options
 

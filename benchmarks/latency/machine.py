@@ -105,7 +105,7 @@ def gemm_rate(kind: str, threads: int, seconds: float = 0.1) -> float:
     import onnxruntime
 
     from benchmarks.latency.onnx_bytes import matmul_model
-    from r2gen_export.runtime.sessions import session_options
+    from r2gen_export.runtime.ort_session import session_options
 
     options = session_options()
     options.intra_op_num_threads = threads

@@ -17,7 +17,7 @@ from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.sessions import bad_graph, first_line, session_options
+from r2gen_export.runtime.ort_session import bad_graph, first_line, session_options
 
 PRODUCTS: Final = frozenset(
     ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits")

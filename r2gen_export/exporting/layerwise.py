@@ -29,7 +29,7 @@ from r2gen_export.exporting.streamed.lowering import HEAD
 from r2gen_export.exporting.streamed.skeleton import head_dim
 from r2gen_export.exporting.streamed.weights import ModuleWeights
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.sessions import session_options
+from r2gen_export.runtime.ort_session import session_options
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from r2gen_export.bundle import Dims
-from r2gen_export.runtime.sessions import session_options
+from r2gen_export.runtime.ort_session import session_options
 
 CHUNK: Final = 48
 """Nodes looked at in one run: the outputs of all nodes of a Swin-base together take gigabytes."""

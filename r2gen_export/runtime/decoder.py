@@ -21,17 +21,14 @@ from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cache import HostCache, StaticDecoder
 from r2gen_export.runtime.device_cache import CudaGraphs, DeviceCache, Gpu, RowMover
+from r2gen_export.runtime.ort_session import bad_graph, check_names, coded_failures, open_session
 from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, Acceleration
 from r2gen_export.runtime.sessions import (
     FLOAT_TYPES,
     DecoderState,
     PassingState,
-    bad_graph,
-    check_names,
     check_room,
-    coded_failures,
     common_prompts,
-    open_session,
     require_finite,
 )
 

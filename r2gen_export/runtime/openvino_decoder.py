@@ -18,7 +18,8 @@ from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
-from r2gen_export.runtime.sessions import PassingState, bad_graph, check_room, first_line, require_finite
+from r2gen_export.runtime.ort_session import bad_graph, first_line
+from r2gen_export.runtime.sessions import PassingState, check_room, require_finite
 
 if TYPE_CHECKING:
     import openvino

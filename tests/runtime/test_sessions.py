@@ -25,12 +25,8 @@ from r2gen_export.runtime.drafting import Drafter
 from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.ngrams import SortedNgrams
 from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder, halves
-from r2gen_export.runtime.sessions import (
-    EmbeddingTable,
-    VisionSession,
-    choose_providers,
-    open_session,
-)
+from r2gen_export.runtime.ort_session import open_session
+from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession, choose_providers
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from tests.tiny import make_tiny_llm, make_tiny_vision
 from tests.torch_decoder import hf_generate, make_prompts
