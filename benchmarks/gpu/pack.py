@@ -69,14 +69,19 @@ def unpack(folder: Path, packages: Path) -> None:
         archive.extractall(packages, filter="data")
     for wheel in (folder / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as content:
-            module = content.namelist()[0].partition("/")[0].removesuffix(".py")
-            if wheel.name.startswith(ALWAYS) or importlib.util.find_spec(module) is None:
+            if wheel.name.startswith(ALWAYS) or importlib.util.find_spec(_module(content)) is None:
                 content.extractall(packages)
     # ONNX Runtime looks for CUDA's wheels beside itself; the machine has them with its torch.
     for place in (*site.getsitepackages(), *(path for path in sys.path if path.endswith("-packages"))):
         cuda = Path(place) / "nvidia"
         if cuda.is_dir() and not (packages / "nvidia").exists():
             (packages / "nvidia").symlink_to(cuda)
+
+
+def _module(wheel: zipfile.ZipFile) -> str:
+    """The package a wheel installs."""
+    tops = (name.partition("/")[0] for name in wheel.namelist())
+    return next(top for top in tops if not top.endswith((".dist-info", ".data")))
 
 
 def pack(root: Path) -> Path:
