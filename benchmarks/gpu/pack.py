@@ -32,7 +32,10 @@ MOST_MIB: Final = 64
 ALWAYS: Final = ("tokenizers",)
 """Wheels that are used whatever the machine has."""
 
-IF_MISSING: Final = ("typer", "rich", "shellingham", "markdown-it-py", "mdurl", "pygments")
+IF_MISSING: Final = (
+    *("typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments"),
+    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
+)
 """Wheels of the command line, used where the machine has none of its own."""
 
 STUB: Final = '''"""The GPU check: `python3 .gpu/check.py --out OUT` in the project's root."""
@@ -80,7 +83,7 @@ def unpack(folder: Path, packages: Path) -> None:
 
 def _module(wheel: zipfile.ZipFile) -> str:
     """The package a wheel installs."""
-    tops = (name.partition("/")[0] for name in wheel.namelist())
+    tops = (name.partition("/")[0].removesuffix(".py") for name in wheel.namelist())
     return next(top for top in tops if not top.endswith((".dist-info", ".data")))
 
 

@@ -197,17 +197,14 @@ def test_what_is_packed_is_unpacked(tmp_path, monkeypatch):
     (tmp_path / "module.py").write_text("", encoding="utf-8")
     with tarfile.open(folder / "ort.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "module.py", "onnxruntime/__init__.py")
-    for name, module in (
-        ("tokenizers-1-x.whl", "tokenizers"),
-        ("rich-1-x.whl", "rich"),
-        ("absent-1-x.whl", "absent_1"),
-    ):
-        with zipfile.ZipFile(folder / "wheels" / name, "w") as wheel:
-            wheel.writestr(f"{module}-1.dist-info/METADATA", "")
-            wheel.writestr(f"{module}/__init__.py", "")
+    wheels = {"tokenizers": "tokenizers/__init__.py", "rich": "rich/__init__.py", "absent": "absent_1.py"}
+    for name, module in wheels.items():
+        with zipfile.ZipFile(folder / "wheels" / f"{name}-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}-1.dist-info/METADATA", "")
+            wheel.writestr(module, "")
     unpack(folder, packages)
     unpacked = {path.name for path in packages.iterdir() if not path.name.endswith(".dist-info")}
-    assert unpacked - {"nvidia"} == {"onnxruntime", "tokenizers", "absent_1"}
+    assert unpacked - {"nvidia"} == {"onnxruntime", "tokenizers", "absent_1.py"}
     assert contents(folder).keys() == {"ort.tar.xz", "wheels"}
 
 

@@ -14,6 +14,11 @@ from benchmarks.gpu.steps import Answer, Context
 R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
 
 
+def _equal(ours: Answer, theirs: Answer) -> bool:
+    """Whether both calls gave a report, and the same."""
+    return ours["status"] == theirs["status"] == 0 and ours["token_ids"] == theirs["token_ids"]
+
+
 def command_line(context: Context) -> Answer:
     """`r2gen infer` with one and three beams on the CPU and the device, and `r2gen doctor`."""
     from PIL import Image
@@ -33,9 +38,10 @@ def command_line(context: Context) -> Answer:
                 "timings_ms": report.get("timings_ms"),
                 "error": done.stderr[-400:] if done.returncode else None,
             }
-    answer["equal"] = [
-        answer[f"cpu_beams_{beams}"]["token_ids"] == answer[f"device_beams_{beams}"]["token_ids"] for beams in "13"
-    ]
+    answer["equal"] = [_equal(answer[f"cpu_beams_{beams}"], answer[f"device_beams_{beams}"]) for beams in "13"]
+    if not all(answer["equal"]):
+        errors = (entry["error"] for entry in list(answer.values()) if isinstance(entry, dict))
+        answer["failed"] = f"reports differ, or there are none: {next(filter(None, errors), '')}"
     doctor = subprocess.run([*R2GEN, "doctor"], capture_output=True, text=True, check=False)
     answer["doctor"] = {"status": doctor.returncode, "output": (doctor.stdout + doctor.stderr)[-3000:]}
     return answer
