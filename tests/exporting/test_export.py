@@ -173,7 +173,6 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
         ({"head_precision": "int8"}, False),
         ({"precision": "int4-f16", "head_precision": "int8-f16"}, False),
         ({"precision": "int4-128-f16", "dialect": "trt", "vision_precision": "fp16"}, False),
-        ({"precision": "int8-f16", "gate": "layers"}, False),
         ({"precision": "int4", "vision_precision": "int8"}, False),
         ({"precision": "int4-128"}, False),
         ({"vision_precision": "fp16"}, False),

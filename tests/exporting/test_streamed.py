@@ -281,7 +281,7 @@ with PeakMemory(0.002) as memory:
     model = load_llm(llm, stored_dtype(llm) if sys.argv[4] == "mapped" else __import__("torch").float32)
     write_decoder(model, Path(out), dialect="ort", precision="int4")
     prompts = np.random.default_rng(0).normal(0, 1, (2, 12, 1024)).astype(np.float32)
-    checks = compare_layers(model, Path(out) / "model.onnx", prompts, precision="int4").checks
+    checks = compare_layers(model, Path(out) / "model.onnx", prompts, trial=prompts[:1], precision="int4").checks
 assert all(check.passed for check in checks), checks
 print(mapped, memory.peak - before)
 """
