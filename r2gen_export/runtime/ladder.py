@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import InternalError, R2GenError
@@ -32,7 +35,7 @@ from r2gen_export.runtime.providers import (
     parse_device,
 )
 from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, VisionSession
-from r2gen_export.runtime.trial import Trial, run_trial
+from r2gen_export.runtime.trial import Trial, run_trial, trial_prompt
 
 if TYPE_CHECKING:
     from trt_engines.find import Fitting
@@ -209,15 +212,15 @@ class _Opening:
         engines = vision is not None or decoder is not None
         if vision is None:
             vision = self._vision(choice)
-        if decoder is not None or not on_gpu:
-            if decoder is None:
-                decoder, choice = open_decoder(
-                    self.folder, self.manifest, choice, device=self.device, threads=self.threads
-                )
-            if not (on_gpu or engines):
-                return vision, decoder, choice
-            return vision, decoder, choice.tried(self._try(vision, decoder, precision))
-        return self._accelerated(vision, choice, precision)
+        # Before the decoder is loaded: a vision encoder that fails need not wait for gigabytes.
+        prompt = self._prompt(vision) if on_gpu or engines else None
+        if on_gpu and decoder is None and prompt is not None:
+            return self._accelerated(vision, prompt, choice)
+        if decoder is None:
+            decoder, choice = open_decoder(self.folder, self.manifest, choice, device=self.device, threads=self.threads)
+        if prompt is None:
+            return vision, decoder, choice
+        return vision, decoder, choice.tried(self._try(prompt, decoder, precision))
 
     def _vision(self, choice: ProviderChoice) -> VisionSession:
         tuning = None
@@ -228,7 +231,7 @@ class _Opening:
         path = self.folder / layout.VISION
         return VisionSession(path, providers=choice.providers, threads=self.threads, tuning=tuning, gpu=choice.gpu)
 
-    def _accelerated(self, vision: Encoder, choice: ProviderChoice, precision: str | None) -> Opened:
+    def _accelerated(self, vision: Encoder, prompt: NDArray[np.float32], choice: ProviderChoice) -> Opened:
         """The decoder on a GPU; where the trial fails with what speeds it up, without."""
         reason = ""
         for acceleration in (Acceleration(), PLAIN):
@@ -241,7 +244,7 @@ class _Opening:
                 acceleration=acceleration,
             )
             try:
-                trial = self._try(vision, decoder, precision)
+                trial = self._try(prompt, decoder)
             except R2GenError as error:
                 if choice.providers[0] != CUDA or acceleration == PLAIN or error.code != "R2G-DEVICE-UNAVAILABLE":
                     raise
@@ -254,9 +257,15 @@ class _Opening:
             return vision, decoder, taken.tried(trial)
         raise InternalError("no trial pass was run")
 
-    def _try(self, vision: Encoder, decoder: PrefixDecoder, precision: str | None) -> Trial:
-        table = EmbeddingTable(self.folder / layout.EMBED_TOKENS)
-        return run_trial(vision, decoder, table, self.manifest, precision=precision)
+    def _prompt(self, vision: Encoder) -> NDArray[np.float32]:
+        return trial_prompt(vision, self._table, self.manifest.prompt, self.manifest.image)
+
+    def _try(self, prompt: NDArray[np.float32], decoder: PrefixDecoder, precision: str | None = None) -> Trial:
+        return run_trial(prompt, decoder, self._table, self.manifest, precision=precision)
+
+    @property
+    def _table(self) -> EmbeddingTable:
+        return EmbeddingTable(self.folder / layout.EMBED_TOKENS)
 
 
 def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Opened | None:

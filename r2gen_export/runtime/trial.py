@@ -94,13 +94,14 @@ def tolerance_of(manifest: Manifest, *, precision: str | None = None) -> float:
 
 
 def run_trial(
-    vision: Encoder, decoder: Decoder, table: Embeddings, manifest: Manifest, *, precision: str | None = None
+    embeds: Floats, decoder: Decoder, table: Embeddings, manifest: Manifest, *, precision: str | None = None
 ) -> Trial:
-    """Encode, prefill, decode, take back, decode again, move rows, decode: every kind of pass a report is made of.
+    """Prefill, decode, take back, decode again, move rows, decode: every kind of pass a report is made of.
 
     Args:
-        vision: on the device under trial; so is the decoder.
-        decoder: one position decoded twice shows a replayed pass that reads old inputs, two rows a wrong reorder.
+        embeds: from `trial_prompt`, with the vision encoder of the device under trial.
+        decoder: on that device. One position decoded twice shows a replayed pass that reads old inputs, two rows a
+            wrong reorder.
         table: the bundle's token embeddings.
         manifest: its manifest; bundles of earlier releases keep no reference.
         precision: of a TensorRT engine, where it is not the bundle's.
@@ -111,7 +112,6 @@ def run_trial(
     """
     prompt, reference = manifest.prompt, manifest.reference
     token_id = reference.token_id if reference else trial_token(prompt)
-    embeds = trial_prompt(vision, table, prompt, manifest.image)
     state = decoder.prefill(embeds, 3)
     first = state.logits[0].copy()
     other = prompt.bos_token_id if prompt.bos_token_id != token_id else prompt.eos_token_id

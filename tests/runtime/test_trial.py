@@ -20,7 +20,7 @@ from r2gen_export.runtime.gpu_memory import estimate
 from r2gen_export.runtime.placement import require_gpu_kernels
 from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, ProviderChoice, parse_device
 from r2gen_export.runtime.sessions import EmbeddingTable, VisionSession
-from r2gen_export.runtime.trial import run_trial, tolerance_of
+from r2gen_export.runtime.trial import run_trial, tolerance_of, trial_prompt
 
 HOST = {"providers": ["CPUExecutionProvider"], "threads": 1}
 
@@ -67,11 +67,12 @@ class FaultyState:
 
 @pytest.fixture(scope="module")
 def parts(tiny_bundle: Path) -> tuple[Any, ...]:
-    manifest = load_manifest(tiny_bundle)
+    """Prompt, decoder, embeddings and manifest: what `run_trial` takes."""
+    manifest, table = load_manifest(tiny_bundle), EmbeddingTable(tiny_bundle / EMBED_TOKENS)
     return (
-        VisionSession(tiny_bundle / VISION, **HOST),
+        trial_prompt(VisionSession(tiny_bundle / VISION, **HOST), table, manifest.prompt, manifest.image),
         DecoderSession(tiny_bundle / DECODER, manifest.dims, **HOST),
-        EmbeddingTable(tiny_bundle / EMBED_TOKENS),
+        table,
         manifest,
     )
 
@@ -88,30 +89,29 @@ def test_the_exporting_machine_passes_its_own_trial(parts: tuple[Any, ...]) -> N
     ["reads zeros", "writes nothing", "replays the first inputs", "takes nothing back", "moves no rows"],
 )
 def test_a_fault_is_seen(parts: tuple[Any, ...], fault: str) -> None:
-    vision, decoder, table, manifest = parts
+    prompt, decoder, table, manifest = parts
     with pytest.raises(R2GenError) as caught:
-        run_trial(vision, Faulty(decoder, fault), table, manifest)
+        run_trial(prompt, Faulty(decoder, fault), table, manifest)
     assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
     assert "does not compute what was exported" in caught.value.message
 
 
 def test_a_fault_of_the_vision_encoder_is_seen(parts: tuple[Any, ...]) -> None:
-    class Blind:
-        def encode(self, pixels: Any) -> Any:
-            return np.zeros_like(parts[0].encode(pixels))
-
+    prompt, decoder, table, manifest = parts
+    blind, first = prompt.copy(), 1 + len(manifest.prompt.before_ids)
+    blind[:, first : first + manifest.dims.image_tokens] = 0
     with pytest.raises(R2GenError, match="differ by"):
-        run_trial(Blind(), *parts[1:])
+        run_trial(blind, decoder, table, manifest)
 
 
 def test_a_bundle_of_an_earlier_release_proves_less(parts: tuple[Any, ...]) -> None:
-    vision, decoder, table, manifest = parts
+    prompt, decoder, table, manifest = parts
     older = dataclasses.replace(manifest, reference=None)
-    trial = run_trial(vision, decoder, table, older)
+    trial = run_trial(prompt, decoder, table, older)
     assert trial.difference is None
     assert "more is not known" in str(trial)
     with pytest.raises(R2GenError, match="is equal"):
-        run_trial(vision, Faulty(decoder, "writes nothing"), table, older)
+        run_trial(prompt, Faulty(decoder, "writes nothing"), table, older)
 
 
 def test_the_tolerance_is_that_of_the_coarsest_part(parts: tuple[Any, ...]) -> None:
