@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.host_memory import is_out_of_host_memory, out_of_host_memory
 from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.gpu import is_out_of_memory
 from r2gen_export.runtime.placement import check_placement
@@ -64,9 +65,9 @@ def open_session(
         gpu: index of the GPU, as CUDA counts them.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded; `R2G-RESOURCE-MEMORY` when the GPU's memory does not
-            suffice; `R2G-DEVICE-UNAVAILABLE` when the first provider does not start, or leaves attention or nodes with
-            weights on the CPU.
+        R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded; `R2G-RESOURCE-MEMORY` when memory does not suffice;
+            `R2G-DEVICE-UNAVAILABLE` when the first provider does not start, or leaves attention or nodes with weights
+            on the CPU.
     """
     import onnxruntime
 
@@ -87,14 +88,17 @@ def open_session(
     try:
         if providers[0] == TENSORRT_RTX:  # a plug-in: it is asked for by its devices, the CPU's comes by itself
             options.add_provider_for_devices(rtx_devices(), settings[0][1])
-            session = onnxruntime.InferenceSession(graph, options)
+            session = onnxruntime.InferenceSession(graph, options, enable_fallback=0)
         else:
-            session = onnxruntime.InferenceSession(graph, options, providers=settings)
+            # Its Python wrapper would print to stdout and open the graph again on the CPU.
+            session = onnxruntime.InferenceSession(graph, options, providers=settings, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         if on_gpu and is_out_of_memory(error):
             raise out_of_memory(f"{path.name} does not fit", first_line(error, path)) from error
+        if is_out_of_host_memory(error):
+            raise out_of_host_memory(f"{path.name} does not fit", first_line(error, path)) from error
         raise bad_graph(path, f"ONNX Runtime does not load it ({first_line(error, path)})") from error
-    # Its Python wrapper would print to stdout, open the graph again on the CPU and go on, with the report saying GPU.
+    # In a pass, too, the wrapper would go on on the CPU, with the report saying GPU.
     session.disable_fallback()
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime falls back on its own and would only log it.
@@ -111,7 +115,8 @@ def coded_failures(session: onnxruntime.InferenceSession, stage: str) -> Iterato
     """Turn what ONNX Runtime raises in a pass on a GPU into an error the user can act on.
 
     Raises:
-        R2GenError: `R2G-RESOURCE-MEMORY`, `R2G-DEVICE-UNAVAILABLE`. On the CPU the exception stays what it is, a bug.
+        R2GenError: `R2G-RESOURCE-MEMORY`, `R2G-DEVICE-UNAVAILABLE`. On the CPU every exception but one about memory
+            stays what it is, a bug.
     """
     try:
         yield
@@ -119,10 +124,12 @@ def coded_failures(session: onnxruntime.InferenceSession, stage: str) -> Iterato
         raise
     except Exception as error:
         provider = session.get_providers()[0]
+        if provider != CPU and is_out_of_memory(error):
+            raise out_of_memory(f"{stage} needs more", first_line(error)) from error
+        if is_out_of_host_memory(error):
+            raise out_of_host_memory(f"{stage} needs more", first_line(error)) from error
         if provider == CPU:
             raise
-        if is_out_of_memory(error):
-            raise out_of_memory(f"{stage} needs more", first_line(error)) from error
         message = f"{provider} failed in {stage} ({first_line(error)})"
         raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "--device cpu, or see r2gen doctor") from error
 
