@@ -61,7 +61,9 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
         for target in node.output(0).get_target_inputs():
             target.replace_source_output(out.output(0))
     logits = [one for one in model.get_results() if "logits" in one.input_value(0).get_names()]
-    kept = [one for name, one in inputs.items() if not name.startswith("past_key_values.")]
+    # The cache and its length are the variables' business now.
+    gone = ("past_key_values.", "total_sequence_length")
+    kept = [one for name, one in inputs.items() if not name.startswith(gone)]
     return openvino.Model(logits, writes, [*kept, slots, rows], "decoder")
 
 
