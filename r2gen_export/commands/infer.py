@@ -85,6 +85,8 @@ def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
             _stream(request, pipeline, study)
             return
         report = _generate(request, pipeline, study)
+        for warning in report.warnings:
+            say(f"WARNING {warning}")
         report = dataclasses.replace(report, name=study.name if request.names else None)
         write((_json(report.to_dict()) if request.format == "json" else report.to_text()) + "\n")
 
@@ -108,7 +110,7 @@ def _streams(request: InferRequest) -> bool:
 
 
 def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
-    from r2gen_export.runtime.report import notice_block
+    from r2gen_export.runtime.report import notice_block, warning_block
 
     begun = False
 
@@ -119,7 +121,7 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
 
     notice = f"\n\n{notice_block(pipeline.manifest.notice)}\n"
     try:
-        _generate(request, pipeline, study, on_text=show)
+        report = _generate(request, pipeline, study, on_text=show)
     except BrokenPipeError:
         raise
     except BaseException:
@@ -127,7 +129,8 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
         if begun:
             write_out(f"\n{UNFINISHED}{notice}")
         raise
-    write_out(notice)
+    warnings = warning_block(report.warnings)
+    write_out(f"\n\n{warnings}{notice}" if warnings else notice)
 
 
 def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None:
@@ -155,6 +158,8 @@ def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None
             if outcome.error is not None:
                 failed.append(outcome.study)
                 show(f"study {outcome.study}: {outcome.error.code}: {_message(request, study, outcome)}", say)
+            for warning in outcome.report.warnings if outcome.report is not None else ():
+                show(f"WARNING study {outcome.study}, {warning}", say)
             show(_entry(request, pipeline, study, outcome, total), write)
             bar.advance(task)
     if failed:

@@ -22,7 +22,7 @@ from r2gen_export.runtime.engines import is_large
 from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.hugepages import use_huge_pages
-from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.images import Picture, preprocess, read_image
 from r2gen_export.runtime.ladder import open_sessions
 from r2gen_export.runtime.report import Report
 from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
@@ -63,6 +63,7 @@ class _Encoded:
     prompt: NDArray[np.float32]
     preprocess_ms: float
     encode_ms: float
+    warnings: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -240,12 +241,16 @@ class Pipeline:
     def _encode(self, study: int, images: Images) -> _Encoded:
         views = _views(images)
         start = perf_counter()
-        pixel_values = preprocess([_pixels(view) for view in views], self.manifest.image)  # [V, 3, H, W]
+        pictures = [_picture(view) for view in views]
+        pixel_values = preprocess([picture.pixels for picture in pictures], self.manifest.image)  # [V, 3, H, W]
         ready = perf_counter()
         image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
         done = perf_counter()
         prompt = np.concatenate([self._before, image_embeds, self._after], axis=1)
-        return _Encoded(study, len(views), prompt, (ready - start) * 1000, (done - ready) * 1000)
+        remarks = tuple(
+            f"view {view}: {remark}" for view, picture in enumerate(pictures, start=1) for remark in picture.warnings
+        )
+        return _Encoded(study, len(views), prompt, (ready - start) * 1000, (done - ready) * 1000, remarks)
 
     def _decode(
         self,
@@ -319,6 +324,7 @@ class Pipeline:
             passes=len(sequence.decode_ms),
             study=study.study,
             views=study.views,
+            warnings=study.warnings,
         )
 
 
@@ -336,9 +342,9 @@ def _views(images: Images) -> list[Image]:
     return views
 
 
-def _pixels(image: Image) -> NDArray[np.uint8]:
+def _picture(image: Image) -> Picture:
     if not isinstance(image, np.ndarray):
-        return load_image(Path(image))
+        return read_image(Path(image))
     pixels: NDArray[np.uint8] = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise R2GenError(
@@ -346,7 +352,7 @@ def _pixels(image: Image) -> NDArray[np.uint8]:
             f"array of {image.dtype} {list(image.shape)}, expected uint8 [H, W] or [H, W, 3]",
             "convert it first",
         )
-    return pixels
+    return Picture(pixels, ())
 
 
 def _on_token(stream: TextStream, on_text: Callable[[str], None]) -> Callable[[TokenEvent], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -41,6 +42,7 @@ class Report:
         drafted: tokens that were proposed from earlier reports and verified; `accepted`: those the model chose too.
         passes: passes of the decoder after the prefill.
         study: number of the study in its call, counted from 1. `views`: images of the study.
+        warnings: what is odd about the images ("view 2: ..."), never with the name of a file.
         name: the study's name (often a file name), only when the caller asked to keep it.
     """
 
@@ -65,6 +67,7 @@ class Report:
     passes: int = 0
     study: int = 1
     views: int = 1
+    warnings: tuple[str, ...] = ()
     name: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,8 +80,14 @@ class Report:
         return {"schema": REPORT_SCHEMA, **fields}
 
     def to_text(self) -> str:
-        """The report text, an empty line, the notice. Ends without a line break."""
-        return f"{self.text}\n\n{notice_block(self.notice)}"
+        """The report text, the warnings, the notice, with empty lines between. Ends without a line break."""
+        return "\n\n".join([self.text, *filter(None, [warning_block(self.warnings)]), notice_block(self.notice)])
+
+
+def warning_block(warnings: Sequence[str]) -> str:
+    """The warnings as text outputs show them, wrapped to 100 columns; empty when there are none."""
+    lines = [f"WARNING {warning}" for warning in warnings]
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
 
 def notice_block(notice: str) -> str:
