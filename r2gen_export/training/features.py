@@ -38,7 +38,7 @@ BATCH: Final = 32
 
 def cache_key(weights_sha256: str, spec: ImageSpec, global_only: bool) -> str:
     """32 hex digits for everything but the image that the features depend on."""
-    parts = {"format": 1, "weights": weights_sha256, "image": dataclasses.asdict(spec), "global_only": global_only}
+    parts = {"format": 2, "weights": weights_sha256, "image": dataclasses.asdict(spec), "global_only": global_only}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
