@@ -199,8 +199,8 @@ def _tiff(data: bytes) -> Picture:
     if page.for_pillow:
         try:
             return _by_pillow(data, "TIFF", page.number)
-        except UnidentifiedImageError:
-            pass  # a combination of tags for which Pillow has no mode
+        except (UnidentifiedImageError, ValueError):
+            pass  # a combination of tags for which Pillow has no mode, or a mode but no unpacker
     deep = tiff.read_deep(data, page)
     try:
         pixels, remarks = to_eight_bits(deep.values, alpha=deep.alpha, top=deep.top, zero_is_white=deep.zero_is_white)

@@ -45,8 +45,8 @@ def grey_range(values: NDArray[Any], top: float | None = None) -> GreyRange:
        black is zero: 12 used bits of 16 are shown as 12 bits. Just above 2^n white moves continuously from one to the
        other, so that a largest value of 32,767 and one of 32,768 give the same picture. This estimates what DICOM
        states as BitsStored, whose full range, not the picture's own minimum and maximum, is shown there.
-    4. A range that uses less than a quarter of this scale (data with an offset) is stretched from its own ends;
-       between a quarter and a half, both are blended. `stretched` says so.
+    4. A range that uses less than a fifth of this scale (data with an offset) is stretched from its own ends; between
+       one and two fifths, both are blended. `stretched` says so.
 
     Negative values that reach a quarter of the scale are taken for signed data around zero.
 
@@ -65,7 +65,7 @@ def grey_range(values: NDArray[Any], top: float | None = None) -> GreyRange:
     if most <= least:
         return GreyRange(floor, scale, False)
     use = (most - least) / (scale - floor)
-    blend = float(np.clip((use - 0.25) / 0.25, 0.0, 1.0))
+    blend = float(np.clip((use - 0.2) / 0.2, 0.0, 1.0))
     return GreyRange(least + blend * (floor - least), most + blend * (scale - most), blend < 1)
 
 

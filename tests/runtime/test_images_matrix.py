@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import png
 import pytest
@@ -79,7 +80,7 @@ def stored(levels: np.ndarray, depth: str, *, white_is_zero: bool = False) -> np
 def assert_same(path: Path, shown: np.ndarray, what: str) -> None:
     actual = read_image(path)
     assert actual.pixels.shape == shown.shape, what
-    difference = np.abs(actual.pixels - shown).max()
+    difference = np.abs(actual.pixels - shown.astype(np.float64)).max()
     assert difference <= 1, f"{what}: differs by {difference} levels"
     assert actual.warnings == (), what
 
@@ -156,13 +157,17 @@ def tiff_by_hand(path: Path, pixels: bytes, tags: dict[int, tuple[int, ...]], or
 
 
 @pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("fill_order", [1, 2])
 @pytest.mark.parametrize("photometric", [0, 1])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 10, 12, 14])
-def test_tiff_of_packed_bits(tmp_path: Path, bits: int, photometric: int, order: str) -> None:
+def test_tiff_of_packed_bits(tmp_path: Path, bits: int, photometric: int, fill_order: int, order: str) -> None:
     most = 2**bits - 1
     values = np.rint(radiograph() / 255 * most).astype(np.int64)
-    tags = {258: (bits,), 262: (photometric,)}
-    tiff_by_hand(tmp_path / "x.tif", packed(most - values if photometric == 0 else values, bits), tags, order)
+    pixels = packed(most - values if photometric == 0 else values, bits)
+    if fill_order == 2:
+        pixels = bytes(int(f"{byte:08b}"[::-1], 2) for byte in pixels)
+    tags = {258: (bits,), 262: (photometric,), 266: (fill_order,)}
+    tiff_by_hand(tmp_path / "x.tif", pixels, tags, order)
     actual = load_image(tmp_path / "x.tif")[:, :, 0]
     assert np.abs(actual - values / most * 255).max() <= 1
 
@@ -260,13 +265,41 @@ def test_orientation(tmp_path: Path, orientation: int, depth: str, form: str) ->
     assert np.array_equal(load_image(path), expected)
 
 
-def test_cmyk_jpeg_keeps_its_polarity(tmp_path: Path) -> None:
-    """Adobe's CMYK is stored inverted: Pillow writes and reads it so, also transformed to YCCK."""
+@pytest.mark.parametrize("transform", ["CMYK", "YCCK"])
+def test_cmyk_jpeg_keeps_its_polarity(tmp_path: Path, transform: str) -> None:
+    """Adobe stores CMYK inverted (its marker says so), Pillow too; YCCK is written by imagecodecs."""
     levels, shown = picture("rgb")
-    Image.fromarray(levels).convert("CMYK").save(tmp_path / "x.jpg", quality=100)
-    data = (tmp_path / "x.jpg").read_bytes()
-    assert b"Adobe" in data
-    assert np.abs(load_image(tmp_path / "x.jpg") - shown).mean() < 3
+    inks = Image.fromarray(levels).convert("CMYK")
+    path = tmp_path / "x.jpg"
+    if transform == "CMYK":
+        inks.save(path, quality=100)
+    else:
+        inverted = 255 - np.asarray(inks)
+        path.write_bytes(imagecodecs.jpeg8_encode(inverted, level=100, colorspace="CMYK", outcolorspace="YCCK"))
+    assert b"Adobe" in path.read_bytes()
+    assert np.abs(load_image(path) - shown).mean() < 3
+
+
+@pytest.mark.parametrize("meaning", ["assocalpha", "unspecified"])
+def test_extra_samples_that_are_not_laid_over_black(tmp_path: Path, meaning: str) -> None:
+    """Associated alpha is multiplied in already; an unspecified sample is no alpha."""
+    levels = radiograph().astype(np.uint16) * 257
+    extra = np.where(levels > 30000, 65535, 40000).astype(np.uint16)
+    values = np.stack([levels, extra], axis=2)
+    tifffile.imwrite(
+        tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig", extrasamples=[meaning]
+    )
+    assert np.array_equal(load_image(tmp_path / "x.tif")[:, :, 0], radiograph())
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("depth", [depth for depth, (_, zero, _) in DEPTHS.items() if zero >= 0])
+def test_a_picture_without_black_and_white_is_not_stretched(tmp_path: Path, depth: str, white_is_zero: bool) -> None:
+    """Levels 77 to 212, half of the range: absolute levels, not the picture's own minimum and maximum."""
+    levels = np.rint(77 + radiograph() / radiograph().max() * 135).astype(np.uint8)[:, :, None]
+    values = stored(levels, depth, white_is_zero=white_is_zero)
+    write_tiff(tmp_path / "x.tif", values, photometric="miniswhite" if white_is_zero else "minisblack", byteorder=">")
+    assert_same(tmp_path / "x.tif", np.repeat(levels, 3, axis=2), depth)
 
 
 @pytest.mark.parametrize("name", ["chest-cr-ap.png", "chest-dx-pa.png", "phantom.png"])
