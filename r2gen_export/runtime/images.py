@@ -170,10 +170,11 @@ def _guarded(kind: str, read: Callable[[bytes], Picture], data: bytes) -> Pictur
 
 
 def _png(data: bytes) -> Picture:
-    width, height, depth, _ = png.header(data)
+    width, height, depth, colour = png.header(data)
     _check_size(width, height)
     if depth != 16:
         return _by_pillow(data, "PNG")
+    tiff.check_bytes(width, height, 2 * png.CHANNELS.get(colour, 4))
     deep = png.read_deep(data)
     pixels, remarks = to_eight_bits(deep.values, alpha=deep.alpha)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:

@@ -97,7 +97,7 @@ def to_eight_bits(
         levels = 255 - levels
     if alpha is not None:
         opaque = _next_scale(float(alpha.max())) if alpha.dtype.kind == "f" else _opaque(alpha)
-        levels = np.rint(levels * np.clip(alpha / opaque, 0, 1)[:, :, None]).astype(np.uint8)
+        levels = np.rint(levels * np.clip(alpha / opaque, 0, 1).astype(np.float32)[:, :, None]).astype(np.uint8)
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels, _remarks(seen, chosen)
 
 

@@ -19,6 +19,8 @@ XMP: Final = b"XML:com.adobe.xmp\0\0"
 """Begin of an uncompressed XMP chunk, which Pillow asks for the orientation."""
 METADATA: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 MAX_XMP: Final = 1 << 20
+CHANNELS: Final = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Samples per pixel of the colour types that have 16 bits."""
 
 
 class Deep(NamedTuple):
@@ -68,7 +70,7 @@ def read_deep(data: bytes) -> Deep:
     """Pixels of a 16-bit PNG of any colour type.
 
     RGB and RGBA are decoded twice by Pillow, once for each byte of the values. Grey+alpha has as many bytes a pixel as
-    8-bit RGBA, and is read as that. A pure Python decoder (pypng) took 30 times as long.
+    8-bit RGBA, and is read as that. 3000 x 3000 RGB takes 1 s; pypng, which is pure Python, took 11 s.
 
     Raises:
         whatever Pillow raises for a damaged file.

@@ -205,11 +205,22 @@ def _check_kind(page: Page) -> None:
         raise not_read(f"is {page.kind} with a predictor, which is not read")
     if page.photometric == 2 and page.samples < 3:
         raise damaged("TIFF")
-    size = page.width * page.height * page.samples * bits // 8
+    # Less than a byte becomes one.
+    size = -(-bits // 8) * page.samples
+    check_bytes(page.width, page.height, size)
     if page.tile is not None:
-        size = max(size, page.tile[0] * page.tile[1] * page.samples * bits // 8)
-    if size > MAX_BYTES or page.width * page.height * page.samples > MAX_BYTES:
-        message = f"claims {page.width} x {page.height} pixels, {size // 1_000_000} MB decoded"
+        check_bytes(*page.tile, size)
+
+
+def check_bytes(width: int, height: int, pixel_bytes: int) -> None:
+    """Refuse a picture of more than 8 bits that would decode to too many bytes.
+
+    Raises:
+        RefusedError: `R2G-IMAGE-SIZE`.
+    """
+    size = width * height * pixel_bytes
+    if size > MAX_BYTES:
+        message = f"claims {width} x {height} pixels, {size // 1_000_000} MB decoded"
         raise too_large(message, f"give an image of at most {MAX_BYTES // 1_000_000} MB decoded")
 
 

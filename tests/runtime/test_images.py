@@ -52,8 +52,8 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert load_image(tmp_path / "x.jpg").shape == (60, 40, 3)
 
 
-def png_header(width: int, height: int) -> bytes:
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+def png_header(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
@@ -66,6 +66,7 @@ def hostile(folder: Path, kind: str) -> Path:
         "empty": b"",
         "truncated": data[: len(data) // 2],
         "bomb": png_header(100_000, 100_000) + data[33:],
+        "bomb of 16 bits": png_header(9000, 9000, depth=16, colour=2) + data[33:],
         "dicom": bytes(128) + b"DICM" + data,
         "dicom without preamble": b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100",
         "dicom by suffix": b"\1\2\3\4",
@@ -138,6 +139,7 @@ KINDS = {
     "folder": "R2G-IMAGE-FORMAT",
     "truncated": "R2G-IMAGE-TRUNCATED",
     "bomb": "R2G-IMAGE-SIZE",
+    "bomb of 16 bits": "R2G-IMAGE-SIZE",
     "black": "R2G-IMAGE-BLANK",
     "dicom": "R2G-IMAGE-FORMAT",
     "dicom without preamble": "R2G-IMAGE-FORMAT",
@@ -162,6 +164,7 @@ SAID = {
     "folder": "regular file",
     "truncated": "begins as PNG",
     "bomb": "100000 x 100000",
+    "bomb of 16 bits": "486 MB decoded",
     "dicom": "is DICOM, which this release does not read",
     "dicom without preamble": "is DICOM, which this release does not read",
     "dicom by suffix": "is DICOM, which this release does not read",
