@@ -11,7 +11,7 @@ import typer
 from r2gen_export import __version__
 from r2gen_export.commands.bench import bench
 from r2gen_export.commands.build import build
-from r2gen_export.commands.console import guarded, needs, say
+from r2gen_export.commands.console import explain, guarded, needs, open_streams, say, unwritable
 from r2gen_export.commands.drafts import drafts
 from r2gen_export.commands.engines import engines
 from r2gen_export.commands.options import (
@@ -87,14 +87,18 @@ def infer(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="The views of one study. Or folders (an image or a subfolder is a study), .txt lists (a study a "
-            "line), annotation.json files: many studies.",
+            help="Each image is a study. So is each image of a folder, each folder with images below it, each line of "
+            "a .txt list, each entry of an annotation.json.",
         ),
     ],
     *,
+    together: Annotated[bool, typer.Option("--study", help="The images are the views of one study.")] = False,
     bundle: BundleOption = None,
     form: FormatOption = Format.text,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write there instead of stdout; FILE must not exist.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="paper|fast", help="Decoding settings. Default: the bundle's.")
     ] = None,
@@ -108,7 +112,7 @@ def infer(
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Text as it comes. Default: on a terminal.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     draft: Annotated[
         bool | None, typer.Option("--draft/--no-draft", help="Draft from earlier reports: same words, sooner.")
     ] = None,
@@ -152,9 +156,11 @@ def infer(
     }
     request = InferRequest(
         images=tuple(images),
+        together=together,
         bundle=bundle,
         format=form.value,
         out=out,
+        overwrite=overwrite,
         device=device,
         threads=threads,
         cpus=cpus,
@@ -398,7 +404,11 @@ def demo(
 
 def main() -> None:
     """The console entry point."""
-    app(prog_name="r2gen")
+    open_streams()
+    try:
+        app(prog_name="r2gen")
+    except OSError as error:  # of a help page; commands handle their own
+        raise SystemExit(explain(unwritable(error))) from None
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from r2gen_export.errors import R2GenError
@@ -15,7 +15,11 @@ from r2gen_export.errors import R2GenError
 
 def write_error(path: Path, error: OSError) -> R2GenError:
     """The coded error for a failed write: names the artefact and the cause (disk full, no permission)."""
-    cause = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    cause = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cause = "the disk is full"
+    elif error.errno == errno.EBADF:
+        cause = "it is closed"
     return R2GenError("R2G-OUTPUT-WRITE", f"{path.name}: {cause}", "free space or choose another --out")
 
 
@@ -89,3 +93,56 @@ def atomic_file(target: Path) -> Iterator[Path]:
         raise write_error(target, error) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+PARTIAL: str = ".partial"
+
+
+def partial_path(target: Path) -> Path:
+    """Where `growing_file` writes until it is done."""
+    return target.with_name(target.name + PARTIAL)
+
+
+@contextmanager
+def growing_file(target: Path) -> Iterator[Callable[[str], None]]:
+    """A function that appends pieces of text to `FILE.partial`, which becomes `target` when the block ends.
+
+    Each piece is in the file when the function returns. When the block ends by an exception, `FILE.partial` keeps the
+    pieces that are whole, and is removed when there is none.
+
+    Raises:
+        R2GenError: `R2G-OUTPUT-WRITE` when the disk is full or the folder is not writable.
+    """
+    scratch = partial_path(target)
+    whole = 0
+
+    def append(text: str) -> None:
+        nonlocal whole
+        data = text.encode("utf-8", "backslashreplace")
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise write_error(target, error) from error
+        whole += len(data)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = scratch.open("wb", buffering=0)
+    except OSError as error:
+        raise write_error(target, error) from error
+    with file:
+        try:
+            yield append
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(whole)
+                if not whole:
+                    scratch.unlink()
+            raise
+        try:
+            os.fsync(file.fileno())
+            scratch.replace(target)
+        except OSError as error:
+            raise write_error(target, error) from error

@@ -18,6 +18,7 @@ from r2gen_export.atomic import atomic_file
 from r2gen_export.errors import R2GenError
 from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed
 from r2gen_export.onnx_external import external_locations
+from r2gen_export.paths import require_utf8
 
 FORMAT: Final = "r2gen-bundle"
 FORMAT_VERSION: Final = 2
@@ -262,8 +263,10 @@ def load_manifest(bundle: Path) -> Manifest:
     """Read and validate `manifest.json`: every field is there, has its type, and there is no other.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-VERSION`, `R2G-BUNDLE-MANIFEST`.
+        R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-VERSION`, `R2G-BUNDLE-MANIFEST`; `R2G-CONFIG-VALUE` when the
+            bundle's path is not UTF-8.
     """
+    require_utf8(bundle, "the bundle")
     path = bundle / MANIFEST
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))

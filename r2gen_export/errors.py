@@ -1,8 +1,8 @@
 """The closed list of error codes, and the two roots every error of r2gen descends from.
 
-`R2GenError`: the user can fix it (exit status 2; 3 where a gate was not passed, see `GATES`). `InternalError`: our own
-bug (exit status 1). A message says what failed, what was found, what was expected and which command mends it, in
-one or two lines, and never carries a patient identifier.
+`R2GenError`: the user can fix it (exit status 2; 3 where a gate was not passed, see `GATES`; 4 where some of many
+studies have no report). `InternalError`: our own bug (exit status 1). A message says what failed, what was found, what
+was expected and which command mends it, in one or two lines, and never carries a patient identifier.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CODES: Final[dict[str, str]] = {
     "R2G-CHECKPOINT-KEYS": "tensors of the checkpoint are missing, unexpected or mis-shaped",
     "R2G-CHECKPOINT-UNSAFE": "the checkpoint asks for objects that could run code when they are loaded",
     "R2G-CONFIG-VALUE": "a setting has a value outside its range, or two settings exclude each other",
-    "R2G-DATA-ANNOTATION": "annotation.json is not readable or not of the R2Gen form",
+    "R2G-DATA-ANNOTATION": "a list or an annotation.json is not readable or not of its form",
     "R2G-DATA-EMPTY": "there is no study to work on",
     "R2G-DEPENDENCY-MISSING": "an optional package that this command needs is not installed",
     "R2G-DEVICE-UNAVAILABLE": "the device asked for is not usable on this machine",
@@ -59,6 +59,9 @@ CODES: Final[dict[str, str]] = {
 
 GATES: Final = frozenset({"R2G-PARITY-FAILED", "R2G-BENCH-SLOWER"})
 """Codes with exit status 3: everything worked, and what came out is not what was asked for."""
+
+SOME_FAILED: Final = "R2G-STUDIES-FAILED"
+"""The code with exit status 4: the other studies have their reports."""
 
 
 class CodedError(Exception):
@@ -100,6 +103,8 @@ class R2GenError(CodedError):
         super().__init__(code, message, fix)
         if code in GATES:
             self.exit_status = 3
+        elif code == SOME_FAILED:
+            self.exit_status = 4
 
 
 class InternalError(CodedError):

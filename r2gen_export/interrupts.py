@@ -1,4 +1,4 @@
-"""Ctrl-C where an exception must not be raised in the middle of what runs."""
+"""Signals that end a process, as exceptions; and where an exception must not be raised in the middle of what runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,77 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Final
+
+TERMINATING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a process unless it says otherwise; Windows has no SIGHUP."""
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP. Like KeyboardInterrupt no `Exception`: nobody but the command line handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def termination_raises() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGHUP raise `Terminated`, so that files are closed and put away.
+
+    A signal that is ignored (`nohup`) or handled by somebody else is left alone. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _raise_terminated)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise_terminated(number: int, _: object) -> None:
+    raise Terminated(number)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until a short block ends, such as the writing of one line.
+
+    A second signal is raised at once: the block may wait for a reader that does not read. Does nothing outside the main
+    thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
+    held: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        held.append(number)
+        if len(held) > 1:
+            _call(handlers[number], number)
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    if held:
+        _call(handlers[held[0]], held[0])
+
+
+def _call(handler: object, number: int) -> None:
+    assert callable(handler)
+    handler(number, None)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.cores import available_cores
+from r2gen_export.runtime.cores import available_cores, thread_count
 from r2gen_export.runtime.ladder import EngineRung
 from r2gen_export.runtime.settings import Settings, resolve_settings
 
@@ -115,6 +115,7 @@ def plan(settings: BenchSettings, manifest: Manifest) -> list[Configuration]:
     for name, values in (("batch", settings.batches), ("concurrency", settings.concurrencies)):
         if wrong := [value for value in values if not 1 <= value <= 1024]:
             raise R2GenError("R2G-CONFIG-VALUE", f"--{name} {wrong[0]}", "give 1 to 1024")
+    thread_count(settings.threads)  # refused before anything is measured
     for device in settings.devices:
         EngineRung(settings.bundle, manifest, device).choose(device)
     presets = settings.presets or (manifest.default_preset,)

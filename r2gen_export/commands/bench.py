@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from r2gen_export.commands.console import guarded, say, write_out
+from r2gen_export.commands.console import guarded, say, say_passed_over, write_out
 from r2gen_export.commands.options import CheckpointHelp, Format, LlmHelp, VisionHelp
 from r2gen_export.errors import R2GenError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEFAULT: Final = "measure"
+PROCESSES: Final = 6
 
 
 class BenchGroup(TyperGroup):
@@ -67,11 +68,13 @@ def measure(
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed reports of each configuration.")] = 24,
     processes: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--processes", min=1, help="Fresh processes they are spread over; 5 or more to compare single runs."
+            "--processes",
+            min=1,
+            help="Fresh processes they are spread over; 5 or more to compare single runs. Default: 6, at most --runs.",
         ),
-    ] = 6,
+    ] = None,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Reports before them in each process.")] = 2,
     devices: Annotated[
         str, typer.Option("--devices", metavar="cpu,cuda,...", help="auto, cpu, openvino, cuda, tensorrt.")
@@ -118,6 +121,7 @@ def measure(
     from benchmarks.latency.environment import command_line
     from benchmarks.latency.settings import BenchSettings, Sources
     from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.runtime.studies import collect_studies
 
     sources = None
     if reference is not None:
@@ -132,7 +136,7 @@ def measure(
         out=folder,
         images=images,
         runs=runs,
-        processes=processes,
+        processes=min(PROCESSES, runs) if processes is None else processes,
         warmup=warmup,
         devices=_words("devices", devices),
         presets=_words("presets", presets) if presets else (),
@@ -150,6 +154,8 @@ def measure(
         baseline=baseline,
         command=command_line(sys.argv[1:]),
     )
+    if images is not None:
+        say_passed_over(collect_studies([images]), quiet=quiet)
     with progress(quiet) as tell:
         report = run_benchmark(settings, tell)
     write_out(summary(report))
@@ -242,9 +248,11 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     live = sys.stderr.isatty() and not quiet
 
     def tell(line: str) -> None:
-        if not quiet:
-            sys.stderr.write(f"\r\x1b[K{line}" if live else f"{line}\n")
+        if live:
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
+        elif not quiet:
+            say(line)
 
     try:
         yield tell

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import functools
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TextIO
 
 import typer
 
 from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.host_memory import is_out_of_host_memory, out_of_host_memory
+from r2gen_export.interrupts import Terminated, signals_held
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from r2gen_export.runtime.studies import StudyList
 
 P = ParamSpec("P")
 
@@ -46,17 +54,22 @@ def explain(error: BaseException) -> int:
     """Print a failure to stderr, without a traceback unless `R2GEN_DEBUG=1`.
 
     Returns:
-        The exit status: 1 our bug, 2 the user can fix it, 3 parity, 130 interrupted, 141 the reader of stdout has gone.
+        The exit status: 1 our bug, 2 the user can fix it, 3 a gate, 4 some studies failed, 130 interrupted, 128 + n for
+        signal n, 141 the reader of stdout has gone.
     """
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
-        # Python flushes stdout once more when it exits; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon(sys.stdout)
         return READER_GONE
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
+    if isinstance(error, Terminated):
+        say(f"ended by {signal.Signals(error.number).name}")
+        return 128 + error.number
+    if not isinstance(error, CodedError) and is_out_of_host_memory(error):
+        error = out_of_host_memory("this command needs more", type(error).__name__)
     if not isinstance(error, CodedError):
         first_line = str(error).partition("\n")[0]
         error = InternalError(
@@ -67,32 +80,141 @@ def explain(error: BaseException) -> int:
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """One line on stderr; a stderr that is closed or full costs no report."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _abandon(sys.stderr)
+
+
+def say_passed_over(studies: StudyList, *, quiet: bool = False) -> None:
+    """What the arguments hold and is not read, on stderr; `quiet`: only what may hold images."""
+    for warning in studies.warnings:
+        say(f"WARNING {warning}")
+    for remark in () if quiet else studies.remarks:
+        say(remark)
 
 
 def write_out(text: str) -> None:
     """Text on stdout at once, so that a reader sees it and a full disk is noticed here.
 
+    What the encoding of stdout lacks is written as an escape like `\\u2265`, and stderr says so once.
+
     Raises:
         R2GenError: `R2G-OUTPUT-WRITE`.
         BrokenPipeError: the reader has gone.
     """
+    if sys.stdout is None:
+        raise R2GenError("R2G-OUTPUT-WRITE", "stdout is closed", "name a file with --out, or leave stdout open")
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        with signals_held():
+            sys.stdout.write(_encodable(text))
+            sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        from r2gen_export.atomic import write_error
+        raise unwritable(error) from error
 
-        raise write_error(Path("stdout"), error) from error
+
+def unwritable(error: OSError) -> R2GenError:
+    """The error for a stdout that cannot be written (full, closed), to which nothing more is written then."""
+    from r2gen_export.atomic import write_error
+
+    _abandon(sys.stdout)
+    return write_error(Path("stdout"), error)
+
+
+def _encodable(text: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        if codecs.lookup(encoding).name != "utf-8":  # which lacks nothing but the bytes of names that are no text
+            _warn_of_encoding(encoding)
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+@functools.cache
+def _warn_of_encoding(encoding: str) -> None:
+    say(
+        f"WARNING stdout is {encoding}, which lacks characters of this text; they are written as \\uNNNN "
+        "(PYTHONIOENCODING=utf-8 keeps them)"
+    )
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what is left of a stream go nowhere: Python flushes it once more at exit, and would fail there."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Give descriptors 0 to 2 that are closed (`2>&-`) to the null device, before a file of ours gets their number.
+
+    stdin and stdout are opened so that using them fails; what is written to stderr vanishes.
+    """
+    for number, name, flags in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
+                if name != "stdin":
+                    setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+    # For what does not go through `write_out` and `say`, such as help pages, tables and progress bars.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        encoding = sys.stderr.encoding
+        sys.stderr = _Stderr(sys.stderr.detach(), encoding=encoding, errors="backslashreplace", line_buffering=True)
+
+
+class _Stderr(io.TextIOWrapper):
+    """stderr, silent once it cannot be written."""
+
+    def write(self, text: str) -> int:
+        """As `TextIOWrapper.write`; never fails."""
+        try:
+            return super().write(text)
+        except OSError:
+            _abandon(self)
+            return len(text)
+
+    def flush(self) -> None:
+        """As `TextIOWrapper.flush`; never fails."""
+        try:
+            super().flush()
+        except OSError:
+            _abandon(self)
+
+
+def check_output(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse, before any work, an output file that is there already or cannot be one.
+
+    Raises:
+        R2GenError: `R2G-OUTPUT-WRITE`, `R2G-OUTPUT-EXISTS`.
+    """
+    if path is None:
+        return
+    from r2gen_export.atomic import partial_path
+
+    if path.exists() and not path.is_file():
+        raise R2GenError("R2G-OUTPUT-WRITE", f"{path} is not a regular file", "name a file for --out")
+    for there, what in ((path, ""), (partial_path(path), ", reports of a run that was stopped")):
+        if there.exists() and not overwrite:
+            message = f"{there} is there already{what}"
+            raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --overwrite")
 
 
 @contextmanager
 def output(path: Path | None) -> Iterator[Callable[[str], Any]]:
-    """A function that writes text to stdout, or to a file that appears, whole, when the block ends.
+    """A function that writes text to stdout, or to a file: `FILE.partial`, which becomes `FILE` when the block ends.
 
     Raises:
         R2GenError: `R2G-OUTPUT-WRITE`.
@@ -100,12 +222,15 @@ def output(path: Path | None) -> Iterator[Callable[[str], Any]]:
     if path is None:
         yield write_out
         return
-    if path.exists() and not path.is_file():
-        raise R2GenError("R2G-OUTPUT-WRITE", f"{path} is not a regular file", "name a file for --out")
-    from r2gen_export.atomic import atomic_file
+    from r2gen_export.atomic import growing_file
 
-    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8") as file:
-        yield file.write
+    with growing_file(path) as append:
+
+        def write(text: str) -> None:
+            with signals_held():
+                append(text)
+
+        yield write
 
 
 @contextmanager
@@ -124,18 +249,23 @@ def needs(extra: str) -> Iterator[None]:
         ) from error
 
 
-def progress_bar() -> Progress:
-    """A progress bar on stderr that vanishes when it is done; stdout is left alone."""
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr, where that is a terminal, that vanishes when it is done; stdout is left alone."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
+    console = Console(stderr=True)
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
+        disable=not console.is_terminal,
     )
+    with bar:
+        yield bar

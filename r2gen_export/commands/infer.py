@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2gen_export.commands.console import output, progress_bar, say, write_out
+from r2gen_export.atomic import partial_path
+from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
 from r2gen_export.errors import R2GenError
+from r2gen_export.interrupts import termination_raises
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from r2gen_export.runtime.pipeline import Outcome, Pipeline
     from r2gen_export.runtime.report import Report
     from r2gen_export.runtime.studies import Study, StudyList
@@ -23,12 +27,17 @@ UNFINISHED = "[unfinished draft: the generation stopped here]"
 
 @dataclass(frozen=True)
 class InferRequest:
-    """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal."""
+    """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
+
+    `together`: the images are the views of one study.
+    """
 
     images: tuple[Path, ...]
+    together: bool = False
     bundle: Path | None = None
     format: Literal["text", "json"] = "text"
     out: Path | None = None
+    overwrite: bool = False
     device: str = "auto"
     threads: int | None = None
     cpus: str | None = None
@@ -45,31 +54,50 @@ def run_infer(request: InferRequest) -> None:
     """Write the reports of a call to stdout or `out`; everything else goes to stderr.
 
     Raises:
-        R2GenError: what the single study raises; `R2G-STUDIES-FAILED` after many when some could not be reported.
+        R2GenError: what the single study raises; `R2G-STUDIES-FAILED` after many when some could not be reported;
+            `R2G-OUTPUT-EXISTS` before any work.
+        KeyboardInterrupt, Terminated: by a signal; reports that were finished are kept, and stderr says where.
     """
     from r2gen_export.bundle import load_manifest
-    from r2gen_export.runtime.cores import use_cpus
+    from r2gen_export.runtime.cores import thread_count, use_cpus
     from r2gen_export.runtime.engines import is_large
     from r2gen_export.runtime.hugepages import restart_with_huge_pages
     from r2gen_export.runtime.pipeline import Pipeline, bundle_path
-    from r2gen_export.runtime.studies import collect_studies
 
+    check_output(request.out, overwrite=request.overwrite)
     if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
         restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
-    studies = collect_studies(request.images)
-    pipeline = Pipeline.from_bundle(
-        request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
-    )
-    if not request.quiet:
-        say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {pipeline.provider.name}")
-        for step in pipeline.provider.steps:
-            say(f"  {step}")
-    if studies.many:
-        _many(request, pipeline, studies)
-    else:
-        _one(request, pipeline, studies.studies[0])
+    thread_count(request.threads)
+    with termination_raises():
+        studies = _collect(request)
+        pipeline = Pipeline.from_bundle(
+            request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
+        )
+        if not request.quiet:
+            say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {pipeline.provider.name}")
+            for step in pipeline.provider.steps:
+                say(f"  {step}")
+        if studies.many:
+            _many(request, pipeline, studies)
+        else:
+            _one(request, pipeline, studies.studies[0])
+
+
+def _collect(request: InferRequest) -> StudyList:
+    """The studies of the call; what was passed over goes to stderr."""
+    from r2gen_export.runtime.studies import collect_studies
+
+    try:
+        studies = collect_studies(request.images, together=request.together)
+    except R2GenError as error:
+        if not request.names:
+            raise
+        listed = ", ".join(f"{number}: {path}" for number, path in enumerate(request.images[:10], start=1))
+        raise R2GenError(error.code, f"{error.message} (arguments: {listed})", error.fix) from error
+    say_passed_over(studies, quiet=request.quiet)
+    return studies
 
 
 def _decodes_on_cpu(device: str) -> bool:
@@ -80,15 +108,16 @@ def _decodes_on_cpu(device: str) -> bool:
 
 
 def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
+    title = f"== {len(study.images)} views ==\n" if len(study.images) > 1 else ""
     with output(request.out) as write:
         if request.format == "text" and request.out is None and _streams(request):
-            _stream(request, pipeline, study)
+            _stream(request, pipeline, study, title)
             return
         report = _generate(request, pipeline, study)
         for warning in report.warnings:
             say(f"WARNING {warning}")
         report = dataclasses.replace(report, name=study.name if request.names else None)
-        write((_json(report.to_dict()) if request.format == "json" else report.to_text()) + "\n")
+        write((_json(report.to_dict()) if request.format == "json" else title + report.to_text()) + "\n")
 
 
 def _generate(
@@ -98,26 +127,32 @@ def _generate(
     from r2gen_export.runtime.studies import without_names
 
     try:
-        return pipeline.generate(study.images, on_text=on_text, **request.options)
+        return _with_view_warnings(pipeline.generate(study.images, on_text=on_text, **request.options), study)
     except R2GenError as error:
         if request.names:
             raise
         raise R2GenError(error.code, without_names(error, study, 1), error.fix) from error
 
 
+def _with_view_warnings(report: Report, study: Study) -> Report:
+    from r2gen_export.runtime.views import view_warnings
+
+    return dataclasses.replace(report, warnings=(*report.warnings, *view_warnings(study.images)))
+
+
 def _streams(request: InferRequest) -> bool:
     return sys.stdout.isatty() if request.stream is None else request.stream
 
 
-def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
+def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str) -> None:
     from r2gen_export.runtime.report import notice_block, warning_block
 
     begun = False
 
     def show(piece: str) -> None:
         nonlocal begun
-        begun = True
-        write_out(piece)
+        first, begun = not begun, True
+        write_out(title + piece if first else piece)
 
     notice = f"\n\n{notice_block(pipeline.manifest.notice)}\n"
     try:
@@ -134,50 +169,93 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
 
 
 def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None:
-    failed: list[int] = []
+    total = len(studies.studies)
+    progress = _Progress()
+    try:
+        with output(request.out) as write, progress_bar() as bar:
+            _write_all(request, pipeline, studies, _Screen(request, bar, write), progress)
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        if progress.written:
+            where = partial_path(request.out) if request.out else "stdout"
+            say(f"{where} has the {progress.written} of {total} studies that were finished")
+        raise
+    if progress.failed:
+        shown = ", ".join(map(str, progress.failed[:10])) + (", ..." if len(progress.failed) > 10 else "")
+        raise R2GenError(
+            "R2G-STUDIES-FAILED",
+            f"{len(progress.failed)} of {total} studies have no report: {shown}",
+            "see the lines above; --names shows which files they are",
+        )
+
+
+@dataclass
+class _Progress:
+    """How far a call with many studies is: entries written, and the numbers of studies without a report."""
+
+    written: int = 0
+    failed: list[int] = field(default_factory=list)
+
+
+class _Screen:
+    """stdout or a file, and stderr with its progress bar, which may be one terminal."""
+
+    def __init__(self, request: InferRequest, bar: Bar, write: Callable[[str], Any]) -> None:
+        self.bar, self._write = bar, write
+        self._shared = request.out is None and sys.stdout.isatty() and bar.console.is_terminal
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        self._show(line, say)
+
+    def write(self, text: str) -> None:
+        """An entry on stdout or in the file."""
+        self._show(text, self._write)
+
+    def _show(self, text: str, to: Callable[[str], Any]) -> None:
+        if self._shared:
+            self.bar.stop()
+        to(text)
+        if self._shared:
+            self.bar.start()
+
+
+def _write_all(
+    request: InferRequest, pipeline: Pipeline, studies: StudyList, screen: _Screen, progress: _Progress
+) -> None:
     total = len(studies.studies)
     outcomes = pipeline.generate_many(
         (study.images for study in studies.studies), batch_size=request.batch_size, **request.options
     )
-    with output(request.out) as write, progress_bar() as bar:
-        task = bar.add_task("studies", total=total, visible=not request.quiet)
-        shared_screen = request.out is None and sys.stdout.isatty() and bar.console.is_terminal
-
-        def show(text: str, to: Callable[[str], Any]) -> None:
-            if shared_screen:
-                bar.stop()
-            to(text)
-            if shared_screen:
-                bar.start()
-
+    task = screen.bar.add_task("studies", total=total, visible=not request.quiet)
+    steps = len(pipeline.provider.steps)
+    for study, bare in zip(studies.studies, outcomes, strict=True):
+        outcome = bare
+        if bare.report is not None:
+            outcome = dataclasses.replace(bare, report=_with_view_warnings(bare.report, study))
+        for step in pipeline.provider.steps[steps:]:
+            screen.say(step)
         steps = len(pipeline.provider.steps)
-        for study, outcome in zip(studies.studies, outcomes, strict=True):
-            for step in pipeline.provider.steps[steps:]:
-                show(step, say)
-            steps = len(pipeline.provider.steps)
-            if outcome.error is not None:
-                failed.append(outcome.study)
-                show(f"study {outcome.study}: {outcome.error.code}: {_message(request, study, outcome)}", say)
-            for warning in outcome.report.warnings if outcome.report is not None else ():
-                show(f"WARNING study {outcome.study}, {warning}", say)
-            show(_entry(request, pipeline, study, outcome, total), write)
-            bar.advance(task)
-    if failed:
-        shown = ", ".join(map(str, failed[:10])) + (", ..." if len(failed) > 10 else "")
-        raise R2GenError(
-            "R2G-STUDIES-FAILED",
-            f"{len(failed)} of {total} studies have no report: {shown}",
-            "see the lines above; --names shows which files they are",
-        )
+        if outcome.error is not None:
+            progress.failed.append(outcome.study)
+            screen.say(f"{outcome.error.code}: {_message(request, study, outcome)}")
+        for warning in outcome.report.warnings if outcome.report is not None else ():
+            screen.say(f"WARNING study {outcome.study}, {warning}")
+        screen.write(_entry(request, pipeline, study, outcome, total))
+        progress.written += 1
+        screen.bar.advance(task)
 
 
 def _message(request: InferRequest, study: Study, outcome: Outcome) -> str:
     from r2gen_export.runtime.studies import without_names
 
     assert outcome.error is not None
+    subject = f"study {outcome.study}: "
     if request.names:
-        return f"{outcome.error.message} ({study.name})"
-    return without_names(outcome.error, study, outcome.study)
+        return f"{subject}{outcome.error.message} ({study.name})"
+    message = without_names(outcome.error, study, outcome.study)
+    return message if message != outcome.error.message else subject + message
 
 
 def _entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outcome, total: int) -> str:
@@ -194,7 +272,8 @@ def _entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Out
         if request.format == "json":
             return _json(_failure(outcome, message, name, pipeline.manifest.notice)) + "\n"
         body = f"no report: {outcome.error.code}: {message}"
-    title = f"study {outcome.study} of {total}" + (f": {name}" if name else "")
+    views = f", {len(study.images)} views" if len(study.images) > 1 else ""
+    title = f"study {outcome.study} of {total}{views}" + (f": {name}" if name else "")
     return f"== {title} ==\n{body}\n\n"
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from r2gen_export.bundle import ParityCheck, Semantics
 from r2gen_export.commands.checks import print_checks
-from r2gen_export.commands.console import say, write_out
+from r2gen_export.commands.console import say, say_passed_over, write_out
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.measures import first_divergence
 from r2gen_export.exporting.verify import verify_bundle
+from r2gen_export.runtime.studies import collect_studies
 
 
 def run_verify(
@@ -35,6 +36,8 @@ def run_verify(
     Raises:
         R2GenError: what `verify_bundle` raises; `R2G-PARITY-FAILED` (exit status 3) when a check failed.
     """
+    if images is not None:
+        say_passed_over(collect_studies([images]))
     checks = verify_bundle(
         bundle,
         checkpoint,

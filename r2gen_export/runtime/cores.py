@@ -11,11 +11,14 @@ from typing import Final
 
 from r2gen_export.errors import R2GenError
 
-MOST_THREADS: Final = 1024
-"""Each takes memory of its own; a typing error must not take all of it."""
+MOST_CPUS: Final = 8192
+"""A range like 0-999999999 must not take all memory."""
 
-CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux (cgroup v2) writes a container's CPU limit: `QUOTA PERIOD`, or `max PERIOD`."""
+CGROUPS: Final = Path("/sys/fs/cgroup")
+"""Where Linux has its control groups, which limit a container's CPU time."""
+
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
+"""Lines `NUMBER:CONTROLLERS:GROUP`; in version 2, number 0 without controllers."""
 
 TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 """Where Linux describes its CPUs: `cpuN/topology/core_cpus_list` holds those that share a core."""
@@ -38,24 +41,59 @@ def physical_cores(cpus: set[int], topology: Path = TOPOLOGY) -> int:
     return len(cores)
 
 
-def available_cores(quota: Path = CPU_QUOTA, topology: Path = TOPOLOGY) -> int:
-    """Physical cores this process may keep busy: its affinity, and the container's quota where there is one."""
+def available_cores(groups: Path = CGROUPS, own: Path = OWN_GROUPS, topology: Path = TOPOLOGY) -> int:
+    """Physical cores this process may keep busy: its affinity, and the least quota of its control groups."""
     cores = physical_cores(allowed_cpus(), topology)
+    return max(1, min([cores, *(round(quota) for quota in cpu_quotas(groups, own))]))
+
+
+def cpu_quotas(groups: Path = CGROUPS, own: Path = OWN_GROUPS) -> list[float]:
+    """CPUs' worth of time that each control group of this process may use, from its own up to the root.
+
+    Version 2 writes `QUOTA PERIOD` or `max PERIOD` into `cpu.max`; version 1 has a file for each, -1 for no limit.
+    """
     try:
-        allowed, period = quota.read_text(encoding="ascii").split()
-        return cores if allowed == "max" else max(1, min(cores, round(int(allowed) / int(period))))
-    except (OSError, ValueError):
-        return cores
+        lines = own.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        lines = ["0::/"]
+    quotas = []
+    for line in lines:
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = groups / (controllers or "")
+        if controllers and not root.is_dir():
+            root = groups / "cpu"
+        # Inside a container the group's path may be the host's, which is not there: the root is the container's then.
+        place = root / group.strip("/")
+        for folder in dict.fromkeys([place, *place.parents, root]):
+            if folder.is_relative_to(root) and (quota := _quota(folder)) is not None:
+                quotas.append(quota)
+    return quotas
+
+
+def _quota(folder: Path) -> float | None:
+    try:
+        if (limit := folder / "cpu.max").is_file():
+            allowed, period = limit.read_text(encoding="ascii").split()
+        else:
+            allowed, period = (
+                (folder / f"cpu.cfs_{part}_us").read_text(encoding="ascii").strip() for part in ("quota", "period")
+            )
+        return None if allowed in ("max", "-1") else int(allowed) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def thread_count(threads: int | None) -> int:
     """Threads for an engine, given explicitly, because its own choice counts the machine's cores, not this process's.
 
     Raises:
-        R2GenError: `R2G-CONFIG-VALUE`.
+        R2GenError: `R2G-CONFIG-VALUE` for more threads than logical CPUs: they would wait for each other, for minutes.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads", f"give 1 to {MOST_THREADS}")
+    most = len(allowed_cpus())
+    if threads is not None and not 1 <= threads <= most:
+        raise R2GenError("R2G-CONFIG-VALUE", f"{threads} threads on {most} CPUs", f"give 1 to {most}")
     return threads or available_cores()
 
 
@@ -87,7 +125,7 @@ def _parse(listed: str) -> set[int]:
     for part in listed.split(","):
         low, _, high = part.partition("-")
         first, last = int(low), int(high or low)
-        if not 0 <= first <= last < MOST_THREADS:
+        if not 0 <= first <= last < MOST_CPUS:
             raise ValueError(part)
         cpus.update(range(first, last + 1))
     return cpus

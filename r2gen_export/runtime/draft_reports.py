@@ -10,13 +10,14 @@ from typing import Any
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.study_files import SPLITS, read_splits, read_text
 
 
 def read_reports(files: Sequence[Path], dataset: str = "none") -> list[str]:
     """Report texts of `.txt` (one a line), `.jsonl` and `.json` files, empty ones left out.
 
-    JSON: `annotation.json` of R2Gen, all splits but `test`; or objects with `text` (what `infer --format json` writes)
-    or `report`.
+    JSON: `annotation.json` of R2Gen, its splits for training and validation; or objects with `text` (what `infer
+    --format json` writes) or `report`.
 
     Args:
         files: to read, in this order.
@@ -45,37 +46,43 @@ def tokenise(bundle: Path, manifest: Manifest, texts: Sequence[str]) -> list[lis
 
 
 def _texts(path: Path, number: int) -> list[str]:
+    # By number: the file's name may identify a patient.
+    subject = f"reports file {number}"
+    content = read_text(path, subject)
+    if path.suffix.lower() not in (".json", ".jsonl"):
+        return content.split("\n")
     try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix not in (".json", ".jsonl"):
-            return content.splitlines()
         try:
-            found: Any = json.loads(content)
+            record: Any = json.loads(content)
         except ValueError:
-            found = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is neither JSON, nor lines of JSON, nor UTF-8"
-        raise _unreadable(number, str(reason)) from error
-    if isinstance(found, dict) and isinstance(found.get("train"), list):
+            record = [json.loads(line) for line in content.split("\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(subject, "it is neither JSON nor lines of JSON") from error
+    if isinstance(record, dict) and "report" not in record and "text" not in record and "error" not in record:
         # What a model is scored on stays out: a draft from it would flatter the speed.
-        found = [study for split in ("train", "val") for study in found.get(split, [])]
-    entries = found if isinstance(found, list) else [found]
-    texts = [_text(entry, number) for entry in entries]
+        splits, _ = read_splits(path, subject)
+        learned = [name for name in splits if name in (*SPLITS["train"], *SPLITS["val"])]
+        record = [study for name in learned for study in splits[name]]
+    entries = record if isinstance(record, list) else [record]
+    texts = [_text(entry, subject) for entry in entries]
     return [text for text in texts if text is not None]
 
 
-def _text(entry: Any, number: int) -> str | None:
+def _text(entry: Any, subject: str) -> str | None:
     if isinstance(entry, dict) and "error" in entry:
         return None  # a study `infer` could not report
     text = entry.get("report", entry.get("text")) if isinstance(entry, dict) else entry
     if not isinstance(text, str):
-        raise _unreadable(number, "an entry has neither `report` nor `text`")
+        raise _unreadable(subject, "an entry has neither `report` nor `text`")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer takes
+        raise _unreadable(subject, "an entry's text is not Unicode") from error
     return text
 
 
-def _unreadable(number: int, reason: str) -> R2GenError:
-    # By number: the file's name may identify a patient.
-    message = f"reports file {number}: {reason}"
+def _unreadable(subject: str, reason: str) -> R2GenError:
+    message = f"{subject}: {reason}"
     return R2GenError(
         "R2G-DATA-ANNOTATION", message, "give .txt with a report a line, annotation.json, or infer's JSON"
     )

@@ -48,7 +48,7 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "studies/b.png").write_text("not an image")
     shutil.copy(good, tmp_path / "studies/c.png")
     done = infer(tmp_path / "studies", "--format", "json")
-    assert done.returncode == 2
+    assert done.returncode == 4
     lines = done.stdout.splitlines()
     assert ["token_ids" in line for line in lines] == [True, False, True]
     assert "R2G-IMAGE-FORMAT" in lines[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.cores import allowed_cpus, available_cores, physical_cores, thread_count, use_cpus
+from r2gen_export.runtime.cores import allowed_cpus, available_cores, cpu_quotas, physical_cores, thread_count, use_cpus
 
 
 def test_hyper_threads_count_once(tmp_path: Path) -> None:
@@ -25,19 +25,47 @@ def test_hyper_threads_count_once(tmp_path: Path) -> None:
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path) -> None:
-    whole = available_cores(tmp_path / "none")
+    whole = available_cores(tmp_path / "none", tmp_path / "none")
     assert 1 <= whole <= len(allowed_cpus())
+    own = tmp_path / "cgroup"
+    own.write_text("0::/\n")
     quota = tmp_path / "cpu.max"
     for text, cores in (("max 100000", whole), ("100000 100000", 1), ("20000 100000", 1), ("99900000 100000", whole)):
         quota.write_text(text)
-        assert available_cores(quota) == cores
+        assert available_cores(tmp_path, own) == cores
+
+
+def test_the_least_quota_of_nested_groups_holds(tmp_path: Path) -> None:
+    """Version 2: a job in a slice has no `cpu.max` at the root; each level may limit."""
+    own = tmp_path / "own"
+    own.write_text("0::/slice/job/step\n")
+    for group, text in (("slice", "800000 100000"), ("slice/job", "250000 100000"), ("slice/job/step", "max 100000")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "cpu.max").write_text(text)
+    assert cpu_quotas(tmp_path, own) == [2.5, 8.0]
+    own.write_text("0::/of/the/host\n")  # a container that sees its host's path and its own files
+    (tmp_path / "cpu.max").write_text("300000 100000")
+    assert cpu_quotas(tmp_path, own) == [3.0]
+
+
+@pytest.mark.parametrize("mounted", ["cpu,cpuacct", "cpu"])
+def test_a_quota_of_version_1(tmp_path: Path, mounted: str) -> None:
+    own = tmp_path / "own"
+    own.write_text("5:cpuset:/\n4:cpu,cpuacct:/docker/abc\n0::/\n")
+    for group, quota in ((".", "-1"), ("docker", "-1"), ("docker/abc", "150000")):
+        folder = tmp_path / mounted / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert cpu_quotas(tmp_path, own) == [1.5]
 
 
 def test_thread_counts() -> None:
+    most = len(allowed_cpus())
     assert thread_count(None) == available_cores()
-    assert thread_count(7) == 7
-    for wrong in (0, -1, 1025):
-        with pytest.raises(R2GenError, match=f"{wrong} threads"):
+    assert thread_count(most) == most
+    for wrong in (0, -1, most + 1):
+        with pytest.raises(R2GenError, match=f"{wrong} threads on {most} CPUs"):
             thread_count(wrong)
 
 
