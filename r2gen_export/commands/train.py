@@ -16,9 +16,12 @@ def run_train(**options: Any) -> None:
         KeyboardInterrupt: Ctrl-C; the run can be continued with `--resume`.
     """
     with needs("train"):
+        from r2gen_export.training.data import unread_parts
         from r2gen_export.training.fit import TrainSettings, train
     devices = str(options.pop("devices"))
     settings = TrainSettings(devices=int(devices) if devices.isdecimal() else devices, **options)
+    for remark in unread_parts(settings.annotation):
+        say(f"WARNING {remark}")
     try:
         best = train(settings)
     except KeyboardInterrupt:

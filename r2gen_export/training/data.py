@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.runtime import study_files
 from r2gen_export.runtime.images import load_views
 from r2gen_export.training.sources import PAD_TOKEN_ID, source_file
 
 SPLITS: Final = ("train", "val", "test")
+SUBJECT: Final = "the annotation"
 PROCESSORS: Final = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTFeatureExtractor")
 """What Swin models name in preprocessor_config.json; all three do the same."""
 
@@ -63,7 +66,7 @@ def read_studies(
     Args:
         annotation: `{"train": [{"id", "report", "image_path": [...]}, ...], "val": [...], "test": [...]}`.
         base_dir: folder the image paths start from.
-        split: one of `SPLITS`.
+        split: one of `SPLITS`; the annotation may call it by another name of `study_files.SPLITS`.
         clean: report clean-up, one of `reports.CLEANERS`.
         limit: take the first studies only.
 
@@ -71,15 +74,26 @@ def read_studies(
         R2GenError: `R2G-DATA-ANNOTATION` with the entry and what is wrong with it, `R2G-DATA-EMPTY` when the split
             has no study, `R2G-IMAGE-MISSING` with the number of absent images and the first entry concerned.
     """
-    entries = _split(annotation, split)[:limit]
-    studies = [_study(entry, f"{split}[{number}]", Path(base_dir), clean) for number, entry in enumerate(entries)]
+    base_dir = Path(base_dir)
+    splits, _ = study_files.read_splits(Path(annotation), SUBJECT)
+    name = study_files.split_named(splits, split, SUBJECT)
+    entries = study_files.entries({name: splits[name][:limit]}, name, SUBJECT, needs_report=True)
+    studies = [
+        Study(
+            entry.place,
+            entry.id,
+            clean(entry.report or ""),
+            tuple(study_files.resolve(path, [base_dir]) for path in entry.paths),
+        )
+        for entry in entries
+    ]
     if not studies:
-        raise R2GenError("R2G-DATA-EMPTY", f"split {split!r} of {annotation} has no study", "name another annotation")
+        raise R2GenError("R2G-DATA-EMPTY", f"split {split!r} of {SUBJECT} has no study", "name another annotation")
     absent = [
         f"{study.where}.image_path[{number}]"
         for study in studies
         for number, path in enumerate(study.images)
-        if not path.is_file()
+        if not os.path.isfile(path)  # noqa: PTH113  says False where Path raises
     ]
     if absent:
         count = sum(len(study.images) for study in studies)
@@ -88,45 +102,19 @@ def read_studies(
     return studies
 
 
-def _annotation_error(annotation: Path, message: str) -> R2GenError:
-    return R2GenError("R2G-DATA-ANNOTATION", f"{annotation}: {message}", "give an annotation.json in the R2Gen form")
+def unread_parts(annotation: Path) -> list[str]:
+    """What training does not read of an annotation, a line each: splits of other names, keys that are no splits.
 
-
-def _split(annotation: Path, split: str) -> list[Any]:
-    try:
-        record = json.loads(Path(annotation).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _annotation_error(annotation, f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise _annotation_error(annotation, f"is not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise _annotation_error(annotation, f"is of type {type(record).__name__}, expected an object with {SPLITS}")
-    if split not in record:
-        found = ", ".join(sorted(map(str, record))[:6]) or "nothing"
-        raise _annotation_error(annotation, f"split {split!r} is missing, found {found}")
-    entries = record[split]
-    if not isinstance(entries, list):
-        raise _annotation_error(annotation, f"split {split!r} is of type {type(entries).__name__}, expected a list")
-    return entries
-
-
-def _study(entry: Any, where: str, base_dir: Path, clean: Callable[[str], str]) -> Study:
-    def wrong(what: str) -> R2GenError:
-        return R2GenError("R2G-DATA-ANNOTATION", f"{where} of the annotation: {what}", "correct or remove this entry")
-
-    if not isinstance(entry, dict):
-        raise wrong(f"is of type {type(entry).__name__}, expected an object with id, report and image_path")
-    absent = [key for key in ("id", "report", "image_path") if key not in entry]
-    if absent:
-        raise wrong(f"lacks {', '.join(absent)}")
-    if not isinstance(entry["id"], str | int):
-        raise wrong(f"id is of type {type(entry['id']).__name__}, expected text")
-    if not isinstance(entry["report"], str):
-        raise wrong(f"report is of type {type(entry['report']).__name__}, expected text")
-    paths = entry["image_path"]
-    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise wrong("image_path is not a list of one or more paths")
-    return Study(where, str(entry["id"]), clean(entry["report"]), tuple(base_dir / path for path in paths))
+    Raises:
+        R2GenError: `R2G-DATA-ANNOTATION`.
+    """
+    splits, others = study_files.read_splits(Path(annotation), SUBJECT)
+    remarks = study_files.describe_others(others, SUBJECT)
+    unknown = [entries for name, entries in splits.items() if name not in study_files.KNOWN]
+    if unknown:
+        count = sum(map(len, unknown))
+        remarks.append(f"{SUBJECT}: {count} studies in splits other than train, val and test are not read")
+    return remarks
 
 
 def image_spec(vision: str | Path) -> ImageSpec:

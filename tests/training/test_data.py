@@ -22,6 +22,7 @@ from r2gen_export.training.data import (
     image_spec,
     read_studies,
     tokenize_reports,
+    unread_parts,
 )
 from r2gen_export.training.reports import clean_iu_xray, clean_none
 from r2gen_export.training.sources import load_tokenizer
@@ -62,8 +63,8 @@ def test_studies_of_a_split(annotation: Path) -> None:
     [
         ({"id": None}, "lacks id"),
         ({"report": None, "image_path": None}, "lacks report, image_path"),
-        ({"report": 5}, "report is of type int"),
-        ({"id": ["a"]}, "id is of type list"),
+        ({"report": 5}, "report is a number"),
+        ({"id": ["a"]}, "id is a list"),
         ({"image_path": []}, "image_path is not"),
         ({"image_path": "a.png"}, "image_path is not"),
         ({"image_path": ["a.png", 3]}, "image_path is not"),
@@ -83,10 +84,12 @@ def test_a_broken_entry_is_named_by_its_place(annotation: Path, change: dict[str
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
-        ("[]", "is of type list"),
-        ('{"val": []}', "split 'train' is missing, found val"),
-        ('{"train": {}}', "split 'train' is of type dict"),
-        ('{"train": [7]}', r"train\[0\] of the annotation: is of type int"),
+        ("[]", "holds a list"),
+        ("{}", "has no split: neither train, val nor test; it is empty"),
+        ('{"val": []}', "has no split 'train', only val"),
+        ('{"train": {}}', "has an object as split 'train', expected a list"),
+        ('{"train": [], "train": []}', "names a key twice"),
+        ('{"train": [7]}', r"train\[0\] of the annotation: is a number"),
     ],
 )
 def test_a_broken_annotation(tmp_path: Path, text: str | None, named: str) -> None:
@@ -96,6 +99,29 @@ def test_a_broken_annotation(tmp_path: Path, text: str | None, named: str) -> No
     with pytest.raises(R2GenError, match=named) as caught:
         read_studies(path, tmp_path, "train", clean_none)
     assert caught.value.code == "R2G-DATA-ANNOTATION"
+
+
+def test_an_annotation_from_windows(annotation: Path) -> None:
+    """A byte order mark or UTF-16, `\\` between folders, and `validation` for `val`."""
+    base = annotation.parent / "images"
+    record = json.loads(annotation.read_text())
+    (base / "sub").mkdir()
+    (base / "train0_0.png").rename(base / "sub/train0_0.png")
+    record["train"][0]["image_path"] = ["sub\\train0_0.png"]
+    record["validation"] = record.pop("val")
+    record["extra"], record["about"] = record["validation"][:1], {}
+    for encoding in ("utf-8-sig", "utf-16"):
+        annotation.write_text(json.dumps(record), encoding=encoding)
+        (first, *_) = read_studies(annotation, base, "train", clean_none)
+        assert first.images == (base / "sub/train0_0.png",)
+        assert len(read_studies(annotation, base, "val", clean_none)) == 2
+    assert unread_parts(annotation) == [
+        "the annotation: 1 keys hold no studies and are not read",
+        "the annotation: 1 studies in splits other than train, val and test are not read",
+    ]
+    annotation.write_text(json.dumps({**record, "dev": []}))
+    with pytest.raises(R2GenError, match="under several names: validation, dev"):
+        read_studies(annotation, base, "val", clean_none)
 
 
 def test_empty_split_and_absent_images(annotation: Path) -> None:
