@@ -128,8 +128,10 @@ def processor() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    # Without locks: `git status` would otherwise write its refreshed index into the repository.
+    command = ["git", "--no-optional-locks", *arguments]
     done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10, stdin=subprocess.DEVNULL
+        command, cwd=root, capture_output=True, text=True, check=True, timeout=10, stdin=subprocess.DEVNULL
     )
     return done.stdout.strip()
 

@@ -18,6 +18,7 @@ from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
+from r2gen_export.runtime.openvino_import import import_openvino
 from r2gen_export.runtime.ort_session import bad_graph, first_line
 from r2gen_export.runtime.sessions import PassingState, check_room, require_finite
 
@@ -64,11 +65,10 @@ class OpenVinoDecoder:
     def __init__(self, path: Path, dims: Dims, *, threads: int | None = None) -> None:
         if reason := why_not_openvino():
             raise R2GenError("R2G-DEVICE-UNAVAILABLE", reason, "pip install 'r2gen[openvino]', or --device cpu")
-        import openvino
-
+        library = import_openvino()
         options = {**SETTINGS, "INFERENCE_NUM_THREADS": thread_count(threads)}
         try:
-            core = openvino.Core()
+            core = library.Core()
             self._model = core.compile_model(make_stateful(core.read_model(path)), "CPU", options)
         except (RuntimeError, ValueError) as error:
             message = f"OpenVINO does not load it ({first_line(error, path)})"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from r2gen_export.runtime.openvino_import import import_openvino
+
 if TYPE_CHECKING:
     import openvino
 
@@ -39,7 +41,7 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
     Raises:
         ValueError: when it is no such model.
     """
-    import openvino
+    library = import_openvino()
     from openvino import Type
     from openvino import opset13 as ops
 
@@ -64,7 +66,7 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
     # The cache and its length are the variables' business now.
     gone = ("past_key_values.", "total_sequence_length")
     kept = [one for name, one in inputs.items() if not name.startswith(gone)]
-    return openvino.Model(logits, writes, [*kept, slots, rows], "decoder")
+    return library.Model(logits, writes, [*kept, slots, rows], "decoder")
 
 
 class _Attention:
