@@ -52,15 +52,17 @@ def grey_range(values: NDArray[Any], top: float | None = None) -> GreyRange:
 
     Args:
         values: integers or finite floating point, any shape, at least one value.
-        top: the largest value of the scale where the file states it (12 bits per sample: 4095).
+        top: the largest value of the scale where the file states it (12 bits per sample: 4095); it is white.
     """
+    if top is not None:
+        return GreyRange(0.0, top, False)
     least, most = _robust_ends(values)
     if least < 0:
         scale = _next_scale(max(most, -least))
         signed = min(1.0, 4 * -least / scale)
         floor = least + signed * (-scale - (values.dtype.kind == "i") - least)
     else:
-        scale = _next_scale(most) if top is None else top
+        scale = _next_scale(most)
         floor = 0.0
     if most <= least:
         return GreyRange(floor, scale, False)

@@ -309,3 +309,11 @@ def test_real_pictures_are_alike_at_every_depth(tmp_path: Path, name: str) -> No
     for depth in ("12 in 16", "16", "32", "float32"):
         write_tiff(tmp_path / "x.tif", stored(expected[:, :, :1], depth), photometric="minisblack")
         assert_same(tmp_path / "x.tif", expected, f"{name} {depth}")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_bits_that_the_file_states_are_not_estimated(tmp_path: Path, bits: int) -> None:
+    """A dark picture, below half of 2^bits, in a file whose samples have that many bits."""
+    values = np.rint(radiograph() / 255 * 0.4 * (2**bits - 1)).astype(np.int64)
+    tiff_by_hand(tmp_path / "x.tif", packed(values, bits), {258: (bits,)})
+    assert np.abs(load_image(tmp_path / "x.tif")[:, :, 0] - radiograph() * 0.4).max() <= 1
