@@ -177,10 +177,12 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice,
 
     from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
     from r2gen_export.exporting.gate import Plan
+    from r2gen_export.exporting.sources import check_files
     from r2gen_export.exporting.target import choose
     from r2gen_export.training.sources import source_config
 
     _check_settings(settings)
+    check_files(settings.vision, settings.llm)
     llm = LlamaConfig(**source_config(settings.llm, "LLM", "llama"))
     choice = choose(settings, llm)
     say(choice.reason)

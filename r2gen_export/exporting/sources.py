@@ -13,9 +13,11 @@ import torch
 from r2gen_export.bundle import Decoding, ImageSpec
 from r2gen_export.training import checkpoint as own
 from r2gen_export.training import published
-from r2gen_export.training.data import image_spec
 from r2gen_export.training.model import R2GenGPT
-from r2gen_export.training.sources import source_config
+from r2gen_export.training.source_files.llama import read_llama
+from r2gen_export.training.source_files.preprocessor import image_spec
+from r2gen_export.training.source_files.swin import read_swin
+from r2gen_export.training.source_files.tokenizer import read_tokenizer_files
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class Sources:
     file: Path
     dataset: str | None = None
     decoding: Decoding | None = None
+
+
+def check_files(vision: str | Path, llm: str | Path) -> ImageSpec:
+    """Read and check every file of the source models but their weights, in no time: nothing is made of them yet.
+
+    Returns:
+        The vision encoder's preprocessing.
+
+    Raises:
+        R2GenError: `R2G-MODEL-MISSING`, `R2G-MODEL-UNSUPPORTED`.
+    """
+    read_llama(llm)
+    read_tokenizer_files(llm)
+    read_swin(vision)
+    return image_spec(vision)
 
 
 def load_sources(
@@ -68,9 +85,7 @@ def load_sources(
         trained = published.understand(published.read_file(published.find_file(checkpoint)), given)
         config, dataset = trained.config, trained.dataset
         say(published.describe(trained))
-    source_config(llm, "LLM", "llama")
-    source_config(vision, "vision encoder", "swin")
-    image = image_spec(vision)
+    image = check_files(vision, llm)
     model = R2GenGPT.from_sources(vision, llm, config, llm_dtype)
     if trained is None:
         own.load_checkpoint(model, checkpoint)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from r2gen_export.bundle import ParityCheck
 from r2gen_export.errors import R2GenError
@@ -33,6 +33,10 @@ SAMPLE_REPORTS: Final = (
 """Report text of our own, with what tokenizers stumble over: numbers, new lines, spaced punctuation, `___`."""
 
 
+ADDED_WORDS: Final = 64
+"""Added words that are compared."""
+
+
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Write `tokenizer.json`; a slow (sentencepiece) tokenizer is converted.
 
@@ -46,16 +50,37 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
 
         try:
             backend = convert_slow_tokenizer(tokenizer)
-        except (ValueError, ImportError, RuntimeError) as error:
+        except Exception as error:  # sentencepiece, protobuf and tokenizers raise their own
             message = f"the LLM's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form: {error}"
             raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "put a tokenizer.json into the LLM's folder") from error
-        # The conversion forgets `<unk>` where it pads too; without it "<unk>" in a text is spelt, in ids is a word.
-        tokens = (tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token)
-        backend.add_special_tokens([AddedToken(str(one), normalized=False, special=True) for one in tokens if one])
+        _add_words(tokenizer, backend)
     # Padding or truncation left on by a training run would cut prompts and reports.
     backend.no_padding()
     backend.no_truncation()
     path.write_text(backend.to_str(pretty=True), encoding="utf-8")
+
+
+def _add_words(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> None:
+    """Put the special tokens and added words, which the conversion leaves out, into a converted slow tokenizer.
+
+    Raises:
+        R2GenError: `R2G-MODEL-UNSUPPORTED` when one does not get its id: `tokenizers` numbers them one behind another.
+    """
+    # Without `<unk>` among them, "<unk>" in a text is spelt, in ids is a word.
+    tokens = (tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token)
+    backend.add_special_tokens([AddedToken(str(token), normalized=False, special=True) for token in tokens if token])
+    # `transformers` decodes a special token that is not in the sentencepiece model as any other added word.
+    for number, word in sorted(tokenizer.added_tokens_decoder.items()):
+        if word.content not in tokens:
+            flags = {name: getattr(word, name) for name in ("lstrip", "rstrip", "single_word")}
+            backend.add_tokens([AddedToken(word.content, normalized=False, special=False, **flags)])
+        if backend.token_to_id(word.content) != number or backend.id_to_token(number) != word.content:
+            message = (
+                f"the LLM's tokenizer has the added word {word.content!r} with id {number}; in a tokenizer.json it "
+                f"would have id {backend.token_to_id(word.content)}"
+            )
+            fix = "number added words one behind another, from the number of pieces of tokenizer.model on"
+            raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix)
 
 
 def write_embeddings(table: torch.nn.Embedding, path: Path, precision: str = "fp32") -> None:
@@ -100,6 +125,14 @@ def stored_rows(rows: torch.Tensor, precision: str) -> NDArray[Any]:
     return stored
 
 
+def added_word_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts that hold the tokenizer's own added words, in a sentence and inside of words; at most `ADDED_WORDS`."""
+    own = {tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    words = [word for word in sorted(tokenizer.get_added_vocab()) if word not in own]
+    chosen = words[:: -(-len(words) // ADDED_WORDS) or 1]
+    return [text for word in chosen for text in (f"no {word} is seen", f"{word}x{word} .", f"The{word}")]
+
+
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, path: Path, halves: Sequence[tuple[str, Sequence[int]]]
 ) -> tuple[ParityCheck, ...]:
@@ -113,13 +146,12 @@ def check_tokenizer(
     Returns:
         Two checks, counting texts whose ids differ and reports whose decoded text differs.
     """
-    from tokenizers import Tokenizer
-
     from r2gen_export.training.model import report_text
 
     written = Tokenizer.from_file(str(path))
+    samples = (*SAMPLE_REPORTS, *added_word_texts(tokenizer))
     wanted = [(text, list(ids)) for text, ids in halves]
-    wanted += [(text, list(tokenizer(text, add_special_tokens=False).input_ids)) for text in SAMPLE_REPORTS]
+    wanted += [(text, list(tokenizer(text, add_special_tokens=False).input_ids)) for text in samples]
     wrong_ids = [text for text, ids in wanted if written.encode(text, add_special_tokens=False).ids != ids]
 
     unk, bos = tokenizer.unk_token_id, tokenizer.bos_token_id

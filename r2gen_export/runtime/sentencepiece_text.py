@@ -19,8 +19,40 @@ BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
+def words_to_text(
+    tokens: Sequence[str],
+    special: frozenset[str],
+    pieces: frozenset[str],
+    semantics: Semantics,
+    added: frozenset[str] = frozenset(),
+) -> str:
+    """Text of tokens among which there are added words: these stand by themselves, blanks around them.
+
+    Source: `PreTrainedTokenizer._decode` of transformers 4.30.2 and 4.57, which joins the words and the text of the
+    runs between them by blanks; today's leaves empty runs out, but for the last one.
+
+    Args:
+        tokens: without the dummy BOS.
+        special, pieces, semantics: as in `tokens_to_text`.
+        added: words added to the vocabulary that are no special tokens.
+    """
+    parts, run = list[str](), list[str]()
+    for token in tokens:
+        if token not in added:
+            run.append(token)
+            continue
+        if run:
+            text = tokens_to_text(run, special, pieces, semantics)
+            parts += [text] if text or semantics == "hf-4.30" else []
+            run = []
+        parts.append(token)
+    if run:
+        parts.append(tokens_to_text(run, special, pieces, semantics))
+    return " ".join(parts)
+
+
 def tokens_to_text(tokens: Sequence[str], special: frozenset[str], pieces: frozenset[str], semantics: Semantics) -> str:
-    """Text of tokens.
+    """Text of tokens without added words.
 
     Args:
         tokens: without the dummy BOS.

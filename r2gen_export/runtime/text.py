@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from r2gen_export.bundle import Semantics
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.sentencepiece_text import tokens_to_text
+from r2gen_export.runtime.sentencepiece_text import words_to_text
 
 END: Final = "</s>"
 UNKNOWN: Final = "<unk>"
@@ -73,9 +73,9 @@ class Detokenizer:
         steps = json.loads(decoder.__getstate__()) if decoder is not None else None
         self.sentencepiece = steps is not None and _is_sentencepiece(steps)
         """Whether it is a LLaMA tokenizer, decoded as its slow form does."""
-        self._special = frozenset(
-            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
-        )
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+        self._added = frozenset(token.content for token in added if not token.special)
         self._pieces = frozenset(self._tokenizer.get_vocab()) if self.sentencepiece else frozenset()
         self.grows = steps is not None and _stable(steps)
         """Whether text can be given out before the last token; other decoders give it out at the end."""
@@ -101,14 +101,16 @@ class Detokenizer:
         if not self.sentencepiece:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
         tokens = [token for token in map(self._tokenizer.id_to_token, ids) if token is not None]
-        return tokens_to_text(tokens, self._special, self._pieces, semantics)
+        return words_to_text(tokens, self._special, self._pieces, semantics, self._added)
 
     def _settled_raw(self, token_ids: Sequence[int], semantics: Semantics) -> str:
         """Decoded text of the tokens that later tokens cannot change."""
         ids = self._body(token_ids, semantics)
         if self.sentencepiece:
-            # A special token puts a blank before the run it ends: after the first one, a run waits for its end.
-            special = [at for at, token in enumerate(ids) if self._tokenizer.id_to_token(token) in self._special]
+            # A special token puts a blank before the run it ends: behind it, and behind an added word, a run waits for
+            # its end.
+            ends = self._special | self._added
+            special = [at for at, token in enumerate(ids) if self._tokenizer.id_to_token(token) in ends]
             del ids[special[-1] + 1 if special else len(ids) :]
         # `ByteFallback` turns a whole run of bytes into U+FFFD when any of it is invalid: a run waits for its end.
         while ids and self._may_continue_bytes(ids[-1]):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
+from r2gen_export.git_lfs import refuse_pointer
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from r2gen_export.training.published import Trained, is_derived
 from r2gen_export.training.sources import check_finite, weights_sha256
@@ -24,6 +24,8 @@ FORMAT: Final = "r2gen-checkpoint"
 FORMAT_VERSION: Final = 1
 ADAPTER: Final = "adapter.safetensors"
 CONFIG: Final = "config.json"
+MAX_RANK: Final = 4096
+"""Of LoRA; a larger one is damage, and would fill the memory."""
 
 
 def source_hashes(model: R2GenGPT) -> dict[str, str]:
@@ -83,9 +85,11 @@ def _read(folder: Path) -> dict[str, Any]:
     if absent:
         message = f"the checkpoint {folder} " + (f"lacks {' and '.join(absent)}" if folder.is_dir() else "is not there")
         raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
+    for name in (ADAPTER, CONFIG):
+        refuse_pointer(folder / name, "R2G-CHECKPOINT-FORMAT", f"the checkpoint {folder.name}")
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f"{folder / CONFIG} is not readable JSON: {error}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix) from error
     found = (record.get("format"), record.get("format_version")) if isinstance(record, dict) else (None, None)
@@ -114,6 +118,10 @@ def read_config(folder: Path) -> ModelConfig:
         if not isinstance(values[name], wanted) or (isinstance(values[name], bool) and kind is not bool):
             message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, expected {kind.__name__}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
+    for name in ("vis_r", "llm_r"):
+        if not 1 <= values[name] <= MAX_RANK:
+            message = f"{CONFIG} of {folder}: model.{name} is {values[name]}, expected 1 to {MAX_RANK}"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
     return ModelConfig(**values)
 
 
@@ -134,8 +142,8 @@ def load_checkpoint(model: R2GenGPT, folder: Path) -> None:
     record = _read(folder)
     try:
         found = load_file(Path(folder) / ADAPTER)
-    except (OSError, SafetensorError) as error:
-        message = f"{Path(folder) / ADAPTER} is damaged: {error}"
+    except Exception as error:  # safetensors raises its own, OSError and, for odd headers, others
+        message = f"{Path(folder) / ADAPTER} is damaged: {error or type(error).__name__}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "copy the checkpoint again") from error
     check_keys(model, found, folder)
     check_finite(found.items(), f"the checkpoint {folder}")
@@ -195,8 +203,18 @@ def check_keys(model: R2GenGPT, found: Mapping[str, Tensor], path: Path, stray: 
         for name in sorted(wanted.keys() & found.keys())
         if found[name].shape != wanted[name].shape
     ]
-    groups = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped))
-    if missing or unexpected or shaped:
+    typed = [
+        f"{name} ({found[name].dtype})"
+        for name in sorted(wanted.keys() & found.keys())
+        if not found[name].is_floating_point()
+    ]
+    groups = (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("mis-shaped", shaped),
+        ("not of floating point", typed),
+    )
+    if any(names for _, names in groups):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in groups if names)
         fix = "use the sources and the alignment the checkpoint was trained with (`r2gen inspect` shows them)"
         raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of {path} do not fit the model; {listed}", fix)

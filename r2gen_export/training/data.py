@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,24 @@ from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.runtime import study_files
 from r2gen_export.runtime.images import load_views
-from r2gen_export.training.sources import PAD_TOKEN_ID, source_file
+from r2gen_export.training.source_files.preprocessor import image_spec
+from r2gen_export.training.sources import PAD_TOKEN_ID
+
+__all__ = [
+    "Batch",
+    "Item",
+    "Study",
+    "StudyDataset",
+    "StudyLoader",
+    "collate",
+    "image_spec",
+    "read_studies",
+    "read_view",
+    "tokenize_reports",
+]
 
 SPLITS: Final = ("train", "val", "test")
 SUBJECT: Final = "the annotation"
-PROCESSORS: Final = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTFeatureExtractor")
-"""What Swin models name in preprocessor_config.json; all three do the same."""
 
 
 @dataclass(frozen=True)
@@ -115,51 +126,6 @@ def unread_parts(annotation: Path) -> list[str]:
         count = sum(map(len, unknown))
         remarks.append(f"{SUBJECT}: {count} studies in splits other than train, val and test are not read")
     return remarks
-
-
-def image_spec(vision: str | Path) -> ImageSpec:
-    """The preprocessing of a vision encoder, from its `preprocessor_config.json`.
-
-    Defaults are those of transformers' `ViTImageProcessor`, which Swin models use.
-
-    Raises:
-        R2GenError: `R2G-MODEL-MISSING` without a readable file, `R2G-MODEL-UNSUPPORTED` for another processor, for
-            cropping, or for a size that is not fixed.
-    """
-    name = "preprocessor_config.json"
-    path = source_file(vision, name)
-    fix = "use a Swin encoder with the preprocessing of ViTImageProcessor"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path else None
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        message = f"the vision encoder {str(vision)!r} has no readable {name}"
-        raise R2GenError("R2G-MODEL-MISSING", message, "put the file of the published model beside its config.json")
-    kind = config.get("image_processor_type", config.get("feature_extractor_type", PROCESSORS[0]))
-    size = config.get("size", 224)
-    height, width = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
-    problems = []
-    if kind not in PROCESSORS:
-        problems.append(f"processor {kind!r}")
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
-        problems.append(f"size {size!r}")
-    problems += [f"{key} {config[key]!r}" for key in ("do_center_crop", "do_pad") if config.get(key)]
-    if not config.get("do_resize", True):
-        problems.append("do_resize false")
-    if problems:
-        message = f"{name} of {str(vision)!r} asks for {', '.join(problems)}"
-        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix)
-    rescale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
-    normalise = bool(config.get("do_normalize", True))
-    mean = _three(config.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
-    std = _three(config.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
-    return ImageSpec(int(height or 0), int(width or 0), int(config.get("resample", 2)), rescale, mean, std)
-
-
-def _three(value: Any) -> tuple[float, float, float]:
-    first, second, third = value if isinstance(value, list | tuple) else (value,) * 3
-    return float(first), float(second), float(third)
 
 
 def read_view(study: Study, number: int, spec: ImageSpec) -> Tensor:

@@ -6,39 +6,28 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, Literal
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
+from r2gen_export.git_lfs import refuse_pointer
 from r2gen_export.training.model import PROJECTOR, ModelConfig
+from r2gen_export.training.source_files.plain_pickle import NotPlainError, is_dense, load_plain, plain
 from r2gen_export.training.sources import source_name
 
 Kind = Literal["published", "lightning", "tensors"]
 
 SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".safetensors")
 
-PLAIN: Final = (
-    *((dict, f"{module}.AttributeDict") for module in (
-        "lightning.fabric.utilities.data",
-        "lightning.pytorch.utilities.parsing",
-        "lightning_fabric.utilities.data",
-        "pytorch_lightning.utilities.parsing",
-    )),
-    (SimpleNamespace, "argparse.Namespace"),
-)  # fmt: skip
-"""All that is allowed beside tensors and Python's plain types: names of holders of settings, read as plain holders."""
+PREFIXES: Final = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put in front of the names of the tensors they wrap."""
 
 LORA: Final = re.compile(r"^(visual_encoder|llama_model)\..*\.lora_A\.default\.weight$")
 
@@ -76,6 +65,7 @@ class CheckpointFile:
         tensors: all of them by name, as stored.
         settings: hyper-parameters, plain values only.
         facts: epoch and step.
+        prefixes: prefixes of wrappers that were taken off the names.
     """
 
     path: Path
@@ -83,6 +73,7 @@ class CheckpointFile:
     tensors: Mapping[str, Tensor]
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +96,8 @@ def find_file(path: Path) -> Path:
     """
     if path.is_file():
         return path
+    if path.is_dir():
+        _refuse_parts(path)
     folders = (path, path / "checkpoints")
     found = [one for folder in folders if folder.is_dir() for one in sorted(folder.iterdir()) if _is_checkpoint(one)]
     if len(found) == 1:
@@ -118,6 +111,23 @@ def find_file(path: Path) -> Path:
     raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
 
 
+def _refuse_parts(folder: Path) -> None:
+    """Refuse folders that DeepSpeed and torch.distributed write: parts of tensors, which their own tools put together.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-FORMAT`.
+    """
+    name = folder.name
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("**/*zero_pp_rank_*")):
+        message = f"{name} is a checkpoint of DeepSpeed, in parts"
+        fix = f"where DeepSpeed is installed: python {name}/zero_to_fp32.py {name} whole.pth; give whole.pth"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
+        message = f"{name} is a checkpoint of torch.distributed.checkpoint, in parts"
+        fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {name} whole.pth; give whole.pth"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+
+
 def _is_checkpoint(path: Path) -> bool:
     return path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
@@ -129,52 +139,106 @@ def read_file(path: Path) -> CheckpointFile:
         R2GenError: `R2G-CHECKPOINT-UNSAFE` when it asks for anything but tensors and plain data;
             `R2G-CHECKPOINT-FORMAT` when it is damaged or of another kind.
     """
+    refuse_pointer(path, "R2G-CHECKPOINT-FORMAT", "the checkpoint")
     if path.suffix == ".safetensors":
         try:
-            return CheckpointFile(path, "tensors", load_file(path))
-        except (OSError, SafetensorError) as error:
+            return _named(CheckpointFile(path, "tensors", load_file(path)))
+        except R2GenError:
+            raise
+        except Exception as error:  # a file that is replaced while it is mapped, or is damaged
             raise _unreadable(path, error) from error
     content = _unpickle(path)
     if not isinstance(content, dict):
         raise _other(path, f"it holds {type(content).__name__}, not a dictionary")
-    if isinstance(content.get("state_dict"), Mapping):
-        kind: Kind = "lightning"
-        tensors, settings = content["state_dict"], content.get("hyper_parameters")
-        facts = {"epoch": content.get("epoch"), "step": content.get("global_step")}
-    elif isinstance(content.get("model"), Mapping):
-        kind = "published"
-        tensors, settings = content["model"], content.get("config")
-        facts = {"epoch": content.get("epoch"), "step": content.get("step")}
-    else:
-        kind, tensors, settings, facts = "tensors", content, {}, {}
-    strange = [
-        str(name) for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
+    if "ds_version" in content or ("module" in content and "ds_config" in content):
+        message = f"{path.name} is a part of a checkpoint of DeepSpeed"
+        fix = (
+            "where DeepSpeed is installed: python zero_to_fp32.py FOLDER whole.pth, in the folder above; give whole.pth"
+        )
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    kind, tensors, settings, facts = _parts(content)
+    strange = [str(name) for name, value in tensors.items() if not _is_tensor(name, value)]
     if strange or not tensors:
-        found = f"{', '.join(strange[:5])} are no tensors" if strange else "there are no tensors in it"
-        raise _other(path, found)
+        reason = f"{', '.join(strange[:5])} are no tensors" if strange else "there are no tensors in it"
+        raise _other(path, reason)
     if any(name.startswith("model.llama_proj.") for name in tensors):
         message = f"{path.name} is the state `r2gen train` resumes from"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name the folder best or last beside it")
-    return CheckpointFile(
-        path, kind, dict(tensors), _plain(settings), {k: v for k, v in facts.items() if v is not None}
-    )
+    known = {name: plain(value) for name, value in facts.items()}
+    known = {name: value for name, value in known.items() if value is not None}
+    return _named(CheckpointFile(path, kind, dict(tensors), _plain(settings), known))
+
+
+def _parts(content: Mapping[Any, Any]) -> tuple[Kind, Mapping[Any, Any], Any, dict[str, Any]]:
+    """Kind, tensors, settings and facts of a file's content."""
+    if isinstance(content.get("state_dict"), Mapping):
+        facts = {"epoch": content.get("epoch"), "step": content.get("global_step")}
+        return "lightning", content["state_dict"], content.get("hyper_parameters"), facts
+    if isinstance(content.get("model"), Mapping):
+        facts = {"epoch": content.get("epoch"), "step": content.get("step")}
+        return "published", content["model"], content.get("config"), facts
+    return "tensors", content, {}, {}
+
+
+def _is_tensor(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and is_dense(value)
+
+
+def _named(file: CheckpointFile) -> CheckpointFile:
+    """A file with the prefixes of wrappers taken off, in front of all names or of all names of one part.
+
+    Raises:
+        R2GenError: `R2G-CHECKPOINT-FORMAT`, naming the prefix, when only some names have it.
+    """
+    names, taken = dict(zip(file.tensors, file.tensors, strict=True)), []
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names.values())), ""):
+        names = {stored: name.removeprefix(prefix) for stored, name in names.items()}
+        taken.append(prefix)
+    for part in sorted({name.partition(".")[0] for name in names.values()}):
+        own = [name for name in names.values() if name.startswith(f"{part}.")]
+        while prefix := _common(part, own):
+            inner = f"{part}.{prefix}"
+            names = {
+                stored: f"{part}.{name.removeprefix(inner)}" if name.startswith(inner) else name
+                for stored, name in names.items()
+            }
+            own = [name for name in names.values() if name.startswith(f"{part}.")]
+            taken.append(inner)
+    for prefix in PREFIXES:
+        wrapped = [name for name in names.values() if f".{prefix}" in f".{name}"]
+        if wrapped or len(set(names.values())) < len(names):
+            listed = ", ".join(sorted(wrapped)[:3])
+            message = f"{file.path.name}: {len(wrapped)} of {len(names)} tensors have the prefix {prefix!r}: {listed}"
+            fix = f"save the model inside its wrapper, or rename the tensors: name.replace({prefix!r}, '')"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    if not taken:
+        return file
+    tensors = {name: file.tensors[stored] for stored, name in names.items()}
+    return replace(file, tensors=tensors, prefixes=tuple(taken))
+
+
+def _common(part: str, names: Iterable[str]) -> str:
+    """The prefix that all of a part's names have behind the part's own."""
+    inner = [name.removeprefix(f"{part}.") for name in names]
+    return next((one for one in PREFIXES if inner and all(name.startswith(one) for name in inner)), "")
 
 
 def _unpickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(list(PLAIN)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if named := re.search(r"GLOBAL (\S+)|unsupported GLOBAL (\S+)|unrecognized function (\S+)", str(error)):
-            name = next(group for group in named.groups() if group)
-            message = f"{path.name} asks for {name!r}, which could run code; only tensors and plain settings are read"
-            fix = "do not load it elsewhere either, unless you trust who made it"
-            raise R2GenError("R2G-CHECKPOINT-UNSAFE", message, fix) from error
-        # torch explains at length how to switch the safe loading off.
-        raise _unreadable(path, ValueError("it was not written by torch.save, or is damaged")) from error
+        return load_plain(path)
+    except NotPlainError as error:
+        message = f"{path.name} asks for {error.name!r}, which could run code; only tensors and plain settings are read"
+        raise R2GenError("R2G-CHECKPOINT-UNSAFE", message, _PLAIN_FIX) from error
     except Exception as error:  # torch.load raises a dozen kinds on damaged files
         raise _unreadable(path, error) from error
+
+
+_PLAIN_FIX: Final = (
+    'do not load it elsewhere, unless you trust who made it; then write it anew where it was made: python -c "import '
+    "torch; c = torch.load('IN', weights_only=False); h = c.get('hyper_parameters', c.get('config')); h = h if "
+    "isinstance(h, dict) else vars(h); torch.save({'state_dict': c.get('state_dict', c.get('model')), "
+    "'hyper_parameters': {k: v for k, v in h.items() if isinstance(v, (bool, int, float, str))}}, 'plain.ckpt')\""
+)
 
 
 def _unreadable(path: Path, error: Exception) -> R2GenError:
@@ -190,14 +254,12 @@ def _other(path: Path, found: str) -> R2GenError:
 
 def _plain(settings: Any) -> dict[str, Any]:
     """Settings whose values are plain, out of a dictionary or a namespace, also when it is wrapped in `args`."""
-    if isinstance(settings, SimpleNamespace):
-        settings = vars(settings)
-    if not isinstance(settings, Mapping):
+    values = plain(settings)
+    if not isinstance(values, dict):
         return {}
-    if isinstance(settings.get("args"), (Mapping, SimpleNamespace)):
-        return _plain(settings["args"])
-    kept = (bool, int, float, str, list, type(None))
-    return {str(name): value for name, value in settings.items() if isinstance(value, kept)}
+    if isinstance(values.get("args"), dict):
+        values = values["args"]
+    return {str(name): value for name, value in values.items() if not isinstance(value, dict)}
 
 
 def understand(file: CheckpointFile, overrides: Mapping[str, Any]) -> Trained:
@@ -313,6 +375,8 @@ def describe(trained: Trained) -> str:
     config, facts = trained.config, trained.file.facts
     where = ", ".join(f"{name} {value}" for name, value in facts.items())
     parts = [f"{trained.file.kind} checkpoint {trained.file.path.name}" + (f" ({where})" if where else "")]
+    if trained.file.prefixes:
+        parts.append(f"prefix {' and '.join(map(repr, trained.file.prefixes))} taken off its tensors' names")
     lora = f", LoRA r {config.vis_r} alpha {config.vis_alpha}" if config.alignment == "delta" else ""
     parts.append(config.alignment + lora)
     if config.global_only:

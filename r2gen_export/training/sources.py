@@ -1,62 +1,51 @@
 """Load the source models (Swin, LLaMA, tokenizer) from a local folder or the hub, with coded errors.
 
-Nothing here executes code from weights: `trust_remote_code` is never given, pickled weights load with `weights_only`.
+Every file is read by `source_files`; transformers gets configurations and tensors, never a folder or a hub id. Nothing
+here executes code from weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, SwinModel
-from transformers.utils import cached_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, SwinConfig, SwinModel
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.training.source_files.llama import read_llama
+from r2gen_export.training.source_files.loaded import check_llama, check_swin
+from r2gen_export.training.source_files.place import is_local, missing, source_file, source_name
+from r2gen_export.training.source_files.swin import read_swin
+from r2gen_export.training.source_files.weights import fit, read_weights
+from r2gen_export.training.tokenizers import PAD_TOKEN_ID, load_tokenizer
 
-PAD_TOKEN_ID = 0
-"""The published code sets `pad_token_id = 0`, which is `<unk>` for LLaMA."""
+__all__ = [
+    "PAD_TOKEN_ID",
+    "check_finite",
+    "is_local",
+    "load_llm",
+    "load_tokenizer",
+    "load_vision",
+    "source_config",
+    "source_file",
+    "source_name",
+    "stored_dtype",
+    "weights_sha256",
+]
 
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, ImportError, SafetensorError)
-"""What transformers, huggingface_hub and safetensors raise for absent, foreign or broken model files."""
+VISION: Final = "vision encoder"
 
+SPARE_LLM: Final = (".rotary_emb.inv_freq", ".attn.masked_bias")
+"""Buffers of older releases."""
 
-def source_name(source: str | Path) -> str:
-    """A hub id as it is, a local folder as its last part: a checkpoint carries no path of this machine."""
-    return Path(source).resolve().name if is_local(source) else str(source)
-
-
-def is_local(source: str | Path) -> bool:
-    """Whether `source` names a folder rather than a hub id."""
-    return Path(source).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source)[0] in "./"
-
-
-def _missing(what: str, source: str | Path, error: Exception) -> R2GenError:
-    path = Path(source)
-    if path.is_dir():
-        tried = "as a local folder"
-    elif is_local(source):
-        tried = "as a local folder, which is not there" if not path.exists() else "as a local folder, but it is a file"
-    else:
-        tried = "as a local folder, which is not there, and as a Hugging Face hub id"
-    if not path.exists() and is_local(source):
-        reason = ""
-    elif isinstance(error, HFValidationError):
-        reason = ": not a valid hub id"
-    else:
-        reason = ": " + (" ".join(str(error).split()) or type(error).__name__)[:200]
-    fix = "give the folder that holds config.json and the weights, or a hub id reachable from here"
-    return R2GenError("R2G-MODEL-MISSING", f"the {what} {str(source)!r} cannot be loaded (tried {tried}){reason}", fix)
+SPARE_VISION: Final = ("classifier.", "decoder.", "mask_token", ".relative_position_index", ".attn_mask")
+"""The head of the published classifier, of masked pretraining, and buffers every release computes."""
 
 
 @contextmanager
@@ -74,115 +63,95 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def source_file(source: str | Path, name: str) -> Path | None:
-    """Path of one file of a local folder or a hub repository, None when it has no such file."""
-    path = Path(source)
-    if is_local(source):
-        return path / name if (path / name).is_file() else None
-    try:
-        found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False)
-    except LOAD_ERRORS:
-        return None
-    return Path(found) if found else None
-
-
 def source_config(source: str | Path, what: str, model_type: str) -> dict[str, Any]:
-    """`config.json` of a source model.
+    """`config.json` of a source model as arguments of transformers 4's configuration class, every value checked.
 
     Raises:
-        R2GenError: `R2G-MODEL-MISSING` when it cannot be read, `R2G-MODEL-UNSUPPORTED` when its `model_type` is not
-            `model_type` (transformers would only warn and start from random weights).
+        R2GenError: `R2G-MODEL-MISSING` when it cannot be read; `R2G-MODEL-UNSUPPORTED`, naming the field, for another
+            `model_type` than `model_type` and for what r2gen does not export.
     """
-    try:
-        path = cached_file(str(source), "config.json", local_files_only=True if Path(source).is_dir() else None)
-        config = json.loads(Path(str(path)).read_text(encoding="utf-8"))
-    except LOAD_ERRORS as error:
-        raise _missing(what, source, error) from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != model_type:
-        message = f"the {what} {str(source)!r} is of type {found!r}, expected {model_type!r}"
-        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, f"name a {model_type} model")
-    return dict(config)
-
-
-def _load(
-    kind: type[SwinModel] | type[LlamaForCausalLM], what: str, source: str | Path, dtype: torch.dtype | str
-) -> Any:
-    source_config(source, what, "swin" if kind is SwinModel else "llama")
-    try:
-        with _quiet():
-            model, info = kind.from_pretrained(str(source), dtype=dtype, output_loading_info=True)
-    except LOAD_ERRORS as error:
-        raise _missing(what, source, error) from error
-    parameters = {name for name, _ in model.named_parameters()}
-    # Buffers (Swin's relative positions) are computed; a parameter that is not in the file would be random.
-    absent = sorted(parameters & set(info["missing_keys"]))
-    if absent:
-        message = f"the {what} {str(source)!r} lacks {len(absent)} tensors: {', '.join(absent)}"
-        raise R2GenError("R2G-MODEL-MISSING", message, "download it again, or name the right model")
-    check_finite(model.named_parameters(), f"the {what} {source_name(source)!r}")
-    return model
+    return read_llama(source).arguments() if model_type == "llama" else read_swin(source).arguments()
 
 
 def load_vision(source: str | Path) -> SwinModel:
     """The Swin encoder in float32. Raises `R2G-MODEL-MISSING`, `-UNSUPPORTED` or `-NONFINITE`."""
-    model: SwinModel = _load(SwinModel, "vision encoder", source, torch.float32)
+    settings, name = read_swin(source), source_name(source)
+    tensors = {key.removeprefix("swin."): value for key, value in read_weights(source, VISION).items()}
+    model: SwinModel = _load(SwinModel, SwinConfig(**settings.arguments()), tensors, source, torch.float32)
+    check_swin(model, settings, name)
     return model
 
 
 def stored_dtype(llm: str | Path) -> torch.dtype | str:
-    """The float type of an LLM's safetensors files; `auto`, which transformers finds out, without such files.
+    """The float type of an LLM's stored weights; `auto` where they are of no type that is exported.
 
     Loaded in this type, the parameters are pages of the files and take no memory of this process's own.
     """
-    index = source_file(llm, "model.safetensors.index.json")
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index else {}
-        name = places.get("model.embed_tokens.weight", "model.safetensors")
-        file = source_file(llm, name)
-        if file is None:
-            return "auto"
-        with safe_open(file, framework="pt") as opened:
-            kind = opened.get_slice("model.embed_tokens.weight").get_dtype()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return "auto"  # loading says what is wrong with the files
-    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(kind, "auto")
+    table = _llm_tensors(llm).get("model.embed_tokens.weight")
+    return (
+        table.dtype if table is not None and table.dtype in (torch.float32, torch.float16, torch.bfloat16) else "auto"
+    )
 
 
 def load_llm(source: str | Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     """The LLaMA in `dtype`. Raises `R2G-MODEL-MISSING`, `-UNSUPPORTED` or `-NONFINITE`."""
-    model: LlamaForCausalLM = _load(LlamaForCausalLM, "LLM", source, dtype)
+    settings, name = read_llama(source), source_name(source)
+    tensors = _llm_tensors(source)
+    _require_layers(tensors, settings.layers, name)
+    if settings.tied:
+        _require_tied(tensors, name)
+    model: LlamaForCausalLM = _load(LlamaForCausalLM, LlamaConfig(**settings.arguments()), tensors, source, dtype)
+    check_llama(model, settings, name)
     return model
 
 
-def load_tokenizer(llm: str | Path) -> PreTrainedTokenizerBase:
-    """The LLM's tokenizer, with `pad_token_id = 0` as in the published code.
+def _llm_tensors(source: str | Path) -> dict[str, Tensor]:
+    """Tensors of an LLM under the names `LlamaForCausalLM` gives them."""
+    tensors = read_weights(source, "LLM")
+    if any(name.startswith("model.") for name in tensors):
+        return tensors
+    return {name if name.startswith("lm_head.") else f"model.{name}": value for name, value in tensors.items()}
 
-    The published code uses the slow `LlamaTokenizer`; so does this when the source has a `tokenizer.model` and
-    sentencepiece is installed. Otherwise `tokenizer.json` is read.
 
-    Raises:
-        R2GenError: `R2G-MODEL-MISSING` when there is no readable tokenizer, `R2G-MODEL-UNSUPPORTED` when it lacks
-            the BOS or EOS token the prompt needs.
-    """
-    tokenizer: PreTrainedTokenizerBase
+def _require_layers(tensors: dict[str, Tensor], layers: int, name: str) -> None:
+    """Refuse another number of layers than the file has: transformers would leave out the others, or make them up."""
+    numbers = {
+        int(part) for key in tensors if (part := key.removeprefix("model.layers.").partition(".")[0]).isdecimal()
+    }
+    if layers != len(numbers):
+        message = f"config.json of the LLM {name!r}: num_hidden_layers is {layers}, its weights have {len(numbers)}"
+        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "correct config.json, or use the model it belongs to")
+
+
+def _require_tied(tensors: dict[str, Tensor], name: str) -> None:
+    """An output layer tied to the embeddings must not have other weights of its own: they would be dropped."""
+    head, table = tensors.pop("lm_head.weight", None), tensors.get("model.embed_tokens.weight")
+    if head is not None and table is not None and not (head.shape == table.shape and torch.equal(head, table)):
+        message = f"the LLM {name!r}: tie_word_embeddings is true, but lm_head.weight differs from the embeddings"
+        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "set tie_word_embeddings to false in config.json")
+
+
+def _load(kind: Any, config: Any, tensors: dict[str, Tensor], source: str | Path, dtype: torch.dtype | str) -> Any:
+    """A model of transformers with the tensors in it; it reads no file and asks no hub."""
+    vision = kind is SwinModel
+    what, name = VISION if vision else "LLM", source_name(source)
     try:
+        with _quiet(), torch.device("meta"):
+            empty = kind(config)
+        shapes = {key: value.shape for key, value in empty.named_parameters()}
+        spare = SPARE_VISION if vision else SPARE_LLM
+        fitting = fit(tensors, shapes, spare=spare, what=what, source=name)
+        stored = next(iter(fitting.values())).dtype if dtype == "auto" else dtype
         with _quiet():
-            if importlib.util.find_spec("sentencepiece") and source_file(llm, "tokenizer.model"):
-                tokenizer = transformers.LlamaTokenizer.from_pretrained(str(llm))
-            elif source_file(llm, "tokenizer_config.json") is None and (bare := source_file(llm, "tokenizer.json")):
-                specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-                tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(bare), **specials)
-            else:
-                tokenizer = AutoTokenizer.from_pretrained(str(llm), use_fast=True)
-    # The tokenizers library raises bare Exception for a tokenizer.json it cannot parse.
+            model = kind.from_pretrained(None, config=config, state_dict=fitting, dtype=stored)
+    except R2GenError:
+        raise
+    # Sizes that do not go together make torch and transformers raise a dozen kinds.
     except Exception as error:
-        raise _missing("tokenizer of the LLM", llm, error) from error
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        message = f"the tokenizer of {str(llm)!r} has no BOS or no EOS token"
-        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "set bos_token and eos_token in tokenizer_config.json")
-    tokenizer.pad_token_id = PAD_TOKEN_ID
-    return tokenizer
+        fix = "correct config.json, or use the model it belongs to"
+        raise missing(what, source, f"no model can be made of it: {error or type(error).__name__}", fix) from error
+    check_finite(model.named_parameters(), f"the {what} {name!r}")
+    return model
 
 
 def check_finite(tensors: Any, where: str) -> None:
