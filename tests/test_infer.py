@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from r2gen_export.bundle import NOTICE
 from r2gen_export.commands.infer import UNFINISHED
@@ -239,6 +241,38 @@ def test_errors_of_one_study_carry_no_file_name(tmp_path: Path) -> None:
         assert "doe" not in done.stdout + done.stderr
         assert done.stderr.startswith("R2G-IMAGE")
     assert "doe^john" in run_cli("infer", bad, "--quiet", "--names").stderr
+
+
+def test_what_a_folder_holds_beside_images_is_said(tmp_path: Path) -> None:
+    """The layout of public data sets, a DICOM file, an image without suffix; exit status 0 leaves nothing unsaid."""
+    deep = tmp_path / "doe/p10/p1/s1"
+    deep.mkdir(parents=True)
+    shutil.copy(PHANTOM, deep / "deep.png")
+    shutil.copy(PHANTOM, tmp_path / "doe/IM0001")
+    (tmp_path / "doe/x.dcm").write_bytes(bytes(128) + b"DICM")
+    done = run_cli("infer", tmp_path / "doe", "--quiet", "--format", "json")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release, export them as PNG): 1\n"
+
+
+def test_many_views_and_unlike_ones_are_warned_of(tmp_path: Path) -> None:
+    """Twelve patients are twelve studies; as views of one they are at least suspicious."""
+    images = [Path(shutil.copy(PHANTOM, tmp_path / f"doe{number}.png")) for number in range(5)]
+    colours = np.zeros((64, 64, 3), np.uint8)
+    colours[:32, :, 0], colours[32:, :, 2] = 200, 200
+    Image.fromarray(colours).save(tmp_path / "photo.png")
+    each = run_cli("infer", *images, "--quiet", "--preset", "fast")
+    assert each.stdout.count("== study ") == 5
+    assert each.stderr == ""
+    many = run_cli("infer", "--study", *images, "--preset", "fast", "--quiet")
+    assert many.stdout.startswith("== 5 views ==\n")
+    warning = "5 views in one study, more than 4: are they of one patient?"
+    assert many.stderr == f"WARNING {warning}\n"
+    assert f"WARNING {warning}" in many.stdout
+    mixed = run_cli("infer", "--study", images[0], tmp_path / "photo.png", "--quiet", "--format", "json")
+    assert "WARNING colour and grey views in one study\n" in mixed.stderr
+    assert "colour and grey views in one study" in json.loads(mixed.stdout)["warnings"]
 
 
 def test_nan_in_the_weights(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Ctrl-C in the middle of export and train: exit status 130, no traceback, no half artefact; training resumes."""
+"""Signals in the middle of infer, export and train: exit status, no traceback, no half artefact; work is kept."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from tests.conftest import TinySources
 from tests.tiny import make_annotation
 
 ROOT = Path(__file__).parents[2]
+CLI = [sys.executable, str(ROOT / "cli.py")]
 
 
 def interrupted(
@@ -34,6 +37,61 @@ def interrupted(
     process.send_signal(how)
     _, errors = process.communicate(timeout=120)
     return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(300):
+        shutil.copy(ROOT / "tests/data/phantom.png", folder / f"{number:03}.png")
+    return folder
+
+
+ENDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "expected", "said"), ENDS, ids=lambda value: getattr(value, "name", ""))
+def test_finished_reports_outlive_a_signal(
+    many: Path, tmp_path: Path, how: signal.Signals, expected: int, said: str
+) -> None:
+    """They are in FILE.partial, whole lines each, and stderr says so; nothing hidden is left, nor FILE."""
+    out, partial = tmp_path / "reports.jsonl", tmp_path / "reports.jsonl.partial"
+    command = ["infer", many, "--format", "json", "--preset", "fast", "--batch-size", 2, "--quiet", "--out", out]
+    status, errors = interrupted(command, lambda: partial.exists() and partial.read_bytes().count(b"\n") >= 4, how=how)
+    assert status == expected, errors
+    assert list(tmp_path.iterdir()) == [partial]
+    lines = partial.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["study"] for line in lines] == list(range(1, len(lines) + 1))
+    assert 4 <= len(lines) < 300
+    assert errors.splitlines() == [f"{partial} has the {len(lines)} of 300 studies that were finished", said]
+    refused = subprocess.run([*CLI, *map(str, command)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "R2G-OUTPUT-EXISTS" in refused.stderr and "reports of a run that was stopped" in refused.stderr
+
+
+def test_a_signal_before_the_first_report_leaves_nothing(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports.jsonl"
+    command = ["infer", many, "--format", "json", "--batch-size", 300, "--out", out]
+    status, errors = interrupted(command, (tmp_path / "reports.jsonl.partial").exists, how=signal.SIGTERM)
+    assert status == 143, errors
+    assert list(tmp_path.iterdir()) == []
+    assert errors.endswith("\nended by SIGTERM\n")
+
+
+def test_stdout_ends_with_a_whole_line(many: Path, tmp_path: Path) -> None:
+    written = tmp_path / "stdout"
+    command = [*CLI, "infer", str(many), "--format", "json", "--preset", "fast", "--batch-size", "1"]
+    with written.open("wb") as stdout:
+        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        while written.read_bytes().count(b"\n") < 3 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    lines = written.read_text().splitlines(keepends=True)
+    assert all(line.endswith("}\n") and json.loads(line) for line in lines)
+    assert f"stdout has the {len(lines)} of 300 studies that were finished" in errors
 
 
 def export(sources: TinySources, out: Path) -> list[object]:
