@@ -53,8 +53,7 @@ def _is_dropped(kind: bytes, body: bytes, checksum: bytes) -> bool:
     if kind in METADATA:
         return not (kind == b"iTXt" and body.startswith(XMP) and len(body) <= MAX_XMP)
     if kind == b"eXIf":
-        sound = zlib.crc32(kind + body).to_bytes(4, "big") == checksum
-        return not (sound and body[:4] in (b"II*\0", b"MM\0*"))
+        return zlib.crc32(kind + body).to_bytes(4, "big") != checksum
     return False
 
 
