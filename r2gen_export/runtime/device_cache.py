@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.runtime.cache import Floats, Integers, StaticDecoder, as_float32
-from r2gen_export.runtime.onnx_graphs import move_slots_graph, take_rows_graph, take_slots_graph, zeros_graph
+from r2gen_export.runtime.onnx_graphs import move_rows_graph, take_rows_graph, take_slots_graph, zeros_graph
 
 if TYPE_CHECKING:
     import onnxruntime
 
-MOST_ELEMENTS: Final = 1 << 30
-"""Of one operator's tensors: ONNX Runtime's CUDA kernels count elements with 32 bits."""
+MOST_FILLED: Final = 1 << 30
+"""Elements of one operator's tensors: ONNX Runtime's CUDA kernels count them with 32 bits."""
+
+MOST_MOVED: Final = 1 << 26
+"""Elements moved at once, which are in memory twice meanwhile."""
 
 MOST_GRAPHS: Final = 32
 """CUDA graphs of a session. They are never freed, so further shapes run without one."""
@@ -185,31 +188,21 @@ class RowMover:
         self._zeros.run_with_iobinding(bound)
 
     def move(
-        self,
-        source: tuple[int, Sequence[int]],
-        target: tuple[int, Sequence[int]],
-        rows: Integers,
-        first: int,
-        last: int,
+        self, source: tuple[int, Sequence[int]], target: tuple[int, Sequence[int]], take: Integers, put: Integers
     ) -> None:
-        """Put slots `first` to `last` of the rows `rows` [R'] of one cache into another, or into itself.
+        """Put the rows `take` [M] of one cache into the places `put` [M] of another, or of the same.
 
-        `source`, `target`: address and shape [T, R, kv_heads, L, head_dim] of each.
+        `source`, `target`: address and shape [rows, kv_heads, length, head_dim] of each.
         """
         if self._moves is None:
-            self._moves = self._open(move_slots_graph(self._dtype))
-        (begin, old), (end, new) = source, target
-        flat = [new[0] * new[1], *new[2:]]
+            self._moves = self._open(move_rows_graph(self._dtype))
         place = (self.gpu.name, self.gpu.index, self._dtype)
         bound = self._moves.io_binding()
-        bound.bind_input("source", *place, list(old), begin)
-        bound.bind_input("target", *place, flat, end)
-        bound.bind_output("moved", *place, flat, end)
-        bound.bind_ortvalue_input("rows", self.gpu.upload(np.ascontiguousarray(rows, dtype=np.int64)))
-        bound.bind_ortvalue_input("slots", self.gpu.upload(np.full(flat[0], first, np.int64)))
-        shape = np.array([flat[0], flat[1], last - first, flat[3]])
-        for name, value in (("first", np.array([first])), ("last", np.array([last])), ("shape", shape)):
-            bound.bind_cpu_input(name, value)
+        bound.bind_input("source", *place, list(source[1]), source[0])
+        bound.bind_input("target", *place, list(target[1]), target[0])
+        bound.bind_output("moved", *place, list(target[1]), target[0])
+        bound.bind_ortvalue_input("take", self.gpu.upload(np.ascontiguousarray(take, dtype=np.int64)))
+        bound.bind_ortvalue_input("put", self.gpu.upload(np.ascontiguousarray(put[:, None], dtype=np.int64)))
         self._moves.run_with_iobinding(bound)
 
     def take_rows(self, tensors: Sequence[onnxruntime.OrtValue], rows: Integers) -> list[onnxruntime.OrtValue]:
@@ -274,29 +267,34 @@ class DeviceCache:
         self._fill(self._block, self.rows)
 
     def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
-        """Make row i the row `rows[i]` was, `length` positions in use.
+        """Make row i the row `rows[i]` was; whole rows of those that change are moved.
 
-        Where `same` holds for every row, the first `prompt` positions stay where they are.
+        `same`, `prompt` and `length` say which positions differ. Moving these alone would make temporaries of another
+        size at every step, which ONNX Runtime's arena keeps each.
         """
         target, room = self._block, max(self.rows, padded_rows(len(rows)))
         if room > self.rows:
-            target, same = self._zeroed(room), np.zeros(1, bool)
-        elif np.array_equal(rows, np.arange(len(rows))):
-            return
-        first = prompt if same.all() else 0
-        whole = np.minimum(np.arange(room), self.rows - 1)  # rows not in use get something finite
-        whole[: len(rows)] = rows
-        for start, some in self._parts(room):
-            self._mover.move(
-                (self._block.data_ptr() + start * self._bytes(self.rows)[0], self._shape(some, self.rows)),
-                (target.data_ptr() + start * self._bytes(room)[0], self._shape(some, room)),
-                whole,
-                first,
-                length,
-            )
+            target, places = self._zeroed(room), np.arange(len(rows))
+        else:
+            places = np.flatnonzero(rows != np.arange(len(rows)))
+        if len(places):
+            self._move(target, room, rows[places], places)
         if target is not self._block:
             self._block, self.rows = target, room
             self._passes.clear()
+
+    def _move(self, target: onnxruntime.OrtValue, room: int, take: Integers, put: Integers) -> None:
+        """Rows `take` of every tensor to the places `put` in a block with `room` rows."""
+        heads, width = self._decoder.head
+        row = (heads, self.length, width)
+        for first, some in self._parts(len(put), MOST_MOVED):
+            tensors = np.arange(some)[:, None]
+            self._mover.move(
+                (self._block.data_ptr() + first * self._bytes(self.rows)[0], (some * self.rows, *row)),
+                (target.data_ptr() + first * self._bytes(room)[0], (some * room, *row)),
+                (tensors * self.rows + take).ravel(),
+                (tensors * room + put).ravel(),
+            )
 
     def _zeroed(self, rows: int) -> onnxruntime.OrtValue:
         block = self._mover.gpu.empty(self._shape(len(self._decoder.names), rows), self._decoder.dtype)
@@ -304,7 +302,7 @@ class DeviceCache:
         return block
 
     def _fill(self, block: onnxruntime.OrtValue, rows: int) -> None:
-        for first, some in self._parts(rows):
+        for first, some in self._parts(rows, MOST_FILLED):
             self._mover.fill(block.data_ptr() + first * self._bytes(rows)[0], self._shape(some, rows))
 
     def _shape(self, tensors: int, rows: int) -> tuple[int, int, int, int, int]:
@@ -317,9 +315,9 @@ class DeviceCache:
         row = heads * self.length * width * np.dtype(self._decoder.dtype).itemsize
         return rows * row, row
 
-    def _parts(self, rows: int) -> list[tuple[int, int]]:
-        """First tensor and number of tensors of what one operator may handle."""
+    def _parts(self, rows: int, elements: int) -> list[tuple[int, int]]:
+        """First tensor and number of tensors, so many that `rows` of each have at most `elements`."""
         tensors = len(self._decoder.names)
         heads, width = self._decoder.head
-        most = max(1, MOST_ELEMENTS // (rows * heads * self.length * width))
+        most = max(1, elements // (rows * heads * self.length * width))
         return [(first, min(most, tensors - first)) for first in range(0, tensors, most)]

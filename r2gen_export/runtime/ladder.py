@@ -38,6 +38,7 @@ from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder
 from r2gen_export.runtime.trial import Trial, run_trial, trial_prompt
 
 if TYPE_CHECKING:
+    from trt_engines.device_memory import Cuda
     from trt_engines.find import Fitting
     from trt_engines.sessions import EngineDecoder, EngineVision
 
@@ -149,6 +150,11 @@ def _without_folder(step: str, folder: Path) -> str:
     return step.replace(engines, ENGINES).replace(repr(engines)[1:-1], ENGINES)
 
 
+def may_use_gpu(device: str) -> bool:
+    """Whether `open_sessions` may open something on a GPU."""
+    return parse_device(device)[0] not in ("cpu", "openvino") and not why_no_gpu()
+
+
 def open_sessions(folder: Path, manifest: Manifest, *, device: str, threads: int | None) -> Opened:
     """Load vision encoder and decoder on the best rung this machine has, and try it where it is a GPU.
 
@@ -235,26 +241,26 @@ class _Opening:
         """The decoder on a GPU; where the trial fails with what speeds it up, without."""
         reason = ""
         for acceleration in (Acceleration(), PLAIN):
-            decoder, taken = open_decoder(
-                self.folder,
-                self.manifest,
-                choice,
-                device=self.device,
-                threads=self.threads,
-                acceleration=acceleration,
-            )
             try:
+                decoder, taken = open_decoder(
+                    self.folder,
+                    self.manifest,
+                    choice,
+                    device=self.device,
+                    threads=self.threads,
+                    acceleration=acceleration,
+                )
                 trial = self._try(prompt, decoder)
             except R2GenError as error:
-                if choice.providers[0] != CUDA or acceleration == PLAIN or error.code != "R2G-DEVICE-UNAVAILABLE":
+                # What a captured pass does wrong may also come as NaN, or as too little memory.
+                if choice.providers[0] != CUDA or acceleration == PLAIN:
                     raise
                 reason = error.message
-                del decoder
-                gc.collect()  # its weights go before they are loaded again
-                continue
-            if reason:
-                taken = taken.with_step(f"CUDA graphs: not taken, {reason}")
-            return vision, decoder, taken.tried(trial)
+            else:
+                step = f"CUDA graphs: not taken, {reason}"
+                return vision, decoder, (taken.with_step(step) if reason else taken).tried(trial)
+            decoder = None  # type: ignore[assignment]
+            gc.collect()  # its weights go before they are loaded again
         raise InternalError("no trial pass was run")
 
     def _prompt(self, vision: Encoder) -> NDArray[np.float32]:
@@ -270,8 +276,8 @@ class _Opening:
 
 def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Opened | None:
     """The bundle's engines, and what has none on the next rung, else on the CPU; None when the engines do not work."""
-    vision, decoder = _open_engines(rung, manifest)
-    if vision is None and decoder is None:
+    vision, decoder, cuda = _open_engines(rung, manifest)
+    if cuda is None or (vision is None and decoder is None):
         return None
     choice = rung.choose(opening.device)
     choices = [choice] if choice.providers[0] == CPU else [choice, replace(choice, providers=[CPU])]
@@ -279,18 +285,23 @@ def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Open
         try:
             return opening.on(candidate, vision, decoder, precision=rung.precision)
         except R2GenError as error:
-            failure = error
-    for part in (vision, decoder):
-        if part is not None:
-            with suppress(R2GenError):
-                part.close()
+            # Its words only: the exception holds the frames, and these the sessions, of what failed.
+            failure = R2GenError(error.code, error.message, error.fix)
+        gc.collect()
     for name in list(rung.fitting):
         rung.drop(name, failure)
+    with suppress(R2GenError):
+        for part in (vision, decoder):
+            if part is not None:
+                part.close()
+        cuda.close()
     return None
 
 
-def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[EngineVision | None, EngineDecoder | None]:
-    """Load the engines that fit; one that does not load steps down."""
+def _open_engines(
+    rung: EngineRung, manifest: Manifest
+) -> tuple[EngineVision | None, EngineDecoder | None, Cuda | None]:
+    """Load the engines that fit, and what they run on; one that does not load steps down."""
     from trt_engines.device_memory import Cuda
     from trt_engines.find import open_engine_decoder, open_engine_vision
 
@@ -301,7 +312,7 @@ def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[EngineVision | 
     except R2GenError as error:
         for part in list(rung.fitting):
             rung.drop(part, error)
-        return None, None
+        return None, None, None
     if fitting := rung.fitting.get("vision"):
         try:
             vision = open_engine_vision(fitting, manifest.dims, cuda)
@@ -315,4 +326,4 @@ def _open_engines(rung: EngineRung, manifest: Manifest) -> tuple[EngineVision | 
     if vision is None and decoder is None:
         with suppress(R2GenError):  # what is wrong with the GPU was said above
             cuda.close()
-    return vision, decoder
+    return vision, decoder, cuda

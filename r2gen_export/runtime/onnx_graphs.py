@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-OPSET: Final = 24
-"""The first with `TensorScatter`."""
+OPSET: Final = 18
+"""Has every operator used here, and kernels for them in all providers."""
 
-IR_VERSION: Final = 11
+IR_VERSION: Final = 9
 
 INT64: Final = 7
 FLOAT_KINDS: Final[dict[Any, int]] = {np.dtype(np.float32): 1, np.dtype(np.float16): 10}
@@ -23,23 +23,24 @@ FLOAT_KINDS: Final[dict[Any, int]] = {np.dtype(np.float32): 1, np.dtype(np.float
 _INT, _TENSOR, _INTS = 2, 4, 7  # AttributeProto.AttributeType
 
 
-def move_slots_graph(dtype: Any) -> bytes:
-    """Rows of a cache of fixed length: `moved` is `target` with slots first to last of the rows taken from `source`.
+def move_rows_graph(dtype: Any) -> bytes:
+    """Rows of a cache of fixed length: `moved` is `target` with rows of `source` in some places.
 
-    Inputs: `source` [T, R, kv_heads, L, head_dim], `target` [T * R', kv_heads, L', head_dim], `rows` int64 [R'],
-    `first` and `last` int64 [1], `shape` int64 [4] = T * R', kv_heads, last - first, head_dim, `slots` int64 [T * R'],
-    each of them `first`. Output `moved`, shaped as `target`; it may share its memory, and that of `source`.
+    Inputs: `source` [A, kv_heads, L, head_dim], `target` [B, kv_heads, L, head_dim], `take` int64 [M], rows of the one,
+    `put` int64 [M, 1], places in the other. Output `moved`, shaped as `target`; it may share its memory, and that of
+    `source`: every row is taken before the first one is put.
     """
     nodes = [
-        _node("Constant", [], "axis", value_ints=[3]),
-        _node("Slice", ["source", "first", "last", "axis"], "part"),
-        _node("Gather", ["part", "rows"], "taken", axis=1),
-        _node("Reshape", ["taken", "shape"], "flat"),
-        _node("TensorScatter", ["target", "flat", "slots"], "moved", axis=2),
+        _node("Gather", ["source", "take"], "taken", axis=0),
+        _node("ScatterND", ["target", "put", "taken"], "moved"),
     ]
     floats = FLOAT_KINDS[np.dtype(dtype)]
-    inputs = [_value("source", floats, 5), _value("target", floats, 4)]
-    inputs += [_value(name, INT64, 1) for name in ("rows", "first", "last", "shape", "slots")]
+    inputs = [
+        _value("source", floats, 4),
+        _value("target", floats, 4),
+        _value("take", INT64, 1),
+        _value("put", INT64, 2),
+    ]
     return _model(nodes, inputs, [_value("moved", floats, 4)])
 
 

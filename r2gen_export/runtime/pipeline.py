@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +24,20 @@ from r2gen_export.runtime.generation import Sequence as TokenSequence
 from r2gen_export.runtime.generation import TokenEvent, generate
 from r2gen_export.runtime.hugepages import use_huge_pages
 from r2gen_export.runtime.images import Picture, preprocess, read_image
-from r2gen_export.runtime.ladder import open_sessions
+from r2gen_export.runtime.ladder import may_use_gpu, open_sessions
 from r2gen_export.runtime.report import Report
 from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.runtime.text import Detokenizer, TextStream
+from r2gen_export.runtime.worker import Worker
 
 Image: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8]"
 """A file, or pixels uint8 [H, W] grey or [H, W, 3] RGB."""
 Images: TypeAlias = "Image | Sequence[Image]"
 """One image, or the views of one study."""
+
+T = TypeVar("T")
 
 BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
 
@@ -67,7 +71,7 @@ class _Encoded:
 
 
 class Pipeline:
-    """A loaded bundle. Safe to use from one thread at a time."""
+    """A loaded bundle. Safe to use from one thread at a time; a GPU is used from a thread of its own."""
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class Pipeline:
         detokenizer: Detokenizer,
         provider: ProviderChoice,
         drafter: Drafter | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.manifest = manifest
         self.bundle_id = bundle_id(manifest)
@@ -88,11 +93,12 @@ class Pipeline:
         self._embed_tokens = embed_tokens
         self._detokenizer = detokenizer
         self._drafter = drafter
+        self._worker = worker
         self._most = sys.maxsize  # studies decoded together; fewer once memory did not suffice
         self._large = is_large(manifest) and provider.decodes_on_cpu
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
-        decoder.share_prefix(self._before)
+        self._run(partial(decoder.share_prefix, self._before))
         self._after = embed_tokens.lookup(np.array([prompt.after_ids], dtype=np.int64))  # [1, a, d]
 
     @classmethod
@@ -120,7 +126,9 @@ class Pipeline:
         """
         folder = bundle_path(path)
         manifest = open_bundle(folder)
-        vision, decoder, provider = open_sessions(folder, manifest, device=device, threads=threads)
+        worker = Worker() if may_use_gpu(device) else None
+        opening = partial(open_sessions, folder, manifest, device=device, threads=threads)
+        vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
         drafts = has_store(folder) if draft is None else draft
         return cls(
@@ -133,6 +141,7 @@ class Pipeline:
             ),
             provider=provider,
             drafter=open_drafter(folder, manifest, learn=learn) if drafts else None,
+            worker=None if provider.trial is None else worker,
         )
 
     def generate(
@@ -158,8 +167,7 @@ class Pipeline:
         """
         settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
         started = perf_counter()
-        encoded = self._encode(1, images)
-        return self._decode([encoded], settings, started, on_text)[0]
+        return self._run(lambda: self._decode([self._encode(1, images)], settings, started, on_text)[0])
 
     def stream(self, images: Images, **options: Any) -> ReportStream:
         """`generate`, as an iterator over the pieces of text whose `report` is there when it ends."""
@@ -191,15 +199,19 @@ class Pipeline:
             self._large = False
         return self._generate_batches(studies, size, settings)
 
+    def _run(self, call: Callable[[], T]) -> T:
+        """A call, in the thread of the GPU where there is one."""
+        return call() if self._worker is None else self._worker.run(call)
+
     def _generate_batches(self, studies: Iterable[Images], size: int, settings: Settings) -> Iterator[Outcome]:
         batch: list[tuple[int, Images]] = []
         for numbered in enumerate(studies, start=1):
             batch.append(numbered)
             if len(batch) == size:
-                yield from self._batch(batch, settings)
+                yield from self._run(partial(self._batch, batch, settings))
                 batch = []
         if batch:
-            yield from self._batch(batch, settings)
+            yield from self._run(partial(self._batch, batch, settings))
 
     def _batch(self, batch: list[tuple[int, Images]], settings: Settings) -> list[Outcome]:
         started = perf_counter()

@@ -17,7 +17,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from r2gen_export.runtime.sessions import Decoder, DecoderState, Embeddings, Encoder
+    from r2gen_export.runtime.sessions import Decoder, Embeddings, Encoder
 
 Floats = NDArray[np.float32]
 
@@ -96,12 +96,11 @@ def tolerance_of(manifest: Manifest, *, precision: str | None = None) -> float:
 def run_trial(
     embeds: Floats, decoder: Decoder, table: Embeddings, manifest: Manifest, *, precision: str | None = None
 ) -> Trial:
-    """Prefill, decode, take back, decode again, move rows, decode: every kind of pass a report is made of.
+    """Prefill, decode, extend, take back, move rows, of one prompt and two: every kind of pass reports are made of.
 
     Args:
         embeds: from `trial_prompt`, with the vision encoder of the device under trial.
-        decoder: on that device. One position decoded twice shows a replayed pass that reads old inputs, two rows a
-            wrong reorder.
+        decoder: on that device.
         table: the bundle's token embeddings.
         manifest: its manifest; bundles of earlier releases keep no reference.
         precision: of a TensorRT engine, where it is not the bundle's.
@@ -112,35 +111,98 @@ def run_trial(
     """
     prompt, reference = manifest.prompt, manifest.reference
     token_id = reference.token_id if reference else trial_token(prompt)
-    state = decoder.prefill(embeds, 3)
-    first = state.logits[0].copy()
     other = prompt.bos_token_id if prompt.bos_token_id != token_id else prompt.eos_token_id
-    state.decode(table.lookup(np.array([[other]])))
-    state.rollback(1)
-    second = _decode(state, table, token_id, 1)
-    state.rollback(1)
-    state.reorder(np.zeros(2, np.int64))
-    moved = _decode(state, table, token_id, 2)
-    passes = [("prefill", first, 0), ("decode", second[0], 1)]
-    passes += [(f"decode of row {row} after a reorder", moved[row], 1) for row in range(2)]
+    try:
+        passes = _passes(decoder, table, embeds, (token_id, other), _shape(manifest))
+    except R2GenError as error:
+        if error.code != "R2G-GENERATE-NONFINITE":
+            raise
+        raise _wrong("logits of the trial pass are NaN or infinity") from None
     tolerance = tolerance_of(manifest, precision=precision)
-    if any(float(np.ptp(logits)) == 0 for _, logits, _ in passes):
+    if any(float(np.ptp(entry.logits)) == 0 for entry in passes):
         raise _wrong("every logit of the trial pass is equal")
-    if reference is None:
-        return Trial(None, tolerance)
-    ids, worst = np.array(reference.vocab_ids), 0.0
-    for name, logits, position in passes:
-        expected = np.array(reference.logits[position], np.float32)
-        difference = float(np.abs(logits[ids] - expected).max()) / max(1.0, reference.scale[position])
+    worst = 0.0
+    for entry in passes:
+        if isinstance(entry.expected, int):
+            if reference is None:
+                continue
+            ids, scale = np.array(reference.vocab_ids), reference.scale[entry.expected]
+            actual, expected = entry.logits[ids], np.array(reference.logits[entry.expected], np.float32)
+        else:
+            actual, expected, scale = entry.logits, entry.expected, float(np.abs(entry.expected).max())
+        difference = float(np.abs(actual - expected).max()) / max(1.0, scale)
         worst = max(worst, difference)
         if not difference <= tolerance:
-            raise _wrong(f"logits of the trial pass ({name}) differ by {difference:.1e}, allowed {tolerance:.0e}")
-    return Trial(worst, tolerance)
+            raise _wrong(f"logits of the trial pass ({entry.name}) differ by {difference:.1e}, allowed {tolerance:.0e}")
+    return Trial(None if reference is None else worst, tolerance)
 
 
-def _decode(state: DecoderState, table: Embeddings, token_id: int, rows: int) -> Floats:
-    state.decode(table.lookup(np.full((rows, 1), token_id)))
-    return state.logits.copy()
+@dataclass(frozen=True)
+class _Pass:
+    """Logits [vocab] of one row, and what they must be: those of a position of the reference, or of another pass."""
+
+    name: str
+    logits: Floats
+    expected: int | Floats
+
+
+def _shape(manifest: Manifest) -> tuple[int, int]:
+    """Rows and positions of the default preset: the caches of the trial then serve the reports."""
+    preset = manifest.presets[manifest.default_preset]
+    return max(2, preset.num_beams), preset.max_new_tokens
+
+
+def _passes(
+    decoder: Decoder, table: Embeddings, embeds: Floats, tokens: tuple[int, int], shape: tuple[int, int]
+) -> list[_Pass]:
+    """Every kind of pass that reports are made of, with rows that differ.
+
+    Args:
+        decoder: on the device under trial.
+        table: token embeddings.
+        embeds: prompt [1, S, d].
+        tokens: that of the reference, and another one.
+        shape: rows after a reorder, and positions behind the prompt.
+    """
+    token, other = tokens
+    rows, room = shape
+
+    def embedded(*ids: int) -> Floats:
+        return table.lookup(np.array(ids)[:, None])
+
+    # One row: a pass taken back, which a replay that reads old inputs would repeat.
+    state = decoder.prefill(embeds, room)
+    passes = [_Pass("prefill", state.logits[0].copy(), 0)]
+    state.decode(embedded(other))
+    after_other = state.logits[0].copy()
+    state.rollback(1)
+    state.decode(embedded(token))
+    passes.append(_Pass("decode", state.logits[0].copy(), 1))
+    state.decode(embedded(other))
+    third = state.logits[0].copy()
+    # Several positions in one pass.
+    state.rollback(2)
+    wide = state.extend(table.lookup(np.array([[token, other]])))[0]
+    passes += [_Pass("extend, first", wide[0].copy(), 1), _Pass("extend, second", wide[1].copy(), third)]
+    # Rows that part, then change places: what each row holds must go with it.
+    state.rollback(2)
+    state.reorder(np.zeros(rows, np.int64))
+    state.decode(embedded(token, *[other] * (rows - 1)))
+    passes += [
+        _Pass("decode, first row", state.logits[0].copy(), 1),
+        _Pass("decode, row", state.logits[1].copy(), after_other),
+    ]
+    state.reorder(np.array([1, 0, *range(2, rows)]))
+    state.decode(embedded(*[other] * rows))
+    passes.append(_Pass("decode after a change of rows", state.logits[1].copy(), third))
+    del state
+    # Two prompts at once.
+    both = decoder.prefill(np.repeat(embeds, 2, axis=0), room)
+    passes += [_Pass(f"prefill of two, {row}", both.logits[row].copy(), 0) for row in range(2)]
+    both.decode(embedded(other, token))
+    both.reorder(np.array([1]))
+    both.decode(embedded(other))
+    return [*passes, _Pass("decode after a row left", both.logits[0].copy(), third)]
 
 
 def _wrong(message: str) -> R2GenError:
