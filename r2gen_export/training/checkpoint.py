@@ -17,7 +17,7 @@ from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
 from r2gen_export.git_lfs import refuse_pointer
 from r2gen_export.training.model import ModelConfig, R2GenGPT
-from r2gen_export.training.published import Trained, is_derived
+from r2gen_export.training.published import Trained, is_derived, is_text
 from r2gen_export.training.sources import check_finite, weights_sha256
 
 FORMAT: Final = "r2gen-checkpoint"
@@ -118,11 +118,18 @@ def read_config(folder: Path) -> ModelConfig:
         if not isinstance(values[name], wanted) or (isinstance(values[name], bool) and kind is not bool):
             message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, expected {kind.__name__}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
+        if kind is str and not is_text(values[name]):
+            message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, which is not valid Unicode"
+            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
     for name in ("vis_r", "llm_r"):
         if not 1 <= values[name] <= MAX_RANK:
             message = f"{CONFIG} of {folder}: model.{name} is {values[name]}, expected 1 to {MAX_RANK}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
-    return ModelConfig(**values)
+    try:
+        return ModelConfig(**values)
+    except R2GenError as error:
+        message = f"{CONFIG} of {folder}: {error.message[:200]}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release") from error
 
 
 def train_facts(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,16 +18,15 @@ from torch import Tensor
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.git_lfs import refuse_pointer
+from r2gen_export.runtime.generation import check_decoding
 from r2gen_export.training.model import PROJECTOR, ModelConfig
 from r2gen_export.training.source_files.plain_pickle import NotPlainError, is_dense, load_plain, plain
 from r2gen_export.training.sources import source_name
+from r2gen_export.training.wrappers import refuse_parts, take_off
 
 Kind = Literal["published", "lightning", "tensors"]
 
 SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".safetensors")
-
-PREFIXES: Final = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put in front of the names of the tensors they wrap."""
 
 LORA: Final = re.compile(r"^(visual_encoder|llama_model)\..*\.lora_A\.default\.weight$")
 
@@ -97,7 +96,7 @@ def find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        _refuse_parts(path)
+        refuse_parts(path)
     folders = (path, path / "checkpoints")
     found = [one for folder in folders if folder.is_dir() for one in sorted(folder.iterdir()) if _is_checkpoint(one)]
     if len(found) == 1:
@@ -109,23 +108,6 @@ def find_file(path: Path) -> Path:
     message = f"no checkpoint in {path}" if path.is_dir() else f"the checkpoint {path} is not there"
     fix = f"name a file ({', '.join(SUFFIXES)}), or a folder that r2gen train wrote (OUT/best)"
     raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
-
-
-def _refuse_parts(folder: Path) -> None:
-    """Refuse folders that DeepSpeed and torch.distributed write: parts of tensors, which their own tools put together.
-
-    Raises:
-        R2GenError: `R2G-CHECKPOINT-FORMAT`.
-    """
-    name = folder.name
-    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("**/*zero_pp_rank_*")):
-        message = f"{name} is a checkpoint of DeepSpeed, in parts"
-        fix = f"where DeepSpeed is installed: python {name}/zero_to_fp32.py {name} whole.pth; give whole.pth"
-        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
-    if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
-        message = f"{name} is a checkpoint of torch.distributed.checkpoint, in parts"
-        fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {name} whole.pth; give whole.pth"
-        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -185,42 +167,12 @@ def _is_tensor(name: Any, value: Any) -> bool:
 
 
 def _named(file: CheckpointFile) -> CheckpointFile:
-    """A file with the prefixes of wrappers taken off, in front of all names or of all names of one part.
-
-    Raises:
-        R2GenError: `R2G-CHECKPOINT-FORMAT`, naming the prefix, when only some names have it.
-    """
-    names, taken = dict(zip(file.tensors, file.tensors, strict=True)), []
-    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names.values())), ""):
-        names = {stored: name.removeprefix(prefix) for stored, name in names.items()}
-        taken.append(prefix)
-    for part in sorted({name.partition(".")[0] for name in names.values()}):
-        own = [name for name in names.values() if name.startswith(f"{part}.")]
-        while prefix := _common(part, own):
-            inner = f"{part}.{prefix}"
-            names = {
-                stored: f"{part}.{name.removeprefix(inner)}" if name.startswith(inner) else name
-                for stored, name in names.items()
-            }
-            own = [name for name in names.values() if name.startswith(f"{part}.")]
-            taken.append(inner)
-    for prefix in PREFIXES:
-        wrapped = [name for name in names.values() if f".{prefix}" in f".{name}"]
-        if wrapped or len(set(names.values())) < len(names):
-            listed = ", ".join(sorted(wrapped)[:3])
-            message = f"{file.path.name}: {len(wrapped)} of {len(names)} tensors have the prefix {prefix!r}: {listed}"
-            fix = f"save the model inside its wrapper, or rename the tensors: name.replace({prefix!r}, '')"
-            raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
+    """A file with the prefixes of wrappers taken off. Raises as `take_off`."""
+    names, taken = take_off(list(file.tensors), file.path.name)
     if not taken:
         return file
     tensors = {name: file.tensors[stored] for stored, name in names.items()}
-    return replace(file, tensors=tensors, prefixes=tuple(taken))
-
-
-def _common(part: str, names: Iterable[str]) -> str:
-    """The prefix that all of a part's names have behind the part's own."""
-    inner = [name.removeprefix(f"{part}.") for name in names]
-    return next((one for one in PREFIXES if inner and all(name.startswith(one) for name in inner)), "")
+    return replace(file, tensors=tensors, prefixes=taken)
 
 
 def _unpickle(path: Path) -> Any:
@@ -358,16 +310,34 @@ def _decoding(file: CheckpointFile) -> Decoding | None:
         for name, theirs in DECODING_NAMES.items()
         if theirs in file.settings
     }
-    return Decoding(**values) if len(values) == len(DECODING_NAMES) else None
+    if len(values) < len(DECODING_NAMES):
+        return None
+    decoding = Decoding(**values)
+    try:
+        check_decoding(decoding)
+    except R2GenError as error:
+        message = f"{file.path.name}: its decoding settings: {error.message}"
+        raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "correct its settings where it was made") from error
+    return decoding
 
 
 def _typed(file: CheckpointFile, name: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not kind:
-        message = f"{file.path.name}: its setting {name} is {value!r}, expected {kind.__name__}"
+    if type(value) is not kind or (isinstance(value, str) and not is_text(value)):
+        expected = "valid Unicode" if isinstance(value, str) and kind is str else kind.__name__
+        message = f"{file.path.name}: its setting {name} is {value!r}, expected {expected}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "check where the file comes from")
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether text can be encoded: JSON and pickle can hold halves of surrogate pairs, no tokenizer takes them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def describe(trained: Trained) -> str:

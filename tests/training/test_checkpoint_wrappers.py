@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,40 @@ def test_tensors_that_would_be_cast_or_fill_the_memory(tmp_path: Path, kind: str
     save_file({**tensors, "layer_norm.bias": torch.zeros(32, dtype=torch.int8)}, tmp_path / "best" / ADAPTER)
     with pytest.raises(R2GenError, match=r"not of floating point: layer_norm\.bias \(torch\.int8\)"):
         load_checkpoint(model, tmp_path / "best")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"end_sym": "\ud800"}, "end_sym"),
+        ({"beam_size": 0}, "num_beams"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty"),
+        ({"min_new_tokens": 99}, "min_new_tokens"),
+    ],
+)
+def test_settings_no_decoding_can_have(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    decoding = {
+        "beam_size": 2, "min_new_tokens": 4, "max_new_tokens": 16, "repetition_penalty": 1.5, "length_penalty": 1.0
+    }  # fmt: skip
+    tensors = {name: torch.zeros(2) for name in NAMES}
+    torch.save({"model": tensors, "config": {**SETTINGS, **decoding}}, tmp_path / "x.pth")
+    understand(read_file(tmp_path / "x.pth"), {})
+    torch.save({"model": tensors, "config": {**SETTINGS, **decoding, **change}}, tmp_path / "x.pth")
+    with pytest.raises(R2GenError, match=named) as caught:
+        understand(read_file(tmp_path / "x.pth"), {})
+    assert caught.value.code == "R2G-CHECKPOINT-FORMAT"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("prompt", "\ud800"), ("lora_dropout", 10**400), ("alignment", "deepest")]
+)
+def test_settings_no_model_can_have(tmp_path: Path, field: str, value: Any) -> None:
+    sources = make_tiny_vision(tmp_path / "vision"), make_tiny_llm(tmp_path / "llm")
+    save_checkpoint(R2GenGPT.from_sources(*sources, ModelConfig()), tmp_path / "best")
+    record = json.loads((tmp_path / "best" / CONFIG).read_text())
+    record["model"][field] = value
+    (tmp_path / "best" / CONFIG).write_text(json.dumps(record))
+    with pytest.raises(R2GenError, match=field) as caught:
+        read_config(tmp_path / "best")
+    assert caught.value.code == "R2G-CHECKPOINT-FORMAT"
+    assert caught.value.fix
