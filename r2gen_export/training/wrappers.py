@@ -1,4 +1,4 @@
-"""What other tools make of a checkpoint: prefixes of DDP and torch.compile, folders of DeepSpeed and torch.distributed."""
+"""What other tools make of a checkpoint: prefixes of DDP and torch.compile, folders of DeepSpeed and of DCP."""
 
 from __future__ import annotations
 
