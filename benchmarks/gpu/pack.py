@@ -29,10 +29,8 @@ PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux
 MOST_MIB: Final = 64
 """What the folder and the repository's own files should stay below together."""
 
-ALWAYS: Final = ("tokenizers",)
-"""Wheels that are used whatever the machine has."""
-
 IF_MISSING: Final = (
+    "tokenizers",  # the machine's transformers asks for the release it came with
     *("typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
 )
@@ -72,7 +70,7 @@ def unpack(folder: Path, packages: Path) -> None:
         archive.extractall(packages, filter="data")
     for wheel in (folder / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as content:
-            if wheel.name.startswith(ALWAYS) or importlib.util.find_spec(_module(content)) is None:
+            if importlib.util.find_spec(_module(content)) is None:
                 content.extractall(packages)
     # ONNX Runtime looks for CUDA's wheels beside itself; the machine has them with its torch.
     for place in (*site.getsitepackages(), *(path for path in sys.path if path.endswith("-packages"))):
@@ -105,7 +103,7 @@ def pack(root: Path) -> Path:
     _leave_out_of_git(root)
     (out / "check.py").write_text(STUB, encoding="utf-8")
     wheels = out / "wheels"
-    for name in (*ALWAYS, *IF_MISSING):
+    for name in IF_MISSING:
         download(name, wheels)
     if not (out / "ort.tar.xz").exists():
         with tempfile.TemporaryDirectory() as scratch:

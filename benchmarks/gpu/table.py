@@ -99,9 +99,18 @@ def _parities(results: Results) -> Iterator[str]:
     rows = list(_of(results, "parity"))
     if not rows:
         return
-    yield _head("bundle", "worst relative, plain", "accelerated", "greedy equal", "beam 3 equal", "provider", "error")
+    yield _head(
+        "bundle",
+        "worst relative, plain",
+        "accelerated",
+        "int4_gemm",
+        "greedy equal",
+        "beam 3 equal",
+        "provider",
+        "error",
+    )
     for name, answer in rows:
-        walks = [answer.get("walk", {}).get(kind, {}) for kind in ("plain", "accelerated")]
+        walks = [answer.get("walk", {}).get(kind, {}) for kind in ("plain", "accelerated", "int4_gemm")]
         errors = [_problem(answer), *(_problem(walk) for walk in walks)]
         yield _row(
             name,

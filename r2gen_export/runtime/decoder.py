@@ -84,6 +84,9 @@ class DecoderSession:
         present = [f"present.{part}" for part in parts]
         types = {node.name: node.type for node in self._session.get_inputs()}
         self._static = "logits_to_keep" in types
+        if not self._static and providers[0] != CPU:
+            self._open = partial(self._open, growing=True)
+            self._session, self.acceleration = self._open_graph(path, tuning, PLAIN)
         self._takes_positions = "position_ids" in types
         needed = {"logits_to_keep", "position_ids"} if self._static else {"attention_mask"}
         optional = {"position_ids", "total_sequence_length"} & types.keys() if self._static else set()

@@ -27,6 +27,22 @@ def why_no_such_gpu(index: int) -> str:
     return "" if index < count else f"GPU {index} is not there, the driver shows {count}, numbered from 0"
 
 
+def why_old_driver(release: int) -> str:
+    """Empty when the driver runs programs of this CUDA release (13), or does not say; it runs those of older ones."""
+    driver, version = _driver(), ctypes.c_int()
+    try:
+        if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) or not version.value:
+            return ""
+    except AttributeError:
+        return ""
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    if major >= release:
+        return ""
+    return (
+        f"the NVIDIA driver is for CUDA {major}.{minor}, the installed ONNX Runtime needs {release}: update the driver"
+    )
+
+
 def free_memory(index: int) -> tuple[int, int] | None:
     """Bytes free and in all of a GPU; None where the driver does not say.
 

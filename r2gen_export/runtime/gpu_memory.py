@@ -1,4 +1,4 @@
-"""What a bundle takes of a GPU's memory, said before it is loaded."""
+"""What one report of a bundle takes of a GPU's memory, said before it is loaded. More rows show when they come."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from r2gen_export.bundle import DECODER, VISION, Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
+from r2gen_export.runtime.device_cache import MOST_MOVED
 from r2gen_export.runtime.gpu import free_memory
 
 WORKSPACE: Final = 1 << 30
@@ -32,7 +33,7 @@ class GpuMemory:
         return self.weights + self.cache + self.workspace
 
     def __str__(self) -> str:
-        parts = f"weights {_gib(self.weights)}, cache of {self.rows} rows {_gib(self.cache)}, workspace"
+        parts = f"weights {_gib(self.weights)}, cache of {self.rows} rows and its moves {_gib(self.cache)}, workspace"
         return f"{_gib(self.total)} GiB ({parts} {_gib(self.workspace)})"
 
 
@@ -51,7 +52,10 @@ def estimate(manifest: Manifest, *, vision: bool = True, decoder: bool = True) -
     slots = min(-(-length // STEP) * STEP, dims.max_positions)
     element = 2 if PRECISIONS[manifest.precision["decoder"]].half else 4
     row = 2 * dims.num_layers * dims.num_kv_heads * slots * dims.head_dim * element
-    return GpuMemory(weights, row * preset.num_beams if decoder else 0, preset.num_beams)
+    # ONNX Runtime takes memory in powers of two; a prompt is read in a cache of one row, which then grows to the beams.
+    cache = _power_of_two(row) + (_power_of_two(row * preset.num_beams) if preset.num_beams > 1 else 0)
+    moved = min(2 * MOST_MOVED * element, 2 * row * preset.num_beams) if preset.num_beams > 1 else 0
+    return GpuMemory(weights, cache + moved if decoder else 0, preset.num_beams)
 
 
 def require_gpu_memory(needed: GpuMemory, gpu: int) -> None:
@@ -66,6 +70,10 @@ def require_gpu_memory(needed: GpuMemory, gpu: int) -> None:
     message = f"the bundle needs about {needed} on GPU {gpu}, {_gib(memory[0])} of {_gib(memory[1])} GiB are free"
     fix = "close other programs on this GPU, export with fewer bits (--precision int4-f16), or --device cpu"
     raise R2GenError("R2G-RESOURCE-MEMORY", message, fix)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _gib(size: int) -> str:

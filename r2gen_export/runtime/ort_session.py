@@ -53,6 +53,7 @@ def open_session(
     tuning: Tuning | None = None,
     acceleration: Acceleration = PLAIN,
     gpu: int = 0,
+    growing: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open a graph the way every session of the runtime is opened.
 
@@ -63,6 +64,7 @@ def open_session(
         tuning: for providers that build engines.
         acceleration: of the CUDA provider.
         gpu: index of the GPU, as CUDA counts them.
+        growing: tensors of the graph grow from run to run.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded; `R2G-RESOURCE-MEMORY` when memory does not suffice;
@@ -78,11 +80,14 @@ def open_session(
     if on_gpu:
         # What fails is raised; the library would write it to stderr as well, in colour.
         options.log_severity_level = 4
-        onnxruntime.set_default_logger_severity(4)
+        onnxruntime.set_default_logger_severity(4)  # of the process: cuDNN's failures are logged there
         for name, value in gpu_session_entries(acceleration).items():
             options.add_session_config_entry(name, value)
     settings = [
-        (name, {**provider_options(name, gpu, acceleration), **(tuning.options(name) if tuning else {})})
+        (
+            name,
+            {**provider_options(name, gpu, acceleration, growing=growing), **(tuning.options(name) if tuning else {})},
+        )
         for name in providers
     ]
     try:
@@ -97,6 +102,9 @@ def open_session(
             raise out_of_memory(f"{path.name} does not fit", first_line(error, path)) from error
         if is_out_of_host_memory(error):
             raise out_of_host_memory(f"{path.name} does not fit", first_line(error, path)) from error
+        if on_gpu:  # a broken graph says so again on the CPU
+            message = f"{path.name} does not load on {providers[0]} ({first_line(error, path)})"
+            raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "--device cpu, or see r2gen doctor") from error
         raise bad_graph(path, f"ONNX Runtime does not load it ({first_line(error, path)})") from error
     # In a pass, too, the wrapper would go on on the CPU, with the report saying GPU.
     session.disable_fallback()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.gpu import why_no_gpu, why_no_such_gpu
+from r2gen_export.runtime.gpu import why_no_gpu, why_no_such_gpu, why_old_driver
 from r2gen_export.runtime.placement import RECORD
 
 if TYPE_CHECKING:
@@ -93,19 +93,21 @@ class ProviderChoice:
         return replace(self, name=name or self.name, steps=[*self.steps, step])
 
 
-def provider_options(provider: str, gpu: int = 0, acceleration: Acceleration = PLAIN) -> dict[str, Any]:
-    """Options a session opens this provider with, on the GPU `gpu`."""
+def provider_options(
+    provider: str, gpu: int = 0, acceleration: Acceleration = PLAIN, *, growing: bool = False
+) -> dict[str, Any]:
+    """Options a session opens this provider with, on the GPU `gpu`; `growing`: its tensors grow from run to run."""
     if provider == CUDA:
         return {
             "device_id": str(gpu),
             # TF32 keeps 10 bits of mantissa: tokens would differ from the fp32 ones the parity gate passed.
             "use_tf32": "0",
-            # The default doubles what it holds: 13 GB of weights could take 26.
-            "arena_extend_strategy": "kSameAsRequested",
+            # The default doubles what it holds, which tensors that grow need: no freed one fits the next.
+            "arena_extend_strategy": "kNextPowerOfTwo" if growing else "kSameAsRequested",
             # The default tries every algorithm at the first image of each number of views.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # Flash, memory-efficient and plain attention: the same kernels on every GPU. cuDNN's, which ONNX Runtime
-            # prefers on Hopper, is compiled at run time for each shape.
+            # Flash, memory-efficient and plain attention (and XQA, which is outside this choice). cuDNN's, which ONNX
+            # Runtime prefers on Hopper, is compiled at run time for each shape.
             "sdpa_kernel": "19",
             "enable_cuda_graph": str(int(acceleration.cuda_graph)),
         }
@@ -188,9 +190,21 @@ def _why_not_cuda(gpu: int = 0) -> str:
 
     if CUDA not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} is a build without CUDA"
+    if reason := why_old_driver(_cuda_of_build()):
+        return reason
     _load_cuda_wheels()
     # ONNX Runtime loads cuDNN when a convolution first runs: without it, it starts and fails in the first report.
     return _why_not_loaded("cuda") or _why_no_cudnn()
+
+
+def _cuda_of_build() -> int:
+    """The CUDA release that the installed ONNX Runtime is built for; 0 where it does not say."""
+    try:
+        from onnxruntime.capi.build_and_package_info import cuda_version
+    except ImportError:
+        return 0
+    major = str(cuda_version).partition(".")[0]
+    return int(major) if major.isdigit() else 0
 
 
 def _load_cuda_wheels() -> None:
@@ -200,14 +214,18 @@ def _load_cuda_wheels() -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the loader says it later
         spec = importlib.util.find_spec("nvidia")
         for root in (spec.submodule_search_locations or []) if spec else []:
-            for folder in sorted(Path(root).glob("*/bin" if sys.platform == "win32" else "*/lib")):
-                onnxruntime.preload_dlls(directory=str(folder.resolve()))
+            for pattern in ("*/bin", "*/bin/x86_64") if sys.platform == "win32" else ("*/lib",):
+                for folder in sorted(Path(root).glob(pattern)):
+                    onnxruntime.preload_dlls(directory=str(folder.resolve()))
         onnxruntime.preload_dlls(directory="")
 
 
 def _why_no_cudnn() -> str:
     try:
-        ctypes.CDLL("cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9")
+        if sys.platform == "win32":
+            ctypes.CDLL("cudnn64_9.dll", winmode=0)  # searches PATH too, where cuDNN's installer puts it
+        else:
+            ctypes.CDLL("libcudnn.so.9")
     except OSError:
         return "cuDNN 9 is not installed (pip install 'r2gen[cuda]')"
     return ""

@@ -140,6 +140,48 @@ def _report(  # noqa: PLR0917
     found["beams"] = copied(lambda: state.decode(three))
 
 
+def moving() -> Any:
+    """Memory that 100 steps of beam search take of a GPU, at the 7B shape; it is never touched, as nothing computes."""
+    from functools import partial
+
+    from r2gen_export.runtime.device_cache import DeviceCache, RowMover
+    from r2gen_export.runtime.ort_session import open_session
+
+    log, open_graph = CopyLog(), partial(open_session, providers=PROVIDERS, threads=1)
+    static = StaticDecoder(None, [("", "")] * 64, (32, 128), np.float16, (4096, 32000), takes_total=True)  # type: ignore[arg-type]
+    cache = DeviceCache(static, RowMover(Gpu(), np.float16, open_graph), CudaGraphs(False), 3, 256)
+    taken = [log.counter("live_bytes")]
+    for step in range(100):
+        cache.reorder(np.array([1, 0, 0]), np.ones(3, bool), 80, 81 + step)
+        taken.append(log.counter("live_bytes"))
+    return taken
+
+
+def threads(path: str, sizes: str) -> Any:
+    """Passes captured by reports that are streamed, each in a thread of its own, through one worker."""
+    from threading import Thread
+
+    from r2gen_export.runtime.worker import Worker
+
+    decoding.require_finite = lambda *_: None
+    worker, dims, log = Worker(), Dims(**json.loads(sizes)), CopyLog()
+    session = worker.run(lambda: DecoderSession(Path(path), dims, providers=PROVIDERS, acceleration=Acceleration()))
+    captures = []
+
+    def report() -> None:
+        state = session.prefill(np.zeros((1, 40, dims.d_llm), np.float32), 24)
+        for _ in range(3):
+            state.decode(np.zeros((1, 1, dims.d_llm), np.float32))
+
+    for _ in range(3):
+        log.reset()
+        thread = Thread(target=lambda: worker.run(report))
+        thread.start()
+        thread.join()
+        captures.append(log.counter("captures"))
+    return captures
+
+
 def selection() -> Any:
     """What `auto`, and `cuda` when asked for, make of this machine."""
     choice = choose_providers("auto")

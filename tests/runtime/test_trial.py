@@ -256,7 +256,11 @@ def test_the_memory_a_bundle_takes_of_a_gpu() -> None:
     assert needed.weights == stored
     length = manifest.prompt.length(dims.image_tokens) + preset.max_new_tokens
     slots = -(-length // 64) * 64
-    assert needed.cache == preset.num_beams * dims.num_layers * 2 * dims.num_kv_heads * slots * dims.head_dim * 4
+    row = dims.num_layers * 2 * dims.num_kv_heads * slots * dims.head_dim * 4
+    assert row <= needed.cache < 2 * row  # greedy: one row, in a power of two
+    beams = dataclasses.replace(manifest, default_preset="paper")
+    assert 4 * row <= estimate(beams).cache < (2 + 6 + 6) * row  # one row, three, and what moves them
+    assert preset.num_beams == 1
     assert estimate(manifest, decoder=False).cache == 0
     assert "GiB (weights " in str(needed)
 

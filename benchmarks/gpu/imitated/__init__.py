@@ -5,8 +5,9 @@ Which nodes the provider takes, where it inserts copies, and how many bytes go w
 do nothing, so results and times mean nothing, and a convolution fails (its cuDNN refuses).
 
 Environment of such a process: `R2G_FREE_BYTES` and `R2G_TOTAL_BYTES` set the device's memory (default 79 of 80 GiB; an
-allocation past it fails as out of memory), `R2G_DEVICES` the number of devices (default 1). A machine without cuDNN is
-imitated by a copy of the folder without `libcudnn.so.9`.
+allocation past it fails as out of memory), `R2G_DEVICES` the number of devices (default 1), `R2G_DRIVER` the CUDA
+version of the driver (default 13000). A machine without cuDNN is imitated by a copy of the folder without
+`libcudnn.so.9`.
 """
 
 from benchmarks.gpu.imitated.copies import Copy, CopyLog

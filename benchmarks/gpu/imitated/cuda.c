@@ -24,7 +24,7 @@ static int known(int device) { return device >= 0 && device < (int)setting("R2G_
 
 /* Devices */
 int cuInit(unsigned flags) { return setting("R2G_DEVICES", 1) ? SUCCESS : NO_DEVICE; }
-int cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
+int cuDriverGetVersion(int *version) { *version = (int)setting("R2G_DRIVER", 13000); return SUCCESS; }
 int cuDeviceGetCount(int *count) { *count = setting("R2G_DEVICES", 1); return SUCCESS; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return known(ordinal); }
 int cuDeviceGetName(char *name, int length, int device) {

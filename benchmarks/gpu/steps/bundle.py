@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu.measure import measure_bundle
 from benchmarks.gpu.steps import Answer, Context
 from r2gen_export.bundle import Dims, load_manifest
+from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.providers import PLAIN, Acceleration, choose_providers
 
 Logits = dict[str, NDArray[np.float32]]
@@ -27,9 +28,13 @@ def parity(context: Context, bundle: str) -> Answer:
     """A bundle on the device against itself on the CPU: logits through every kind of pass, then token ids."""
     folder = context.work / "bundles" / bundle
     answer: Answer = {"walk": {}}
-    dims = load_manifest(folder).dims
+    manifest = load_manifest(folder)
+    dims = manifest.dims
+    variants = {"plain": PLAIN, "accelerated": Acceleration()}
+    if PRECISIONS[manifest.precision["decoder"]].blocks:
+        variants["int4_gemm"] = Acceleration(cuda_graph=False, int4_gemm=True)
     expected = _walk(folder, dims, "cpu", PLAIN)
-    for name, acceleration in {"plain": PLAIN, "accelerated": Acceleration()}.items():
+    for name, acceleration in variants.items():
         try:
             answer["walk"][name] = compare(expected, _walk(folder, dims, context.device, acceleration))
         except Exception as error:  # whatever ONNX Runtime raises is the answer
