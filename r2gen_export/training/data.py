@@ -108,7 +108,7 @@ def read_studies(
     ]
     if absent:
         count = sum(len(study.images) for study in studies)
-        message = f"{len(absent)} of {count} images of split {split!r} are not under {base_dir}, the first {absent[0]}"
+        message = f"{len(absent)} of {count} images of split {split!r} are not under --base-dir, the first {absent[0]}"
         raise R2GenError("R2G-IMAGE-MISSING", message, "correct --base-dir, or the paths in the annotation")
     return studies
 
