@@ -1,0 +1,42 @@
+"""`r2gen bench` as its command line: processes by default, what it passes over, threads there are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.test_cli import ROOT, run_cli
+
+PHANTOM = ROOT / "tests/data/phantom.png"
+
+
+def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
+    (tmp_path / "doe").mkdir()
+    shutil.copy(PHANTOM, tmp_path / "doe/a.png")
+    (tmp_path / "doe/x.dcm").write_bytes(b"")
+    out = tmp_path / "out"
+    done = run_cli(
+        "bench",
+        "--runs",
+        2,
+        "--warmup",
+        1,
+        "--max-new-tokens",
+        2,
+        "--images",
+        tmp_path / "doe",
+        "--out",
+        out,
+        "--quiet",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "report.json").read_text())["settings"]["processes"] == 2
+    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release, export them as PNG): 1\n"
+
+
+def test_threads_there_are_not_are_refused_before_measuring(tmp_path: Path) -> None:
+    done = run_cli("bench", "--threads", 10_000, "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 2
+    assert done.stderr.startswith("R2G-CONFIG-VALUE: 10000 threads on ")
+    assert list(tmp_path.iterdir()) == []
