@@ -27,12 +27,12 @@ def sources(tiny_sources: TinySources, tmp_path: Path) -> TinySources:
     return TinySources(**parts)
 
 
-def export(sources: TinySources, out: Path) -> Path:
+def export(sources: TinySources, out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     settings = ExportSettings(
         checkpoint=sources.checkpoint, vision=sources.vision, llm=sources.llm, out=out, target="cpu",
         parity_max_new_tokens=6, dialect="ort", precision="fp32",
     )  # fmt: skip
-    export_bundle(settings)
+    export_bundle(settings, say=say)
     return out
 
 
@@ -98,8 +98,10 @@ def test_what_is_refused_is_refused_before_any_weight_is_read(
     spoil(sources)
     monkeypatch.setattr("r2gen_export.training.source_files.weights._read", None)
     monkeypatch.setattr("r2gen_export.training.checkpoint.load_file", None)
+    said: list[str] = []
     with pytest.raises(R2GenError) as caught:
-        export(sources, tmp_path / "out")
+        export(sources, tmp_path / "out", said.append)
+    assert not said, "nothing was estimated or announced either"
     assert caught.value.code == code
     assert named in caught.value.message
     assert not (tmp_path / "out").exists()
