@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import json
 import multiprocessing
 import os
@@ -196,9 +197,9 @@ def _field(data: bytes, rng: random.Random) -> bytes:
             if isinstance(place, dict) and rng.random() < 0.15:
                 del place[key]
             elif isinstance(place, dict) and rng.random() < 0.25:
-                place[rng.choice(EXTRA_FIELDS)] = rng.choice(VALUES)
+                place[rng.choice(EXTRA_FIELDS)] = copy.deepcopy(rng.choice(VALUES))
             else:
-                place[key] = rng.choice(VALUES)
+                place[key] = copy.deepcopy(rng.choice(VALUES))
             break
     return json.dumps(record).encode("utf-8", "surrogatepass")
 
@@ -209,19 +210,19 @@ def damaged_copy(models: Path, seed: int) -> Iterator[tuple[Path, str, Callable[
     rng = random.Random(seed)
     folder, name, read = TARGETS[seed % len(TARGETS)]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / folder
-        shutil.copytree(models / folder, copy)
-        (copy / name).write_bytes(damage((copy / name).read_bytes(), name, rng))
-        yield copy, f"{folder}/{name}", read
+        target = Path(scratch) / folder
+        shutil.copytree(models / folder, target)
+        (target / name).write_bytes(damage((target / name).read_bytes(), name, rng))
+        yield target, f"{folder}/{name}", read
 
 
 def outcome(models: Path, seed: int) -> tuple[str, str]:
     """What was damaged, and `read`, the code of the error, or what went wrong."""
     from r2gen_export.errors import R2GenError
 
-    with damaged_copy(models, seed) as (copy, name, read):
+    with damaged_copy(models, seed) as (damaged, name, read):
         try:
-            read(copy, models)
+            read(damaged, models)
         except R2GenError as error:
             whole = error.code != "R2G-INTERNAL" and error.message and error.fix
             return name, error.code if whole else f"FAILURE: {error}"
