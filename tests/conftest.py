@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: each of several test processes would start a thread for every core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.tiny import make_tiny_llm, make_tiny_vision
 

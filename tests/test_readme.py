@@ -14,6 +14,8 @@ import pytest
 
 from r2gen_export.bundle import NOTICE
 
+pytestmark = pytest.mark.quiet  # `r2gen bench compare` gives no verdict on a busy machine
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(

@@ -157,6 +157,7 @@ class PeakMemory:
     def __exit__(self, *exc: object) -> None:
         self._done.set()
         self._thread.join()
+        self.peak = max(self.peak, anonymous_memory())  # on a busy machine the thread may not have looked for a while
 
     def _watch(self) -> None:
         while True:
