@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from r2gen_export import git_lfs
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime import png, tiff
@@ -29,7 +30,6 @@ MAX_FILE_BYTES: Final = 1 << 30
 """Largest file that is read into memory."""
 
 JPEG_HEAD: Final = b"\xff\xd8\xff"
-LFS_HEAD: Final = b"version https://git-lfs.github.com/"
 
 
 class Picture(NamedTuple):
@@ -61,7 +61,8 @@ def read_image(path: Path) -> Picture:
         path: the file. Errors name it; callers replace it by the study's number.
 
     Raises:
-        R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`.
+        R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`,
+            `R2G-RESOURCE-MEMORY`.
     """
     try:
         with warnings.catch_warnings():
@@ -71,7 +72,7 @@ def read_image(path: Path) -> Picture:
     except RefusedError as error:
         raise R2GenError(error.code, f"{path} {error.what}", error.fix) from error
     except MemoryError as error:
-        raise R2GenError("R2G-IMAGE-SIZE", f"{path} does not fit into memory", _SMALLER) from error
+        raise R2GenError("R2G-RESOURCE-MEMORY", f"{path} does not fit into memory", "close other programs") from error
     check_pixels(picture.pixels, str(path))
     return picture
 
@@ -152,8 +153,8 @@ def _decode(data: bytes, named_dicom: bool) -> Picture:
     # Without the preamble, DICOM begins with an element of group 2 or 8.
     if named_dicom or (data[:1] in (b"\2", b"\x08") and data[1:4:2] == b"\0\0" and data[4:6].isalpha()):
         raise not_read("is DICOM, which this release does not read", _DICOM_FIX)
-    if data.startswith(LFS_HEAD):
-        raise not_read("is a git-lfs pointer, not the image", "git lfs pull")
+    if data.startswith(git_lfs.HEAD):
+        raise not_read("is a git-lfs pointer, not the image", git_lfs.FIX)
     if not data:
         raise not_read("is empty and not a PNG, JPEG or TIFF image", AGAIN)
     raise not_read("is not a PNG, JPEG or TIFF image", "convert it to PNG first")

@@ -378,6 +378,9 @@ def _on_token(stream: TextStream, on_text: Callable[[str], None]) -> Callable[[T
 def _coded(error: Exception) -> CodedError:
     if isinstance(error, CodedError):
         return error
+    if isinstance(error, MemoryError):
+        fix = "close other programs, or a smaller --batch-size"
+        return R2GenError("R2G-RESOURCE-MEMORY", "there is not enough memory for this study", fix)
     wrapped = InternalError(f"{type(error).__name__} while reporting a study")
     wrapped.__cause__ = error
     return wrapped

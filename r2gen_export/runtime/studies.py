@@ -23,7 +23,7 @@ ANNOTATION: Final = "annotation.json"
 IMAGE_HEADS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of PNG, JPEG, TIFF and BigTIFF."""
 
-DICOM: Final = "DICOM files (not readable in this release, export them as PNG)"
+DICOM: Final = "DICOM files (not readable in this release)"
 OTHER_SUFFIX: Final = "images with another suffix than .png, .jpg, .tif"
 HIDDEN: Final = "hidden images and folders"
 TWICE: Final = "links to what is listed already"

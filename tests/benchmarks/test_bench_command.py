@@ -32,7 +32,7 @@ def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "report.json").read_text())["settings"]["processes"] == 2
-    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release, export them as PNG): 1\n"
+    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release): 1\n"
 
 
 def test_threads_there_are_not_are_refused_before_measuring(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_files_without_suffix_count_by_their_content(tmp_path):
     listed = collect_studies([tmp_path])
     assert _images(listed, tmp_path) == [["1.2.840.113619.2"], ["IM0001"]]
     (warning,) = listed.warnings
-    assert "DICOM files (not readable in this release, export them as PNG): 2" in warning
+    assert "DICOM files (not readable in this release): 2" in warning
     assert "images with another suffix than .png, .jpg, .tif: 1" in warning
     assert listed.remarks == ("passed over: other files: 1",)
 
