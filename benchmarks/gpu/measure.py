@@ -24,7 +24,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -37,6 +36,7 @@ from benchmarks.gpu.imitated import Copy, CopyLog
 from benchmarks.gpu.imitated.copies import DOWN, UP
 from r2gen_export.bundle import Dims, load_manifest
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.placement import nodes_on_cpu
 
 PROMPT: Final = 40
 ROOM: Final = 24
@@ -48,8 +48,6 @@ COPIES: Final = (
 )
 MEMCPY: Final = (b'"\x0cMemcpyToHost', b'"\x0eMemcpyFromHost')
 """`op_type` of the nodes that copy, as a file in ONNX has them: field 4, length, name."""
-
-RECORD: Final = "session.record_ep_graph_assignment_info"
 
 
 def measure_bundle(folder: Path) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def measure_bundle(folder: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {"dialect": manifest.dialect, "precision": manifest.precision["decoder"]}
     fields |= measure_decoder(folder / "decoder/model.onnx", manifest.dims, providers=providers)
     vision, _, refused = _open(lambda: VisionSession(folder / "vision.onnx", providers=providers))
-    left = _nodes_on_cpu(vision._session)
+    left = nodes_on_cpu(vision._session)
     fields["cpu_nodes"] += [f"vision:{name}" for name in sorted(left)]
     fields["cpu_node_count"] += left.total()
     fields["refused"] = fields["refused"] or refused
@@ -89,7 +87,7 @@ def measure_decoder(path: Path, dims: Dims, *, providers: Sequence[str]) -> dict
     from r2gen_export.runtime.decoder import DecoderSession
 
     session, memcpy, refused = _open(lambda: DecoderSession(path, dims, providers=providers))
-    left = _nodes_on_cpu(session._session)
+    left = nodes_on_cpu(session._session)
     fields: dict[str, Any] = {"cpu_nodes": sorted(left), "cpu_node_count": left.total(), "memcpy_nodes": memcpy}
     fields |= {**dict.fromkeys(COPIES), "refused": refused}
     try:
@@ -127,20 +125,13 @@ def _recorded(optimised: Path) -> Iterator[None]:
 
     def options(*arguments: Any, **settings: Any) -> Any:
         made = original(*arguments, **settings)
-        made.add_session_config_entry(RECORD, "1")
         made.optimized_model_filepath = str(optimised)
         return made
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(sessions, "session_options", options))
-        if hasattr(sessions, "check_placement"):
-            stack.enter_context(mock.patch.object(sessions, "check_placement"))
+        stack.enter_context(mock.patch.object(sessions, "check_placement"))
         yield
-
-
-def _nodes_on_cpu(session: Any) -> Counter[str]:
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
-    return Counter(node.op_type for part in parts for node in part.get_nodes())
 
 
 def _measured_copies(session: Any, dims: Dims, log: CopyLog) -> Iterator[dict[str, Any]]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from r2gen_export.bundle import Dims
 
 SHAPES: Final[dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -38,6 +41,19 @@ SHAPES: Final[dict[str, dict[str, Any]]] = {
 """Of TinyLlama-1.1B and LLaMA-2-7B, and one to try the benchmark with."""
 
 LAYER_NORMS: Final = ("input_layernorm", "post_attention_layernorm")
+
+
+def decoder_dims(config: Mapping[str, Any]) -> Dims:
+    """A bundle's sizes from a LLaMA's `config.json`."""
+    return Dims(
+        image_tokens=49,
+        d_llm=config["hidden_size"],
+        vocab_size=config["vocab_size"],
+        num_layers=config["num_hidden_layers"],
+        num_kv_heads=config["num_key_value_heads"],
+        head_dim=config["hidden_size"] // config["num_attention_heads"],
+        max_positions=config["max_position_embeddings"],
+    )
 
 
 def make_model(folder: Path, shape: str, seed: int = 0) -> Path:

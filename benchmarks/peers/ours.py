@@ -9,7 +9,8 @@ from time import perf_counter
 
 import numpy as np
 
-from r2gen_export.bundle import Decoding, Dims
+from benchmarks.peers.model import decoder_dims
+from r2gen_export.bundle import Decoding
 from r2gen_export.runtime.decoder import DecoderSession
 from r2gen_export.runtime.drafted import generate_drafted
 from r2gen_export.runtime.drafting import Drafter
@@ -39,15 +40,7 @@ def open_decoder(folder: Path, threads: int, engine: str = "onnxruntime") -> tup
     import json
 
     config = json.loads((folder / "decoder/config.json").read_text(encoding="utf-8"))
-    dims = Dims(
-        image_tokens=49,
-        d_llm=config["hidden_size"],
-        vocab_size=config["vocab_size"],
-        num_layers=config["num_hidden_layers"],
-        num_kv_heads=config["num_key_value_heads"],
-        head_dim=config["hidden_size"] // config["num_attention_heads"],
-        max_positions=config["max_position_embeddings"],
-    )
+    dims = decoder_dims(config)
     path = folder / "decoder/model.onnx"
     table = EmbeddingTable(folder / "embed_tokens.npy")
     if engine == "openvino":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder import check_variant
 from r2gen_export.precision import PRECISIONS, with_half_activations
-from r2gen_export.runtime.providers import why_no_gpu
+from r2gen_export.runtime.gpu import why_no_gpu
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnxruntime
+
+STEP: Final = 64
+"""Cache lengths are whole multiples of this, so that reports of about one length share their buffers."""
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -38,6 +41,11 @@ class StaticDecoder:
     dtype: Any
     widths: tuple[int, int]
     takes_total: bool
+
+
+def cache_length(positions: int, most: int) -> int:
+    """Slots of a cache for so many positions, of a model that has `most`."""
+    return min(-(-positions // STEP) * STEP, most)
 
 
 def as_float32(logits: NDArray[Any]) -> Floats:

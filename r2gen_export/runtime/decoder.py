@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.cache import HostCache, StaticDecoder
+from r2gen_export.runtime.cache import HostCache, StaticDecoder, cache_length
 from r2gen_export.runtime.device_cache import CudaGraphs, DeviceCache, Gpu, RowMover
 from r2gen_export.runtime.ort_session import bad_graph, check_names, coded_failures, open_session
 from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, Acceleration
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
-STEP: Final = 64
-"""Cache lengths are whole multiples of this, so that reports of about one length share their buffers."""
 
 NOT_CAPTURABLE: Final = "cannot use the graph capture feature"
 """What ONNX Runtime says of a graph with copies to the host or nodes on the CPU, when CUDA graphs are asked for."""
@@ -89,8 +86,7 @@ class DecoderSession:
             self._session, self.acceleration = self._open_graph(path, tuning, PLAIN)
         self._takes_positions = "position_ids" in types
         needed = {"logits_to_keep", "position_ids"} if self._static else {"attention_mask"}
-        optional = {"position_ids", "total_sequence_length"} & types.keys() if self._static else set()
-        optional |= {"position_ids"} if self._takes_positions else set()
+        optional = {"total_sequence_length" if self._static else "position_ids"} & types.keys()
         check_names(path, self._session, {"inputs_embeds", *needed, *optional, *past}, {"logits", *present})
         floats = {types[name] for name in ("inputs_embeds", *past)}
         if len(floats) != 1 or not floats <= FLOAT_TYPES.keys():
@@ -160,7 +156,7 @@ class DecoderSession:
             cache = self._free.pop()
             if cache.rows >= rows and cache.length >= length:
                 return cache
-        length = min(-(-length // STEP) * STEP, self._dims.max_positions)
+        length = cache_length(length, self._dims.max_positions)
         if self._mover is None:
             return HostCache(self._graph, rows, length)
         return DeviceCache(self._graph, self._mover, self._cuda_graphs, rows, length)

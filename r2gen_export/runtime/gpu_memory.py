@@ -8,14 +8,12 @@ from typing import Final
 from r2gen_export.bundle import DECODER, VISION, Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
+from r2gen_export.runtime.cache import cache_length
 from r2gen_export.runtime.device_cache import MOST_MOVED
 from r2gen_export.runtime.gpu import free_memory
 
 WORKSPACE: Final = 1 << 30
 """Bytes for the CUDA context, cuBLAS, cuDNN and the activations of a pass: an allowance, not measured on a GPU yet."""
-
-STEP: Final = 64
-"""Caches are whole multiples of this long (`decoder.py`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def estimate(manifest: Manifest, *, vision: bool = True, decoder: bool = True) -
     parts = [name for name, counted in ((VISION, vision), (DECODER, decoder)) if counted]
     weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(tuple(parts)))
     length = manifest.prompt.length(dims.image_tokens) + preset.max_new_tokens
-    slots = min(-(-length // STEP) * STEP, dims.max_positions)
+    slots = cache_length(length, dims.max_positions)
     element = 2 if PRECISIONS[manifest.precision["decoder"]].half else 4
     row = 2 * dims.num_layers * dims.num_kv_heads * slots * dims.head_dim * element
     # ONNX Runtime takes memory in powers of two; a prompt is read in a cache of one row, which then grows to the beams.

@@ -19,8 +19,6 @@ from r2gen_export.runtime.placement import RECORD
 if TYPE_CHECKING:
     from r2gen_export.runtime.trial import Trial
 
-__all__ = ["why_no_gpu"]
-
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"

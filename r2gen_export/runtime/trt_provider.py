@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.bundle import Dims, Manifest, bundle_id
+from r2gen_export.runtime.cache import STEP
 from r2gen_export.runtime.providers import TENSORRT, TENSORRT_RTX
 from r2gen_export.runtime.user_cache import cache_folder
 
@@ -21,7 +22,6 @@ Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 MOST_VIEWS: Final = 8
 MOST_STUDIES: Final = 8
 MOST_DRAFTED: Final = 9
-STEP: Final = 64
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu.steps import Answer, Context, median_ms
 from benchmarks.gpu.steps.bundle import compare
 from benchmarks.gpu.weights import decoder_bytes, fill_decoder, fill_vision, random_weight
-from benchmarks.peers.model import SHAPES
+from benchmarks.peers.model import SHAPES, decoder_dims
 from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.gpu import free_memory
@@ -146,7 +146,7 @@ def _measured(context: Context, path: Path, facts: Answer, acceleration: Acceler
     """Times of a decoder opened with an acceleration, and its logits against PyTorch's."""
     from r2gen_export.runtime.decoder import DecoderSession
 
-    dims, few = _dims(facts["config"]), context.few
+    dims, few = decoder_dims(facts["config"]), context.few
     providers = choose_providers(context.device).providers
     session = DecoderSession(path, dims, providers=providers, acceleration=acceleration)
     prompt, forced = _inputs(dims.d_llm)
@@ -200,18 +200,6 @@ def _reordered(state: Any, three: NDArray[np.float32]) -> Callable[[], None]:
         state.decode(three)
 
     return work
-
-
-def _dims(config: dict[str, Any]) -> Dims:
-    return Dims(
-        image_tokens=49,
-        d_llm=config["hidden_size"],
-        vocab_size=config["vocab_size"],
-        num_layers=config["num_hidden_layers"],
-        num_kv_heads=config["num_key_value_heads"],
-        head_dim=config["hidden_size"] // config["num_attention_heads"],
-        max_positions=config["max_position_embeddings"],
-    )
 
 
 class _Table:
