@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parent.parent
-CLI = [sys.executable, str(ROOT / "cli.py")]
+from tests.command import run_cli
+
 COMMANDS = ("infer", "bench", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build")
-
-
-def run_cli(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`r2gen ARGUMENTS` in a process of its own, without a terminal."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("R2GEN", "_TYPER", "COMP_"))}
-    return subprocess.run(
-        [*CLI, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=cwd,
-        env={**environment, "PYTHONPATH": str(ROOT), **variables},
-    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

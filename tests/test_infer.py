@@ -20,8 +20,8 @@ from r2gen_export.commands.infer import UNFINISHED
 from r2gen_export.runtime.hugepages import TUNABLES, huge_page_environment
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.report import FAILURE_SCHEMA, REPORT_SCHEMA, Report
+from tests.command import CLI, ROOT, run_cli
 from tests.runtime.test_pipeline import nan_bundle
-from tests.test_cli import CLI, ROOT, run_cli
 
 PHANTOM = ROOT / "tests/data/phantom.png"
 REAL = ROOT / "tests/data/chest-dx-pa.png"

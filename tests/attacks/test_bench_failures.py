@@ -18,7 +18,9 @@ from PIL import Image
 
 from tests.attacks.test_disk_full import limited
 from tests.attacks.test_interrupt import interrupted
-from tests.test_cli import run_cli
+from tests.command import run_cli
+
+pytestmark = pytest.mark.slow
 
 SHORT = ["--devices", "cpu", "--runs", 1, "--processes", 1, "--warmup", 1, "--max-new-tokens", 3, "--quiet"]
 

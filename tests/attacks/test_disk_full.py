@@ -5,6 +5,7 @@ A limit on the size of each file stands for the full disk: the write fails in th
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -32,6 +33,43 @@ def limited(arguments: list[object], limit: int) -> subprocess.CompletedProcess[
     )
 
 
+SEVERAL = """
+import contextlib, io, json, resource, sys
+sys.path.insert(0, {root!r})
+import cli, torch
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+told = []
+for limit, command in json.loads({calls!r}):
+    stdout, stderr, status = io.StringIO(), io.StringIO(), 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            cli.app(command)
+        except SystemExit as end:
+            status = end.code
+    told.append([status, stdout.getvalue(), stderr.getvalue()])
+print(json.dumps(told))
+"""
+
+
+def several(calls: list[tuple[int, list[object]]]) -> list[subprocess.CompletedProcess[str]]:
+    """Commands one after the other, each with its limit, in one process that imports torch once."""
+    plain = json.dumps([[limit, [str(word) for word in command]] for limit, command in calls])
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL.format(root=str(ROOT), calls=plain)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    return [
+        subprocess.CompletedProcess(command, status or 0, stdout, stderr)
+        for (_, command), (status, stdout, stderr) in zip(calls, told, strict=True)
+    ]
+
+
 def assert_coded(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -41,29 +79,36 @@ def assert_coded(done: subprocess.CompletedProcess[str]) -> None:
     assert fix.startswith("  fix: ")
 
 
-@pytest.mark.parametrize("limit", [2_000, 10_000, 25_000, 60_000])
-def test_export(tiny_sources: TinySources, tmp_path: Path, limit: int) -> None:
+@pytest.mark.slow
+def test_export(tiny_sources: TinySources, tmp_path: Path) -> None:
     """At the tokenizer, the embeddings, the vision encoder and the decoder."""
     command = ["export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
                "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--for", "cpu"]  # fmt: skip
-    assert_coded(limited(command, limit))
+    for done in several([(limit, command) for limit in (2_000, 10_000, 25_000, 60_000)]):
+        assert_coded(done)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("limit", [500, 900, 2_600, 5_000])
-def test_train(tiny_sources: TinySources, tmp_path: Path, limit: int) -> None:
+@pytest.mark.slow
+def test_train(tiny_sources: TinySources, tmp_path: Path) -> None:
     """At the settings, the feature cache, the checkpoint and the state to resume from."""
     annotation = make_annotation(tmp_path / "data")
-    run = tmp_path / "run"
-    command = ["train", "--annotation", annotation, "--base-dir", annotation.parent / "images",
-               "--vision", tiny_sources.vision, "--llm", tiny_sources.llm, "--dataset", "iu_xray", "--out", run,
-               "--epochs", 2, "--batch-size", 4]  # fmt: skip
-    assert_coded(limited(command, limit))
-    assert not list(run.rglob("*.part"))
-    assert not (run / "last.ckpt").exists()
-    for checkpoint in (run / "best", run / "last"):
-        if checkpoint.exists():
-            read_config(checkpoint)
-    done = limited([*command, "--resume"], 10_000_000)
-    assert done.returncode == 0, done.stderr
-    assert read_config(run / "best").alignment == "shallow"
+    runs = {limit: tmp_path / f"run{limit}" for limit in (500, 900, 2_600, 5_000)}
+    commands = {
+        limit: ["train", "--annotation", annotation, "--base-dir", annotation.parent / "images",
+                "--vision", tiny_sources.vision, "--llm", tiny_sources.llm, "--dataset", "iu_xray", "--out", run,
+                "--epochs", 2, "--batch-size", 4]
+        for limit, run in runs.items()
+    }  # fmt: skip
+    for done in several(list(commands.items())):
+        assert_coded(done)
+    for run in runs.values():
+        assert not list(run.rglob("*.part"))
+        assert not (run / "last.ckpt").exists()
+        for checkpoint in (run / "best", run / "last"):
+            if checkpoint.exists():
+                read_config(checkpoint)
+    for done in several([(10_000_000, [*command, "--resume"]) for command in commands.values()]):
+        assert done.returncode == 0, done.stderr
+    for run in runs.values():
+        assert read_config(run / "best").alignment == "shallow"

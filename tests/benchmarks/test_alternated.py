@@ -12,7 +12,7 @@ from benchmarks.latency.alternated import load_runs, merge
 from benchmarks.latency.compare import compare_reports
 from r2gen_export.errors import R2GenError
 from tests.benchmarks.synthetic import noisy, report
-from tests.test_cli import run_cli
+from tests.command import run_cli
 
 
 def in_turn(rng: np.random.Generator, factor: float, runs: int = 8, drift: float = 0.08) -> tuple[list, list]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.test_cli import ROOT, run_cli
+from tests.command import ROOT, run_cli
 
 PHANTOM = ROOT / "tests/data/phantom.png"
 

@@ -13,7 +13,7 @@ from benchmarks.latency.markdown import comparison_text
 from r2gen_export.commands.bench import share
 from r2gen_export.errors import R2GenError
 from tests.benchmarks.synthetic import noisy, report
-from tests.test_cli import run_cli
+from tests.command import run_cli
 
 
 def verdicts(found: dict) -> dict[str, str]:

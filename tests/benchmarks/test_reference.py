@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.latency.figures import reference_verdict
+from tests.command import run_cli
 from tests.conftest import TinySources
-from tests.test_cli import run_cli
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.sessions import EmbeddingTable
 from tests import conftest
+from tests.command import run_here
 from tests.conftest import TinySources, make_sources
-from tests.test_cli import run_cli
+from tests.marks import slow
 from tests.tiny import make_tiny_llm
 
 
@@ -35,7 +36,7 @@ def export(sources: TinySources, out: Path, **more: object) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"alignment": "delta"}, {"alignment": "deep"}, {"global_only": True}, {"llm_lora": True}],
+    [{"alignment": "delta"}, *slow([{"alignment": "deep"}, {"global_only": True}, {"llm_lora": True}])],
     ids=["delta", "deep", "global", "llm-lora"],
 )
 def test_every_kind_passes_the_gate(tmp_path: Path, config: dict[str, object]) -> None:
@@ -45,6 +46,7 @@ def test_every_kind_passes_the_gate(tmp_path: Path, config: dict[str, object]) -
     assert all(check.passed for check in manifest.parity)
 
 
+@pytest.mark.slow
 def test_either_semantics_is_exported_recorded_and_verified(tiny_sources: TinySources, tmp_path: Path) -> None:
     export(tiny_sources, tmp_path / "bundle", semantics="hf-4.30")
     assert open_bundle(tmp_path / "bundle").semantics == "hf-4.30"
@@ -113,20 +115,20 @@ def test_verify_command_says_where_two_runs_part(tiny_bundle: Path, tiny_sources
     data = Path(__file__).parents[1] / "data"
     command = ("--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision, "--llm", tiny_sources.llm,
                "--images", data, "--parity-tokens", 6, "--format", "json")  # fmt: skip
-    good = run_cli("verify", tiny_bundle, *command)
+    good = run_here("verify", tiny_bundle, *command)
     assert good.returncode == 0, good.stderr
     checks = {check["name"]: check for check in json.loads(good.stdout)}
     assert checks["image_embeds, 1 view"]["metrics"]["cosine"] > 0.9999
     assert checks["logits, next 12 steps"]["metrics"]["top1"] == 1.0
     assert 0 <= checks["logits, first step"]["metrics"]["kl_max"] < 1e-6
     assert "3 studies" in checks["tokens, paper"]["detail"]
-    bad = run_cli("verify", changed, *command)
+    bad = run_here("verify", changed, *command)
     assert bad.returncode == 3
     assert "first in prefill: logits, first step" in bad.stderr
     verdicts = {check["name"]: check["passed"] for check in json.loads(bad.stdout)}
     assert verdicts["image_embeds, 1 view"]
     assert not verdicts["logits, first step"]
-    assert run_cli("verify", tiny_bundle, *command[:6], "--images", tmp_path / "none").returncode == 2
+    assert run_here("verify", tiny_bundle, *command[:6], "--images", tmp_path / "none").returncode == 2
 
 
 def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> None:
@@ -148,6 +150,7 @@ def test_missing_and_nan_tensors(tiny_sources: TinySources, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+@pytest.mark.slow
 def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules.update(lightning=None, tensorboard=None)\n"
@@ -164,27 +167,29 @@ def test_export_works_without_the_train_extra(tiny_sources: TinySources, tmp_pat
     assert open_bundle(tmp_path / "bundle").parity
 
 
-@pytest.mark.parametrize(
-    ("settings", "exact"),
-    [
-        ({"dialect": "standard"}, True),
-        ({"dialect": "trt"}, True),
-        ({"precision": "fp16"}, False),
-        ({"precision": "int8", "head_precision": "fp32"}, False),
-        ({"head_precision": "int8"}, False),
-        ({"precision": "int4-f16", "head_precision": "int8-f16"}, False),
-        ({"precision": "int4-128-f16", "dialect": "trt", "vision_precision": "fp16"}, False),
-        ({"precision": "int4", "vision_precision": "int8"}, False),
-        ({"precision": "int4-128"}, False),
-        ({"vision_precision": "fp16"}, False),
-        ({"embeddings": "int8"}, False),
-        ({"precision": "int4", "embeddings": "fp32"}, False),
-        ({"embeddings": "int8", "gate": "layers"}, False),
-        ({"precision": "int4", "gate": "layers"}, False),
-        ({"gate": "layers"}, True),
-    ],
-    ids=str,
-)
+EVERY = [
+    ({"dialect": "trt"}, True),
+    ({"precision": "int4-f16", "head_precision": "int8-f16"}, False),
+    ({"embeddings": "int8", "gate": "layers"}, False),
+]
+"""What a newcomer's run exports: both dialects, both kinds of activations and both gates. CI exports the rest too."""
+REST = [
+    ({"dialect": "standard"}, True),
+    ({"precision": "fp16"}, False),
+    ({"precision": "int8", "head_precision": "fp32"}, False),
+    ({"head_precision": "int8"}, False),
+    ({"precision": "int4-128-f16", "dialect": "trt", "vision_precision": "fp16"}, False),
+    ({"precision": "int4", "vision_precision": "int8"}, False),
+    ({"precision": "int4-128"}, False),
+    ({"vision_precision": "fp16"}, False),
+    ({"embeddings": "int8"}, False),
+    ({"precision": "int4", "embeddings": "fp32"}, False),
+    ({"precision": "int4", "gate": "layers"}, False),
+    ({"gate": "layers"}, True),
+]
+
+
+@pytest.mark.parametrize(("settings", "exact"), [*EVERY, *slow(REST)], ids=str)
 def test_every_precision_passes_its_gate_records_its_distance_and_verifies(
     tiny_sources: TinySources, tmp_path: Path, settings: dict[str, str], exact: bool
 ) -> None:
@@ -244,8 +249,9 @@ def test_a_tied_output_layer_does_not_round_the_embeddings(tmp_path: Path) -> No
     assert checks["logits, first step, int4 weights"].metrics["cosine"] > 0.999
 
 
+@pytest.mark.slow
 def test_reports_on_phantoms_are_scored_before_the_bundle_appears(tiny_sources: TinySources, tmp_path: Path) -> None:
-    done = run_cli("export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
+    done = run_here("export", "--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision,
                    "--llm", tiny_sources.llm, "--out", tmp_path / "bundle", "--parity-tokens", 3,
                    "--default-preset", "fast", "--embeddings", "int8", "--phantom-studies", 5,
                    "--for", "cpu")  # fmt: skip
@@ -278,6 +284,7 @@ def test_scales_float16_cannot_hold_do_not_pass(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_layered_export_merges_lora_of_the_llm(tmp_path: Path) -> None:
     export(
         make_sources(tmp_path, llm_lora=True, alignment="delta"), tmp_path / "bundle", gate="layers", precision="int8"

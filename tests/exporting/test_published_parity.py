@@ -19,6 +19,7 @@ from r2gen_export.runtime.generation import generate
 from r2gen_export.runtime.images import load_image, preprocess
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.studies import collect_studies
+from tests.marks import slow
 from tests.published import KINDS, phantom_batches, published_args, train_published
 from tests.tiny import make_tiny_llm, make_tiny_vision
 
@@ -35,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["delta", *slow(one for one in KINDS if one != "delta")])
 def test_bundle_tokens_are_pytorch_tokens(home: Path, kind: str) -> None:
     """24 phantom studies, of one and of two views; beam 3 with penalties 2.0, and greedy; both semantics."""
     sources = home / "vision", home / "llm"
@@ -88,6 +89,7 @@ def test_verify_reads_published_files_too(home: Path) -> None:
     assert failed == ["checkpoint SHA-256"]
 
 
+@pytest.mark.slow
 def test_flags_override_what_the_file_says(home: Path, tmp_path: Path) -> None:
     sources = home / "vision", home / "llm"
     batches = phantom_batches(tmp_path / "phantoms", *sources)

@@ -73,6 +73,7 @@ def test_whole_and_layer_by_layer_give_the_logits_of_pytorch(
     assert difference(whole, layers) < 1e-3
 
 
+@pytest.mark.slow
 def test_reduced_precisions_keep_their_own_logits(tiny_bundle: Path, tiny_sources: TinySources, tmp_path: Path) -> None:
     """The trial passes through the graph and the table as they are stored, not through PyTorch's."""
     settings = {"precision": "int4-f16", "vision_precision": "fp16", "embeddings": "int8"}

@@ -287,6 +287,7 @@ print(mapped, memory.peak - before)
 """
 
 
+@pytest.mark.slow
 def test_export_and_gate_stay_within_an_address_space_too_small_for_the_model(tmp_path: Path) -> None:
     """960 MB of float16 in eight files: exported and checked in what a float32 copy of them would not fit into."""
     config = LlamaConfig(

@@ -11,7 +11,7 @@ from transformers import SwinConfig, SwinModel
 
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.model import ModelConfig, R2GenGPT
-from tests.test_cli import run_cli
+from tests.command import run_here
 from tests.tiny import make_tiny_llm, make_tiny_vision
 
 
@@ -27,11 +27,11 @@ def test_parity_of_swin_base(tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "checkpoint", {"dataset": "iu_xray"})
     sources = ("--checkpoint", tmp_path / "checkpoint", "--vision", vision, "--llm", llm)
     bundle = tmp_path / "bundle"
-    done = run_cli("export", *sources, "--out", bundle, "--parity-tokens", 12, "--for", "cpu")
+    done = run_here("export", *sources, "--out", bundle, "--parity-tokens", 12, "--for", "cpu")
     assert done.returncode == 0, done.stderr
     assert "image_embeds, 3 views" in done.stderr
     images = Path(__file__).parents[1] / "data"
-    shown = run_cli("verify", bundle, *sources, "--images", images, "--parity-tokens", 12, "--format", "json")
+    shown = run_here("verify", bundle, *sources, "--images", images, "--parity-tokens", 12, "--format", "json")
     assert shown.returncode == 0, shown.stderr
     checks = {check["name"]: check for check in json.loads(shown.stdout)}
     assert checks["image_embeds, 1 view"]["observed"] < 1e-4

@@ -13,8 +13,8 @@ from r2gen_export.exporting import target
 from r2gen_export.exporting.decoder import check_variant
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.precision import PRECISIONS, with_half_activations
+from tests.command import run_here
 from tests.conftest import TinySources
-from tests.test_cli import run_cli
 
 LLAMAS = {
     "heads of 16": LlamaConfig(hidden_size=64, num_attention_heads=4),
@@ -110,7 +110,7 @@ def test_only_precisions_of_the_same_activations_combine() -> None:
 def test_the_command_hands_the_target_on(tiny_sources: TinySources, tmp_path: Path) -> None:
     sources = ("--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision, "--llm", tiny_sources.llm)
     command = ("export", *sources, "--out", tmp_path / "bundle", "--for", "gpu")
-    refused = run_cli(*command, "--dialect", "ort", "--precision", "int4")
+    refused = run_here(*command, "--dialect", "ort", "--precision", "int4")
     assert refused.returncode == 2
     assert "--precision int4-f16" in refused.stderr
 

@@ -18,6 +18,8 @@ from r2gen_export.precision import PRECISIONS
 from tests.gpu.conftest import ROOT, Run, environment
 from tests.tiny import make_tiny_llm, make_tiny_vision
 
+pytestmark = pytest.mark.slow  # ONNX Runtime's GPU package is fetched for it
+
 DIMS = Dims(image_tokens=16, d_llm=32, vocab_size=120, num_layers=2, num_kv_heads=2, head_dim=16, max_positions=256)
 SIZES = json.dumps(dataclasses.asdict(DIMS))
 STATIC = [(dialect, name) for dialect in ("ort", "trt") for name in PRECISIONS]

@@ -19,7 +19,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime import draft_store
 from r2gen_export.runtime.draft_reports import read_reports
 from r2gen_export.runtime.pipeline import Pipeline
-from tests.test_cli import run_cli
+from tests.command import run_cli
 
 PHANTOM = Path(__file__).parents[1] / "data/phantom.png"
 

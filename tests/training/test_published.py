@@ -21,8 +21,8 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.training.checkpoint import load_published
 from r2gen_export.training.model import PROMPT, R2GenGPT
 from r2gen_export.training.published import Trained, describe, find_file, read_file, understand
+from tests.command import run_here
 from tests.published import KINDS, phantom_batches, published_args, train_published
-from tests.test_cli import run_cli
 from tests.tiny import make_tiny_llm, make_tiny_vision
 
 Made = dict[str, tuple[Path, Path]]
@@ -259,13 +259,13 @@ def test_settings_of_the_wrong_kind(made: Made, tmp_path: Path) -> None:
 
 
 def test_inspect_shows_all_without_the_models(made: Made, tmp_path: Path) -> None:
-    done = run_cli("inspect", made["delta"][0])
+    done = run_here("inspect", made["delta"][0])
     assert done.returncode == 0, done.stderr
     for part in ("published checkpoint", "alignment = 'delta'", "vis_alpha = 12", "beam_size = 3", "num_beams = 3"):
         assert part in done.stdout
     assert re.search(r"query\.lora_A\.default\.weight +float32 \[4, 8\]", done.stdout)
     torch.save({"config": Call(os.system, "true")}, tmp_path / "evil.pth")
-    done = run_cli("inspect", tmp_path / "evil.pth")
+    done = run_here("inspect", tmp_path / "evil.pth")
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-CHECKPOINT-UNSAFE")
     assert len(done.stderr.splitlines()) == 2

@@ -19,7 +19,7 @@ from r2gen_export.bundle import load_manifest, seal
 from r2gen_export.exporting.streamed.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.training.model import ModelConfig, R2GenGPT
-from tests.test_cli import CLI, ROOT
+from tests.command import CLI, ROOT
 from tests.tiny import make_tiny_llm, make_tiny_vision
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx, open_session
 from trt_engines import networks
