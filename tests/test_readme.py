@@ -66,9 +66,12 @@ def test_every_block_is_executed_by_somebody() -> None:
 
 
 def test_ci_runs_the_tests_block() -> None:
+    """What .ci/run reads from the README, before it runs it, is the block."""
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert "<!-- command: tests -->" in ci
-    assert "README.md" in ci
+    (reading,) = re.findall(r"^tests=.*$", ci, re.MULTILINE)
+    (block,) = (block for block in BLOCKS if block.name == "tests")
+    assert shell(f'{reading}\necho "$tests"', ROOT) == block.commands
+    assert re.search(r'^bash .*-c "\$tests"$', ci, re.MULTILINE)
 
 
 def test_run_block_installs_and_reports_without_torch(tmp_path: Path) -> None:
