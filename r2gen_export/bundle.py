@@ -19,6 +19,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed
 from r2gen_export.onnx_external import external_locations
 from r2gen_export.paths import require_utf8
+from r2gen_export.regular_file import open_regular, size_and_sha256
 
 FORMAT: Final = "r2gen-bundle"
 FORMAT_VERSION: Final = 2
@@ -237,22 +238,31 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def safe_path(bundle: Path, relative: str) -> Path:
-    """The path of a bundle's file, which lies in the bundle's folder.
+def listed_path(bundle: Path, relative: str) -> Path:
+    """The path of a bundle's file to read; it may be a link, as in a model hub's cache.
 
     Args:
         bundle: the folder.
         relative: POSIX path from a manifest or a graph, not to be trusted.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-PATH` for an absolute path, `..`, a backslash, a drive letter or a symbolic link.
+        R2GenError: `R2G-BUNDLE-PATH` for an absolute path, `..`, a backslash or a drive letter.
     """
     parts = PurePosixPath(relative).parts
     plain = parts and not PurePosixPath(relative).is_absolute() and ".." not in parts
     if not plain or "\\" in relative or "\0" in relative or PureWindowsPath(relative).drive:
         raise _outside(f"{relative!r} is not a path inside the bundle")
+    return bundle.joinpath(*parts)
+
+
+def safe_path(bundle: Path, relative: str) -> Path:
+    """The path of a bundle's file to write or seal: as `listed_path`, and it lies in the bundle's folder.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-PATH` for what `listed_path` refuses, and for a symbolic link.
+    """
     path = bundle
-    for part in parts:
+    for part in listed_path(bundle, relative).relative_to(bundle).parts:
         path = path / part
         if path.is_symlink():
             raise _outside(f"{relative!r} is, or passes through, a symbolic link")
@@ -269,7 +279,8 @@ def load_manifest(bundle: Path) -> Manifest:
     require_utf8(bundle, "the bundle")
     path = bundle / MANIFEST
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as content:
+            fields = json.loads(content.read().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = f"no bundle folder {bundle}" if not bundle.is_dir() else f"{bundle} holds no {MANIFEST}"
         raise R2GenError("R2G-BUNDLE-MISSING", missing, "name a folder that r2gen export wrote") from error
@@ -296,14 +307,16 @@ def load_manifest(bundle: Path) -> Manifest:
 def verify_files(bundle: Path, manifest: Manifest) -> None:
     """Check size and SHA-256 of every file, and that the graphs' external data are files of this bundle.
 
+    Files may be links: what is hashed is the content of the file that was opened, wherever it lies. That holds for this
+    moment. Files are opened again by path for use, so who can write to them, or to the folder, can change them later.
+
     Raises:
         R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-HASH`, `R2G-BUNDLE-PATH`, `R2G-BUNDLE-GRAPH`.
     """
     for name, entry in manifest.files.items():
-        path = safe_path(bundle, name)
+        path = listed_path(bundle, name)
         try:
-            size = path.stat().st_size
-            digest = sha256_file(path) if size == entry.size else None
+            size, digest = size_and_sha256(path, entry.size)
         except OSError as error:
             message = f"{name} cannot be read: {error.strerror or error}"
             raise R2GenError("R2G-BUNDLE-MISSING", message, RECOPY) from error
@@ -369,13 +382,10 @@ RECOPY: Final = "copy the bundle again, or export it again with r2gen export"
 def _check_external(bundle: Path, graph: str, manifest: Manifest) -> None:
     """Refuse a graph whose weights lie outside: the SHA-256 of the graph says nothing about them."""
     folder = PurePosixPath(graph).parent
-    for location in sorted(external_locations(safe_path(bundle, graph))):
-        path = safe_path(bundle, str(folder / location) if not location.startswith("/") else location)
-        name = path.relative_to(bundle).as_posix()
-        if name not in manifest.files:
+    for location in sorted(external_locations(listed_path(bundle, graph))):
+        path = listed_path(bundle, str(folder / location) if not location.startswith("/") else location)
+        if path.relative_to(bundle).as_posix() not in manifest.files:
             raise _outside(f"{graph} keeps weights in {location!r}, which the manifest does not list")
-        if path.stat().st_nlink > 1:
-            raise _outside(f"{name}, with weights of {graph}, is a hard link to a file that may lie elsewhere")
 
 
 def _outside(message: str) -> R2GenError:

@@ -6,7 +6,7 @@ Follows the wire format of protocol buffers and the message and field numbers of
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +60,46 @@ def external_locations(path: Path) -> set[str]:
             raise _broken(path) from error
 
 
+def relocated(path: Path, locations: Mapping[str, str]) -> bytes:
+    """An ONNX file's bytes with other locations of its external data.
+
+    Args:
+        path: the ONNX file.
+        locations: the new one for each that `external_locations` gives.
+
+    Raises:
+        R2GenError: `R2G-BUNDLE-GRAPH` when the file is not a protocol buffer.
+    """
+    data = path.read_bytes()
+    try:
+        return _with_locations(data, "Model", locations, 0)
+    except (IndexError, ValueError) as error:
+        raise _broken(path) from error
+
+
+def _with_locations(data: bytes, message: str, locations: Mapping[str, str], depth: int) -> bytes:
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    fields = list(_fields(data, 0, len(data)))
+    keyed = message == "Entry" and any(
+        data[first:last] == b"location" for number, _, first, last in fields if number == KEY
+    )
+    parts, copied = [], 0
+    for number, tag_at, first, last in fields:
+        content = data[first:last]
+        if number in CHILDREN[message]:
+            changed = _with_locations(content, CHILDREN[message][number], locations, depth + 1)
+        elif keyed and number == VALUE:
+            location = content.decode("utf-8")
+            changed = locations.get(location, location).encode()
+        else:
+            continue
+        if changed != content:
+            parts += [data[copied:tag_at], _written(number, changed)]
+            copied = last
+    return b"".join([*parts, data[copied:]])
+
+
 def _broken(path: Path) -> R2GenError:
     return R2GenError(
         "R2G-BUNDLE-GRAPH", f"{path.name} is not an ONNX file", "export the bundle again with r2gen export"
@@ -71,7 +111,7 @@ def _walk(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> It
         raise ValueError("nested too deeply")
     entry: dict[int, str] = {}
     children = CHILDREN[message]
-    for number, first, last in _fields(data, start, end):
+    for number, _, first, last in _fields(data, start, end):
         if number in children:
             yield from _walk(data, first, last, children[number], depth + 1)
         elif message == "Entry" and number in (KEY, VALUE):
@@ -80,10 +120,11 @@ def _walk(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> It
         yield entry.get(VALUE, "")
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, first byte, last byte + 1) of the length-delimited fields between two offsets."""
+def _fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(number, where its tag is, first byte, last byte + 1) of the length-delimited fields between two offsets."""
     at = start
     while at < end:
+        tag_at = at
         tag, at = read_varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
@@ -96,7 +137,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
             size, at = read_varint(data, at)
             if at + size > end:
                 raise ValueError("a field ends behind its message")
-            yield number, at, at + size
+            yield number, tag_at, at, at + size
             at += size
         else:
             raise ValueError(f"wire type {wire}")
@@ -116,3 +157,17 @@ def read_varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a number is too long")
+
+
+def _written(number: int, content: bytes) -> bytes:
+    """A length-delimited field."""
+    return b"".join([_varint(number << 3 | 2), _varint(len(content)), content])
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -173,6 +174,7 @@ class Learned:
         payload = np.array(tokens, "<i4").tobytes()
         record = HEADER.pack(len(tokens), zlib.crc32(payload)) + payload
         with _locked(self._bundle):
+            self._unlink_from_others()
             with self._path.open("a+b") as file:
                 whole = self._whole(file)
                 if whole + len(record) <= MOST_BYTES:
@@ -182,6 +184,17 @@ class Learned:
                     self._inode, self._known = os.fstat(file.fileno()).st_ino, whole + len(record)
                     return
             self._drop_older_half(record)
+
+    def _unlink_from_others(self) -> None:
+        """Make a linked file one of its own: adding to it would change what another bundle or a hub's cache holds."""
+        try:
+            state = self._path.lstat()
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(state.st_mode) or state.st_nlink > 1:
+            content = self._path.read_bytes()
+            with atomic_file(self._path) as scratch:
+                scratch.write_bytes(content)
 
     def _whole(self, file: BinaryIO) -> int:
         """Bytes up to the end of the last record that is whole."""

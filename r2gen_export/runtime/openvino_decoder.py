@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.cores import thread_count
+from r2gen_export.runtime.linked_graph import without_links
 from r2gen_export.runtime.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
 from r2gen_export.runtime.openvino_import import import_openvino
 from r2gen_export.runtime.ort_session import bad_graph, first_line
@@ -69,7 +70,8 @@ class OpenVinoDecoder:
         options = {**SETTINGS, "INFERENCE_NUM_THREADS": thread_count(threads)}
         try:
             core = library.Core()
-            self._model = core.compile_model(make_stateful(core.read_model(path)), "CPU", options)
+            with without_links(path) as plain:
+                self._model = core.compile_model(make_stateful(core.read_model(plain)), "CPU", options)
         except (RuntimeError, ValueError) as error:
             message = f"OpenVINO does not load it ({first_line(error, path)})"
             raise bad_graph(path, message, "--device cpu; export with --dialect ort for OpenVINO") from error

@@ -14,9 +14,11 @@ from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.host_memory import is_out_of_host_memory, out_of_host_memory
 from r2gen_export.runtime.cores import thread_count
 from r2gen_export.runtime.gpu import is_out_of_memory
+from r2gen_export.runtime.linked_graph import with_weights_in_place
 from r2gen_export.runtime.placement import check_placement
 from r2gen_export.runtime.providers import (
     CPU,
+    CUDA,
     PLAIN,
     TENSORRT_RTX,
     Acceleration,
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from r2gen_export.runtime.trt_provider import Tuning
+
+WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""Session setting: what locations of external data are relative to, for a model that is no file."""
 
 LONGEST: Final = 300
 """Characters of a library's message that an error repeats."""
@@ -58,7 +63,7 @@ def open_session(
     """Open a graph the way every session of the runtime is opened.
 
     Args:
-        graph: a file, or a whole model.
+        graph: a file, which may have links to its weights beside it, or a whole model.
         providers: names of ONNX Runtime's execution providers, best first.
         threads: CPU threads, None: the cores this process may use.
         tuning: for providers that build engines.
@@ -83,6 +88,10 @@ def open_session(
         onnxruntime.set_default_logger_severity(4)  # of the process: cuDNN's failures are logged there
         for name, value in gpu_session_entries(acceleration).items():
             options.add_session_config_entry(name, value)
+    # The providers that build engines read weights by the graph's path themselves, and follow links.
+    if isinstance(graph, Path) and providers[0] in (CPU, CUDA) and (in_place := with_weights_in_place(graph)):
+        graph, folder = in_place
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     settings = [
         (
             name,
