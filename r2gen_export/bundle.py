@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 from r2gen_export.atomic import atomic_file
 from r2gen_export.errors import R2GenError
-from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed
+from r2gen_export.manifest_json import REEXPORT, decode_fields, malformed, shown, shown_name
+from r2gen_export.manifest_values import check_values
 from r2gen_export.onnx_external import external_locations
 from r2gen_export.paths import require_utf8
 from r2gen_export.regular_file import open_regular, size_and_sha256
@@ -246,12 +247,12 @@ def listed_path(bundle: Path, relative: str) -> Path:
         relative: POSIX path from a manifest or a graph, not to be trusted.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-PATH` for an absolute path, `..`, a backslash or a drive letter.
+        R2GenError: `R2G-BUNDLE-PATH` for an absolute path, `..`, a backslash, a drive letter, unprintable characters.
     """
     parts = PurePosixPath(relative).parts
-    plain = parts and not PurePosixPath(relative).is_absolute() and ".." not in parts
-    if not plain or "\\" in relative or "\0" in relative or PureWindowsPath(relative).drive:
-        raise _outside(f"{relative!r} is not a path inside the bundle")
+    plain = parts and not PurePosixPath(relative).is_absolute() and ".." not in parts and relative.isprintable()
+    if not plain or "\\" in relative or PureWindowsPath(relative).drive:
+        raise _outside(f"{shown(relative)} is not a path inside the bundle")
     return bundle.joinpath(*parts)
 
 
@@ -265,12 +266,12 @@ def safe_path(bundle: Path, relative: str) -> Path:
     for part in listed_path(bundle, relative).relative_to(bundle).parts:
         path = path / part
         if path.is_symlink():
-            raise _outside(f"{relative!r} is, or passes through, a symbolic link")
+            raise _outside(f"{shown(relative)} is, or passes through, a symbolic link")
     return path
 
 
 def load_manifest(bundle: Path) -> Manifest:
-    """Read and validate `manifest.json`: every field is there, has its type, and there is no other.
+    """Read and validate `manifest.json`: every field is there, of its type and in its range, and there is no other.
 
     Raises:
         R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-VERSION`, `R2G-BUNDLE-MANIFEST`; `R2G-CONFIG-VALUE` when the
@@ -294,13 +295,15 @@ def load_manifest(bundle: Path) -> Manifest:
     found = (fields.get("format"), fields.get("format_version"))
     if found[0] != FORMAT or found[1] not in READABLE or isinstance(found[1], bool):
         readable = " and ".join(map(str, READABLE))
-        message = f"{MANIFEST} says {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} {readable}"
+        says = f"{MANIFEST} says {shown(found[0])} version {shown(found[1])}"
+        message = f"{says}; this release reads {FORMAT!r} {readable}"
         raise R2GenError("R2G-BUNDLE-VERSION", message, "export the bundle again with this release, or upgrade r2gen")
     manifest: Manifest = decode_fields(Manifest, fields, "")
     if lacking := [name for name in REQUIRED_FILES if name not in manifest.files]:
         raise malformed("files", f"lacks {', '.join(lacking)}")
     if manifest.default_preset not in manifest.presets:
-        raise malformed("default_preset", f"{manifest.default_preset!r} is not one of the presets")
+        raise malformed("default_preset", f"{shown(manifest.default_preset)} is not one of the presets")
+    check_values(manifest)
     return manifest
 
 
@@ -314,16 +317,19 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
         R2GenError: `R2G-BUNDLE-MISSING`, `R2G-BUNDLE-HASH`, `R2G-BUNDLE-PATH`, `R2G-BUNDLE-GRAPH`.
     """
     for name, entry in manifest.files.items():
-        path = listed_path(bundle, name)
+        path, file = listed_path(bundle, name), shown_name(name)
         try:
             size, digest = size_and_sha256(path, entry.size)
         except OSError as error:
-            message = f"{name} cannot be read: {error.strerror or error}"
+            message = f"{file} cannot be read: {error.strerror or error}"
             raise R2GenError("R2G-BUNDLE-MISSING", message, RECOPY) from error
         if digest is None:
-            raise R2GenError("R2G-BUNDLE-HASH", f"{name} has {size} bytes, the manifest says {entry.size}", RECOPY)
+            raise R2GenError(
+                "R2G-BUNDLE-HASH", f"{file} has {size} bytes, the manifest says {shown(entry.size)}", RECOPY
+            )
         if digest != entry.sha256:
-            message = f"{name} has SHA-256 {digest[:12]}..., the manifest says {entry.sha256[:12]}..."
+            said = shown_name(entry.sha256[:12])
+            message = f"{file} has SHA-256 {digest[:12]}..., the manifest says {said}..."
             raise R2GenError("R2G-BUNDLE-HASH", message, RECOPY)
     for name in manifest.files:
         if name.endswith(".onnx"):

@@ -12,6 +12,20 @@ from r2gen_export.errors import R2GenError
 REEXPORT: Final = "export the bundle again with r2gen export"
 
 
+def shown(value: Any) -> str:
+    """A value that is not to be trusted, on one line and not long."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shown_name(name: str) -> str:
+    """A name that is not to be trusted: as it is where that is harmless, else as `shown`."""
+    return name if name.isprintable() and name.isascii() and 0 < len(name) <= 80 else shown(name)
+
+
 def malformed(where: str, problem: str) -> R2GenError:
     """The error for a field that is not what it must be."""
     return R2GenError("R2G-BUNDLE-MANIFEST", f"manifest.json: {where or 'the whole'}: {problem}", REEXPORT)
@@ -25,23 +39,26 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         # 1 == True in Python, so types are compared as well.
         if not any(type(value) is type(choice) and value == choice for choice in inner):
-            raise malformed(where, f"{value!r}, expected one of {', '.join(map(repr, inner))}")
+            raise malformed(where, f"{shown(value)}, expected one of {', '.join(map(repr, inner))}")
         return value
     if origin is tuple:
         many = len(inner) == 2 and inner[1] is Ellipsis
         if not isinstance(value, list) or (not many and len(value) != len(inner)):
-            raise malformed(where, f"{value!r}, expected a list" + ("" if many else f" of {len(inner)}"))
+            raise malformed(where, f"{shown(value)}, expected a list" + ("" if many else f" of {len(inner)}"))
         return tuple(_decode(inner[0] if many else inner[at], item, f"{where}[{at}]") for at, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise malformed(where, f"{value!r}, expected an object")
-        return {key: _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+            raise malformed(where, f"{shown(value)}, expected an object")
+        return {key: _decode(inner[1], item, f"{where}.{shown_name(key)}") for key, item in value.items()}
     if inner:  # X | None, bool | Literal
         return _decode_union(inner, value, where)
     if kind is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise malformed(where, f"{shown(value)}, expected {kind.__name__}") from None
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise malformed(where, f"{value!r}, expected {kind.__name__}")
+        raise malformed(where, f"{shown(value)}, expected {kind.__name__}")
     return value
 
 
@@ -64,10 +81,11 @@ def decode_fields(kind: Any, value: Any, where: str) -> Any:
         R2GenError: `R2G-BUNDLE-MANIFEST`, naming the field.
     """
     if not isinstance(value, dict):
-        raise malformed(where, f"{value!r}, expected an object")
+        raise malformed(where, f"{shown(value)}, expected an object")
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
     if unknown := value.keys() - known.keys():
-        raise malformed(where, f"unknown field {', '.join(sorted(map(repr, unknown)))}")
+        few = ", ".join(map(shown, sorted(unknown)[:3]))
+        raise malformed(where, f"unknown field {few}" + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""))
     hints = typing.get_type_hints(kind)
     given = {}
     for name, entry in known.items():

@@ -271,7 +271,7 @@ class _Opening:
 
     @property
     def _table(self) -> EmbeddingTable:
-        return EmbeddingTable(self.folder / layout.EMBED_TOKENS)
+        return EmbeddingTable.of_bundle(self.folder, self.manifest.dims)
 
 
 def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Opened | None:

@@ -135,7 +135,7 @@ class Pipeline:
             manifest=manifest,
             vision=vision,
             decoder=decoder,
-            embed_tokens=EmbeddingTable(folder / layout.EMBED_TOKENS),
+            embed_tokens=EmbeddingTable.of_bundle(folder, manifest.dims),
             detokenizer=Detokenizer(
                 folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
             ),

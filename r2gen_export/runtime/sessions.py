@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from r2gen_export.bundle import EMBED_TOKENS, Dims
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.ort_session import bad_graph, check_names, coded_failures, first_line, open_session
 from r2gen_export.runtime.providers import ProviderChoice, choose_providers
@@ -183,6 +184,20 @@ class EmbeddingTable:
             raise bad_graph(path, f"it holds {found}, expected float32 or float16 [vocab, d], or rows of int8")
         self._table = table
         self.vocab_size, self.width = int(table.shape[0]), width
+
+    @classmethod
+    def of_bundle(cls, folder: Path, dims: Dims) -> EmbeddingTable:
+        """A bundle's table.
+
+        Raises:
+            R2GenError: `R2G-BUNDLE-GRAPH` when it is none, or not of the manifest's sizes.
+        """
+        path = folder / EMBED_TOKENS
+        table = cls(path)
+        if table.width != dims.d_llm or table.vocab_size < dims.vocab_size:
+            sizes = f"{table.vocab_size} rows of {table.width}"
+            raise bad_graph(path, f"it holds {sizes}, the manifest says {dims.vocab_size} of {dims.d_llm}")
+        return table
 
     def lookup(self, ids: Integers) -> Floats:
         """Embeddings [..., d] float32 of ids [...].
