@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -25,12 +26,16 @@ class Terminated(BaseException):
 def termination_raises() -> Iterator[None]:
     """Inside the block SIGTERM and SIGHUP raise `Terminated`, so that files are closed and put away.
 
-    A signal that is ignored (`nohup`) or handled by somebody else is left alone. Does nothing outside the main thread.
+    A signal that is ignored (`nohup`) or handled by somebody else is left alone, and so are processes forked inside the
+    block: the signals end them. Does nothing outside the main thread.
     """
+    global _process  # noqa: PLW0603
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    if ours:
+        _process = os.getpid()
     for number in ours:
         signal.signal(number, _raise_terminated)
     try:
@@ -40,8 +45,20 @@ def termination_raises() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+_process = 0
+"""The process in which signals raise `Terminated`."""
+
+
 def _raise_terminated(number: int, _: object) -> None:
+    _end_child(number)
     raise Terminated(number)
+
+
+def _end_child(number: int) -> None:
+    """End a forked process (a worker that reads images) as the signal does by default."""
+    if number in TERMINATING and os.getpid() != _process:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 @contextlib.contextmanager
@@ -84,7 +101,8 @@ def _call(handler: object, number: int) -> None:
 def interrupt_later(word: str = "") -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back until the block ends; a second one is raised at once. Does nothing outside the main thread.
 
-    An error that ends the block is raised as it is, a Ctrl-C that was held back then forgotten.
+    So are SIGTERM and SIGHUP where they raise `Terminated`. An error that ends the block is raised as it is, a signal
+    that was held back then forgotten.
 
     For C++ that calls Python: torch's tracers take an exception thrown through them for a failed conversion, or end the
     process with a segmentation fault; `torch.vmap`, with which transformers builds attention masks, fails an assertion.
@@ -93,33 +111,39 @@ def interrupt_later(word: str = "") -> Iterator[Callable[[], None]]:
         word: a line for stderr when Ctrl-C is held back, for blocks that take long.
 
     Yields:
-        What a long block calls where it can be left: raises the Ctrl-C that is held back, if there is one.
+        What a long block calls where it can be left: raises what is held back, if there is anything.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, when Ctrl-C came inside it.
+        KeyboardInterrupt, Terminated: at the end of the block, when the signal came inside it.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    held = False
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
+    before = {
+        number: handler
+        for number, handler in handlers.items()
+        if handler is _raise_terminated or (number == signal.SIGINT and callable(handler))
+    }
+    held: list[int] = []
 
     def release() -> None:
-        nonlocal held
         if held:
-            held = False
-            before(signal.SIGINT, None)
+            number = held.pop()
+            _call(before[number], number)
 
-    def hold(*_: object) -> None:
-        nonlocal held
+    def hold(number: int, _: object) -> None:
+        _end_child(number)
         release()
-        held = True
-        if word:
+        held.append(number)
+        if word and number == signal.SIGINT:
             sys.stderr.write(f"{word}\n")
 
-    signal.signal(signal.SIGINT, hold)
+    for number in before:
+        signal.signal(number, hold)
     try:
         yield release
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     release()

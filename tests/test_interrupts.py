@@ -1,4 +1,4 @@
-"""Ctrl-C held back."""
+"""Signals as exceptions, and held back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from r2gen_export.interrupts import interrupt_later
+from r2gen_export.interrupts import Terminated, interrupt_later, termination_raises
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():
@@ -66,3 +66,27 @@ def test_a_block_can_be_left_where_it_says():
         done.append("next batch")
     assert done == ["batch"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_process_waits_for_the_end_of_the_block_too(number: signal.Signals):
+    done = []
+    with termination_raises():
+        with pytest.raises(Terminated) as caught, interrupt_later():
+            os.kill(os.getpid(), number)
+            done.append("rest of the block")
+        assert caught.value.number == number
+    assert done
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_forked_process_is_ended_by_the_signal():
+    with termination_raises(), interrupt_later():
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(7)
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM

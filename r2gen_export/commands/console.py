@@ -19,7 +19,7 @@ import typer
 
 from r2gen_export.errors import CodedError, InternalError, R2GenError
 from r2gen_export.host_memory import is_out_of_host_memory, out_of_host_memory
-from r2gen_export.interrupts import Terminated, signals_held
+from r2gen_export.interrupts import Terminated, signals_held, termination_raises
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,12 +36,16 @@ OWN_PACKAGES: Final = frozenset({"r2gen_export", "trt_engines", "benchmarks", "c
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """A command whose failures become one or two lines on stderr and an exit status; typer sees its signature."""
+    """A command whose failures become one or two lines on stderr and an exit status; typer sees its signature.
+
+    SIGTERM and SIGHUP are failures as well, so that whoever has a scratch folder removes it.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with termination_raises():
+                command(*args, **kwargs)
         except (typer.Exit, SystemExit):
             raise
         except BaseException as error:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from r2gen_export.atomic import partial_path
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
 from r2gen_export.errors import R2GenError
-from r2gen_export.interrupts import termination_raises
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -70,19 +69,18 @@ def run_infer(request: InferRequest) -> None:
     if request.cpus is not None:
         use_cpus(request.cpus)
     thread_count(request.threads)
-    with termination_raises():
-        studies = _collect(request)
-        pipeline = Pipeline.from_bundle(
-            request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
-        )
-        if not request.quiet:
-            say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {pipeline.provider.name}")
-            for step in pipeline.provider.steps:
-                say(f"  {step}")
-        if studies.many:
-            _many(request, pipeline, studies)
-        else:
-            _one(request, pipeline, studies.studies[0])
+    studies = _collect(request)
+    pipeline = Pipeline.from_bundle(
+        request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
+    )
+    if not request.quiet:
+        say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {pipeline.provider.name}")
+        for step in pipeline.provider.steps:
+            say(f"  {step}")
+    if studies.many:
+        _many(request, pipeline, studies)
+    else:
+        _one(request, pipeline, studies.studies[0])
 
 
 def _collect(request: InferRequest) -> StudyList:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2gen_export.commands.console import needs, say
+from r2gen_export.interrupts import Terminated
 
 
 def run_train(**options: Any) -> None:
@@ -13,7 +14,7 @@ def run_train(**options: Any) -> None:
 
     Raises:
         R2GenError: `R2G-DEPENDENCY-MISSING` without the extra `train`, and what `fit.train` raises.
-        KeyboardInterrupt: Ctrl-C; the run can be continued with `--resume`.
+        KeyboardInterrupt, Terminated: by a signal; the run can be continued with `--resume`.
     """
     with needs("train"):
         from r2gen_export.training.data import unread_parts
@@ -24,7 +25,7 @@ def run_train(**options: Any) -> None:
         say(f"WARNING {remark}")
     try:
         best = train(settings)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         say(f"stopped; --resume goes on from what is in {Path(settings.out)}")
         raise
     say(f"checkpoint in {best}")

@@ -1,4 +1,4 @@
-"""Signals in the middle of infer, export and train: exit status, no traceback, no half artefact; work is kept."""
+"""Signals in the middle of infer, export, phantom, train: exit status, no traceback, no half artefact; work is kept."""
 
 from __future__ import annotations
 
@@ -100,18 +100,40 @@ def export(sources: TinySources, out: Path) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("written", "delay"), [("embed_tokens.npy", 0.0), ("embed_tokens.npy", 1.0), ("vision.onnx", 0.3)], ids=str
+    ("written", "delay", "end"),
+    [
+        ("embed_tokens.npy", 0.0, ENDS[0]),
+        ("embed_tokens.npy", 1.0, ENDS[0]),
+        ("vision.onnx", 0.3, ENDS[0]),
+        ("embed_tokens.npy", 1.0, ENDS[1]),
+        ("vision.onnx", 0.3, ENDS[1]),
+        ("embed_tokens.npy", 0.0, ENDS[2]),
+    ],
+    ids=lambda value: value[0].name if isinstance(value, tuple) else str(value),
 )
-def test_export(tiny_sources: TinySources, tmp_path: Path, written: str, delay: float) -> None:
+def test_export(
+    tiny_sources: TinySources, tmp_path: Path, written: str, delay: float, end: tuple[signal.Signals, int, str]
+) -> None:
     """Before, and in the middle of, the two traces: torch's tracers take an exception for a failed conversion."""
+    how, expected, said = end
     status, errors = interrupted(
         export(tiny_sources, tmp_path / "bundle"),
         lambda: any(tmp_path.glob(f".bundle.*.part/{written}")),
+        how=how,
         delay=delay,
     )
-    assert status == 130, errors
+    assert status == expected, errors
     assert "Traceback" not in errors
-    assert "interrupted" in errors
+    assert said in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("how", "expected", "said"), ENDS, ids=lambda value: getattr(value, "name", ""))
+def test_phantom(tmp_path: Path, how: signal.Signals, expected: int, said: str) -> None:
+    command: list[object] = ["phantom", "--out", tmp_path / "data", "--studies", 2000]
+    status, errors = interrupted(command, lambda: any(tmp_path.glob(".data.*.part/images/*")), how=how)
+    assert status == expected, errors
+    assert errors.endswith(f"{said}\n") and "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
 
 

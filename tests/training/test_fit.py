@@ -330,7 +330,7 @@ def command(settings: TrainSettings, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_command_leaves_nothing_half_and_goes_on(settings: TrainSettings, how: signal.Signals) -> None:
     settings = replace(settings, max_epochs=40)
     process = subprocess.Popen(command(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -342,7 +342,8 @@ def test_a_stopped_command_leaves_nothing_half_and_goes_on(settings: TrainSettin
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how], stderr
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+    assert process.returncode == expected[how], stderr
     assert stdout == ""
     assert "Traceback" not in stderr
     assert (STOPPING in stderr) == (how == signal.SIGINT)
