@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from r2gen_export.bundle import ParityCheck
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.streamed.quantize import quantize
 from r2gen_export.runtime.sessions import int8_row
-from r2gen_export.runtime.text import Detokenizer
+from r2gen_export.runtime.text import Detokenizer, is_sentencepiece
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,9 @@ ADDED_WORDS: Final = 64
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Write `tokenizer.json`; a slow (sentencepiece) tokenizer is converted.
 
+    The runtime decodes LLaMA's as the slow tokenizer does, which puts blanks around added words. A source that has none
+    (no `tokenizer.model`) was trained and is compared with the text of `tokenizers`: its file says that it is.
+
     Raises:
         R2GenError: `R2G-MODEL-UNSUPPORTED` when transformers cannot convert the slow tokenizer.
         OSError: when the file cannot be written.
@@ -57,7 +61,20 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     # Padding or truncation left on by a training run would cut prompts and reports.
     backend.no_padding()
     backend.no_truncation()
-    path.write_text(backend.to_str(pretty=True), encoding="utf-8")
+    text = backend.to_str(pretty=True)
+    if getattr(tokenizer, "backend_tokenizer", None) is not None and _own_words(tokenizer):
+        text = _decoded_by_tokenizers(text)
+    path.write_text(text, encoding="utf-8")
+
+
+def _decoded_by_tokenizers(text: str) -> str:
+    """A `tokenizer.json` that `Detokenizer` does not take for LLaMA's: what is fused already is fused once more."""
+    record = json.loads(text)
+    decoder = record["decoder"]
+    if decoder is None or not is_sentencepiece(decoder):
+        return text
+    decoder["decoders"].append({"type": "Fuse"})
+    return json.dumps(record, indent=2, ensure_ascii=False)
 
 
 def _add_words(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> None:
@@ -127,10 +144,15 @@ def stored_rows(rows: torch.Tensor, precision: str) -> NDArray[Any]:
 
 def added_word_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Texts that hold the tokenizer's own added words, in a sentence and inside of words; at most `ADDED_WORDS`."""
-    own = {tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
-    words = [word for word in sorted(tokenizer.get_added_vocab()) if word not in own]
+    words = _own_words(tokenizer)
     chosen = words[:: -(-len(words) // ADDED_WORDS) or 1]
     return [text for word in chosen for text in (f"no {word} is seen", f"{word}x{word} .", f"The{word}")]
+
+
+def _own_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Added words that are not LLaMA's special tokens."""
+    special = {tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    return [word for word in sorted(tokenizer.get_added_vocab()) if word not in special]
 
 
 def check_tokenizer(

@@ -71,7 +71,7 @@ class Detokenizer:
         self._bos_token_id = bos_token_id
         decoder = self._tokenizer.decoder
         steps = json.loads(decoder.__getstate__()) if decoder is not None else None
-        self.sentencepiece = steps is not None and _is_sentencepiece(steps)
+        self.sentencepiece = steps is not None and is_sentencepiece(steps)
         """Whether it is a LLaMA tokenizer, decoded as its slow form does."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
@@ -151,8 +151,11 @@ class TextStream:
         return piece
 
 
-def _is_sentencepiece(decoder: dict[str, Any]) -> bool:
-    """Whether a decoder is the one that LLaMA's sentencepiece model is converted to."""
+def is_sentencepiece(decoder: dict[str, Any]) -> bool:
+    """Whether a decoder is the one that LLaMA's sentencepiece model is converted to.
+
+    `exporting/tokenizer.py` adds a step to those that `tokenizers` is to decode all the same.
+    """
     return [step["type"] for step in decoder.get("decoders", ())] == ["Replace", "ByteFallback", "Fuse", "Strip"]
 
 

@@ -233,3 +233,34 @@ def test_an_llm_stops_where_its_bundle_does_or_is_refused(fast: Path, generation
         refusal(fast, named, "eos_token_id")
     else:
         assert load_tokenizer(fast).eos_token_id == 2
+
+
+@pytest.mark.parametrize("form", ["added_tokens.json", "added_tokens_decoder", "tokenizer.json"])
+@pytest.mark.parametrize("flags", [{}, {"special": True, "normalized": False}, {"normalized": False}, {"lstrip": True}])
+def test_added_words_of_a_llama_without_tokenizer_model_reach_the_bundle(
+    slow: Path, tmp_path: Path, form: str, flags: dict[str, bool]
+) -> None:
+    """Their text is what `tokenizers` makes of it: the slow tokenizer puts other blanks around them."""
+    write_tokenizer(load_tokenizer(slow), slow / "tokenizer.json")
+    (slow / "tokenizer.model").unlink()
+    word = {"content": "cardiomegaly", "single_word": False, "lstrip": False, "rstrip": False, "normalized": True,
+            "special": False, **flags}  # fmt: skip
+    if form == "added_tokens.json":
+        put(slow, form, cardiomegaly=PIECES)
+    elif form == "added_tokens_decoder":
+        put(slow, "tokenizer_config.json", added_tokens_decoder={str(PIECES): word})
+    else:
+        listed = json.loads((slow / form).read_text())["added_tokens"]
+        put(slow, form, added_tokens=[*listed, {"id": PIECES, **word}])
+    tokenizer, path = load_tokenizer(slow), tmp_path / "written.json"
+    write_tokenizer(tokenizer, path)
+    halves = list(zip((PROMPT_BEFORE, PROMPT_AFTER), prompt_pieces(tokenizer), strict=True))
+    assert [check.passed for check in check_tokenizer(tokenizer, path, halves)] == [True, True]
+    detokenizer = Detokenizer(path, unk_token_id=0, bos_token_id=1)
+    assert detokenizer.grows
+    for text in TEXTS:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        for tail in ([], [2], [2, 7]):
+            assert detokenizer.text([*ids, *tail]) == report_text(tokenizer, [*ids, *tail])
+            stream = detokenizer.stream()
+            assert "".join([*map(stream.push, [*ids, *tail]), stream.finish()]) == detokenizer.text([*ids, *tail])
