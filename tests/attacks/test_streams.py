@@ -148,6 +148,11 @@ def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
     refused = shell("", "infer", PHANTOM, "--quiet", "--bundle", folder / "bundle")
     assert refused.returncode == 2
     assert refused.stderr.startswith(b"R2G-CONFIG-VALUE: the path of the bundle is not UTF-8")
+    out = folder / os.fsdecode(b"\xff")
+    refused = shell("", "export", "--checkpoint", "c", "--vision", "v", "--llm", "l", "--out", out)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(b"R2G-CONFIG-VALUE: the path of --out is not UTF-8"), "before its sources are read"
+    assert not out.exists()
     done = shell("", "infer", folder, *SHORT, "--quiet", "--names")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"lat\\udce4n/1.png" in done.stdout
