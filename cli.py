@@ -332,7 +332,7 @@ def phantom(
     test_fraction: Annotated[float, typer.Option("--test-fraction", min=0.0, max=1.0)] = 0.1,
 ) -> None:
     """Write synthetic chest radiographs with reports and labels, to train and test on."""
-    from r2gen_export.training.phantom import write_phantoms
+    from r2gen_export.phantoms import write_phantoms
 
     write_phantoms(out, studies, seed, val_fraction=val_fraction, test_fraction=test_fraction)
     say(f"{studies} studies in {out}")

@@ -25,9 +25,9 @@ from PIL import Image
 
 from r2gen_export import __version__
 from r2gen_export.bundle import load_manifest
-from r2gen_export.runtime.cores import available_cores
 from r2gen_export.runtime.pipeline import bundle_path
-from r2gen_export.versions import installed_version
+from r2gen_export.system.cores import available_cores
+from r2gen_export.system.versions import installed_version
 
 R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
 """What the console script does, without depending on where it is installed."""

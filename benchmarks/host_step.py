@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding
-from r2gen_export.runtime.generation import generate
-from r2gen_export.runtime.topk import topk
+from r2gen_export.runtime.decoding.generate import generate
+from r2gen_export.runtime.decoding.topk import topk
 
 Floats = NDArray[np.float32]
 

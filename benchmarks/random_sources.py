@@ -40,8 +40,8 @@ def make_sources(folder: Path, shape: str, llm: Path | None = None, seed: int = 
     from transformers import SwinConfig, SwinModel
 
     from r2gen_export.training.checkpoint import save_checkpoint
+    from r2gen_export.training.hub import stored_dtype
     from r2gen_export.training.model import ModelConfig, R2GenGPT
-    from r2gen_export.training.sources import stored_dtype
 
     vision = folder / "vision"
     if not (vision / "preprocessor_config.json").exists():

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.cold_start import R2GEN
-from benchmarks.latency.alternated import LEAST_RUNS, load_runs
 from benchmarks.latency.compare import compare_reports
+from benchmarks.latency.paired_runs import LEAST_RUNS, load_runs
 
 OPTIONS: Final = ("--devices=cpu", "--presets=fast", "--threads=1", "--processes=1", "--runs=9", "--warmup=1")
 
@@ -36,7 +36,7 @@ def longer(call):
         return found
     return run
 
-if "benchmarks.latency.child" in sys.orig_argv:
+if "benchmarks.latency.worker_process" in sys.orig_argv:
     from onnxruntime import InferenceSession
 
     for name in ("run", "run_with_iobinding"):

@@ -44,7 +44,7 @@ class WeightFormat:
         return self.bits / 8 + (0.0 if self.block is None else (2 if self.half else 4) / self.block)
 
 
-# Observed, as the tolerances count, on random LLaMAs of two layers (the models of tests/exporting/test_streamed.py) and
+# Observed, as the tolerances count, on random LLaMAs of two layers (the models of test_decoder_export.py) and
 # on the demo's trained one: logits differ by up to 1e-6 in fp32, 3e-3 in fp16, and in blocks 1e-1, trained 2e-2; layers
 # by 8e-7, 2e-3, and in blocks of 32 by 3e-2, of 128 by 5e-2, trained 2e-2. What blocks add are activations rounded to
 # 8 bits: without (accuracy level 0) logits differ by 1e-6 with float32 activations, by 4e-3 with float16 ones. An

@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: each of several test processes would start a thread for every core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 # A test run in the background of a shell inherits an ignored Ctrl-C, and so would the commands it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.gpu import why_no_gpu
+from r2gen_export.system.gpu import why_no_gpu
 from trt_engines.backends import Backend
 from trt_engines.identity import Profile
 from trt_engines.plans import load_plan

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from r2gen_export.bundle.external_data import ExternalData
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.streamed.external import ExternalData
 
 FLOAT, HALF, INT4 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT4
 FLOATS: Final = (FLOAT, HALF)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from r2gen_export.bundle import sha256_file
+from r2gen_export.bundle.manifest_json import decode_fields
 from r2gen_export.errors import R2GenError
-from r2gen_export.manifest_json import decode_fields
 from trt_engines.backends import PRODUCTS, Backend
 from trt_engines.machine import gpu, platform_name
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.device_memory import ALIGNMENT, Cuda
+from trt_engines.cuda import ALIGNMENT, Cuda
 from trt_engines.runner import BoundPass
 
 Integers = NDArray[np.int64]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.gpu import why_no_gpu
+from r2gen_export.system.gpu import why_no_gpu
 from trt_engines.backends import Backend
 
 if TYPE_CHECKING:

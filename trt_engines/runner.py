@@ -17,8 +17,8 @@ import numpy as np
 
 from r2gen_export.errors import R2GenError
 from trt_engines.backends import Backend
-from trt_engines.device_memory import Cuda
-from trt_engines.jit import JitCache
+from trt_engines.cuda import Cuda
+from trt_engines.jit_cache import JitCache
 from trt_engines.plans import load_plan
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.sessions import PassingState, check_room, common_prompts, require_finite
+from r2gen_export.runtime.backends.sessions import PassingState, check_room, common_prompts, require_finite
 from trt_engines.backends import Backend
-from trt_engines.device_memory import Cuda
+from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
 from trt_engines.kv_cache import EngineCache
 from trt_engines.runner import BoundPass, EngineRunner, Shape

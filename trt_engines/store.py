@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
 
-from r2gen_export.atomic import atomic_file, write_error
 from r2gen_export.bundle import DECODER, VISION, Manifest, safe_path
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.files import atomic_file, write_error
 from trt_engines.backends import load_backend
 from trt_engines.identity import PLAN, Identity, Machine, Part, compare, this_machine
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from r2gen_export.bundle.manifest_json import decode_fields
 from r2gen_export.errors import CodedError, R2GenError
-from r2gen_export.manifest_json import decode_fields
 from trt_engines.backends import Backend, load_backend
 from trt_engines.builder import Order, Plan, Toolchain, inspect_plan
 from trt_engines.identity import LAYERS, PLAN

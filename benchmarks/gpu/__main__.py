@@ -24,7 +24,7 @@ from benchmarks.gpu.runner import Machine, Results, code_version, digest, run_st
 from benchmarks.gpu.steps import STEPS
 from benchmarks.gpu.table import placement_json, render
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.user_cache import cache_folder
+from r2gen_export.system.cache_folder import cache_folder
 
 MAKING_S: Final = 1800
 """Seconds the bundles may take, and the recipes."""

@@ -36,7 +36,7 @@ from benchmarks.gpu.imitated import Copy, CopyLog
 from benchmarks.gpu.imitated.copies import DOWN, UP
 from r2gen_export.bundle import Dims, load_manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.placement import nodes_on_cpu
+from r2gen_export.runtime.backends.placement import nodes_on_cpu
 
 PROMPT: Final = 40
 ROOM: Final = 24
@@ -59,8 +59,8 @@ def measure_bundle(folder: Path) -> dict[str, Any]:
     Raises:
         R2GenError: `R2G-DEVICE-UNAVAILABLE` when CUDA does not start; what `load_manifest` raises.
     """
-    from r2gen_export.runtime.providers import choose_providers
-    from r2gen_export.runtime.sessions import VisionSession
+    from r2gen_export.runtime.backends.ort_providers import choose_providers
+    from r2gen_export.runtime.backends.sessions import VisionSession
 
     manifest, providers = load_manifest(folder), choose_providers("cuda").providers
     fields: dict[str, Any] = {"dialect": manifest.dialect, "precision": manifest.precision["decoder"]}
@@ -84,7 +84,7 @@ def measure_decoder(path: Path, dims: Dims, *, providers: Sequence[str]) -> dict
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when ONNX Runtime does not open it.
     """
-    from r2gen_export.runtime.decoder import DecoderSession
+    from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 
     session, memcpy, refused = _open(lambda: DecoderSession(path, dims, providers=providers))
     left = nodes_on_cpu(session._session)
@@ -119,7 +119,7 @@ def _open(make: Callable[[], Any]) -> tuple[Any, int, str | None]:
 @contextmanager
 def _recorded(optimised: Path) -> Iterator[None]:
     """Sessions opened within keep where their nodes run and write their graph; none is refused for its placement."""
-    from r2gen_export.runtime import ort_session as sessions
+    from r2gen_export.runtime.backends import ort_session as sessions
 
     original = sessions.session_options
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from unittest import mock
 
 from benchmarks.peers.model import SHAPES
-from r2gen_export.atomic import atomic_dir
+from r2gen_export.system.files import atomic_dir
 
 INLINE: Final = 65536
 """Bytes up to which a weight of the vision encoder stays in its graph."""
@@ -44,7 +44,8 @@ def make_decoder_recipe(out: Path, shape: str, dialect: str, precision: str) -> 
     """The graph the exporter writes for an LLM of `SHAPES`, and the list of its weights."""
     from transformers import LlamaConfig
 
-    from r2gen_export.exporting.streamed import lowering, write
+    from r2gen_export.exporting.decoder import fill as lowering
+    from r2gen_export.exporting.decoder import write
 
     config = LlamaConfig(**SHAPES[shape], dtype="float16", tie_word_embeddings=False)
     entries: list[dict[str, Any]] = []
@@ -87,7 +88,7 @@ def _zero_blocks(weight: Any, bits: int, block: int = 32) -> Any:
     """What `quantize` gives, all zeros."""
     import numpy as np
 
-    from r2gen_export.exporting.streamed.quantize import BlockWeights
+    from r2gen_export.exporting.decoder.quantize import BlockWeights
 
     count, features = weight.shape
     blocks = -(-features // block)
@@ -99,7 +100,7 @@ def _recorder(entries: list[dict[str, Any]]) -> Callable[[Path], Any]:
     """`ExternalData` that lists its large tensors in `entries` instead of writing them."""
     from onnx import TensorProto, helper
 
-    from r2gen_export.exporting.streamed.external import ALIGNMENT, INLINE, ExternalData
+    from r2gen_export.bundle.external_data import ALIGNMENT, INLINE, ExternalData
 
     class Recorder(ExternalData):
         def tensor(self, name: str, values: Any, *, kind: Any = None, dims: Any = None) -> Any:

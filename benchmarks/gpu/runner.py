@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from benchmarks.gpu.bundles import not_exported
 from benchmarks.gpu.plan import Step
-from r2gen_export.atomic import atomic_file
+from r2gen_export.system.files import atomic_file
 
 Results = dict[str, Any]
 

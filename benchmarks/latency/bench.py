@@ -17,9 +17,9 @@ from benchmarks.latency.reference import verdict
 from benchmarks.latency.report import REPORT, assemble, images_digest, load_report, write_json, write_samples
 from benchmarks.latency.roofline import count_work
 from benchmarks.latency.settings import BenchSettings, Configuration, plan
-from r2gen_export.atomic import atomic_dir
 from r2gen_export.bundle import Manifest, open_bundle
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.files import atomic_dir
 
 
 def run_benchmark(settings: BenchSettings, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:

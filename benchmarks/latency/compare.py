@@ -18,8 +18,8 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.latency.metrics import METRICS
+from benchmarks.latency.stability import FOREIGN, STOLEN, WAVERED
 from benchmarks.latency.statistics import Difference, compare, compare_in_turn, holm, median_error
-from benchmarks.latency.steadiness import FOREIGN, STOLEN, WAVERED
 from r2gen_export.errors import R2GenError
 
 COMPARE_SCHEMA: Final = "r2gen-bench-compare/1"

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine import last_level_cache
+from benchmarks.latency.machine_rates import last_level_cache
 from benchmarks.latency.trackers import Nvml
 from r2gen_export import __version__
 from r2gen_export.bundle import Manifest, bundle_id
-from r2gen_export.runtime.cores import available_cores
-from r2gen_export.versions import installed_version
+from r2gen_export.system.cores import available_cores
+from r2gen_export.system.versions import installed_version
 
 PACKAGES: Final = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "pillow", "torch", "transformers", "tensorrt",

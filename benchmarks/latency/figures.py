@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.latency.metrics import METRICS
 from benchmarks.latency.statistics import TOO_SMALL
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.report import STAGES
+from r2gen_export.reporting.report import STAGES
 
 Row = list[str]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from r2gen_export.bundle.onnx_external import read_varint
 from r2gen_export.errors import R2GenError
-from r2gen_export.onnx_external import read_varint
 
 Bytes = mmap.mmap | bytes
 

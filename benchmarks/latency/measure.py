@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine import Machine, measure_rates
+from benchmarks.latency.machine_rates import Machine, measure_rates
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
-from benchmarks.latency.workers import Group, studies_needed
-from r2gen_export.runtime.cores import available_cores
-from r2gen_export.runtime.studies import collect_studies
+from benchmarks.latency.worker_pool import Group, studies_needed
+from r2gen_export.studies.collect import collect_studies
+from r2gen_export.system.cores import available_cores
 
 MOST_PHANTOMS: Final = 256
 SEED: Final = 20_251_125
@@ -43,7 +43,7 @@ def studies(settings: BenchSettings, configurations: Sequence[Configuration]) ->
     if settings.images is not None:
         yield [study.images for study in collect_studies([settings.images]).studies]
         return
-    from r2gen_export.training.phantom import write_phantoms
+    from r2gen_export.phantoms import write_phantoms
 
     count = min(MOST_PHANTOMS, studies_needed(settings, configurations))
     with tempfile.TemporaryDirectory() as scratch:

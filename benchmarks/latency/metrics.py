@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from r2gen_export.runtime.report import STAGES
+from r2gen_export.reporting.report import STAGES
 
 Round = dict[str, Any]
 """One round of one configuration: `answers` of its processes (see `child.py`), and `cost` of the round."""

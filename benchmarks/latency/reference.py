@@ -35,9 +35,9 @@ def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         import torch
 
         from r2gen_export.bundle import load_manifest
-        from r2gen_export.exporting.sources import load_sources
-        from r2gen_export.runtime.images import load_image, preprocess
+        from r2gen_export.exporting.source_model import load_sources
         from r2gen_export.runtime.settings import resolve_settings
+        from r2gen_export.studies.images import load_image, preprocess
 
         checkpoint, vision, llm, dtype = job["sources"]
         torch.set_num_threads(job["threads"])
@@ -105,8 +105,8 @@ def _generate(
 
 
 def _generate_430(model: R2GenGPT, embeds: torch.Tensor, decoding: Decoding, eos: int) -> list[int]:
-    from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
-    from r2gen_export.runtime.generation import generate
+    from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
+    from r2gen_export.runtime.decoding.generate import generate
 
     llm = model.llama_model
     found = generate(

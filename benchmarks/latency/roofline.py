@@ -12,12 +12,12 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.latency.graph import read_graph
-from benchmarks.latency.machine import LARGE, Machine, last_level_cache, read_bandwidth
+from benchmarks.latency.machine_rates import LARGE, Machine, last_level_cache, read_bandwidth
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.ort_session import bad_graph, first_line, session_options
+from r2gen_export.runtime.backends.ort_session import bad_graph, first_line, session_options
 
 PRODUCTS: Final = frozenset(
     ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits")

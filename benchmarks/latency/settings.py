@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.cores import available_cores, thread_count
-from r2gen_export.runtime.ladder import EngineRung
+from r2gen_export.runtime.backends.select import EngineRung
 from r2gen_export.runtime.settings import Settings, resolve_settings
+from r2gen_export.system.cores import available_cores, thread_count
 
 MOST_RUNS: Final = 100_000
 

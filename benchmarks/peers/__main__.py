@@ -22,15 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine import LARGE, read_bandwidth
+from benchmarks.latency.machine_rates import LARGE, read_bandwidth
 from benchmarks.peers.environments import finished_mark, python_of
 from benchmarks.peers.model import SHAPES, make_model
-from benchmarks.peers.replays import replay_reports
+from benchmarks.peers.recorded_answers import replay_reports
 from benchmarks.peers.results import write_results
-from r2gen_export.atomic import atomic_dir
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.cores import available_cores
-from r2gen_export.runtime.hugepages import huge_page_environment
+from r2gen_export.system.cores import available_cores
+from r2gen_export.system.files import atomic_dir
+from r2gen_export.system.huge_pages import huge_page_environment
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 

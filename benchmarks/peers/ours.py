@@ -11,22 +11,22 @@ import numpy as np
 
 from benchmarks.peers.model import decoder_dims
 from r2gen_export.bundle import Decoding
-from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.drafted import generate_drafted
-from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.engines import AnyDecoder
-from r2gen_export.runtime.hugepages import use_huge_pages
-from r2gen_export.runtime.openvino_decoder import OpenVinoDecoder
-from r2gen_export.runtime.sessions import EmbeddingTable
+from r2gen_export.runtime.backends.cpu_timing import AnyDecoder
+from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
+from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.verify import generate_drafted
+from r2gen_export.system.huge_pages import use_huge_pages
 
 
 def convert(model: Path, out: Path, precision: str = "int4") -> None:
     """Write `decoder/` and the embedding table of a LLaMA folder."""
     import torch
 
-    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.decoder.export import write_decoder
     from r2gen_export.exporting.tokenizer import write_embeddings
-    from r2gen_export.training.sources import load_llm
+    from r2gen_export.training.hub import load_llm
 
     llama = load_llm(model, torch.float16)
     write_decoder(llama, out / "decoder", dialect="ort", precision=precision)

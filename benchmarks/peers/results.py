@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from r2gen_export.atomic import atomic_file
+from r2gen_export.system.files import atomic_file
 
 PEERS_SCHEMA: Final = "r2gen-peers/1"
 

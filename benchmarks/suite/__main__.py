@@ -22,20 +22,20 @@ import numpy as np
 
 from benchmarks.latency.environment import environment
 from benchmarks.latency.figures import number
-from benchmarks.latency.machine import Machine, measure_rates
+from benchmarks.latency.machine_rates import Machine, measure_rates
 from benchmarks.latency.markdown import table
 from benchmarks.latency.trackers import processor_seconds
 from benchmarks.suite.models import SuiteModel, open_model
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Decoding, demo_bundle, load_manifest
 from r2gen_export.commands.console import output
-from r2gen_export.runtime.cores import available_cores
-from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.images import preprocess
-from r2gen_export.runtime.ngrams import SortedNgrams
-from r2gen_export.runtime.processors import log_softmax, make_processors
-from r2gen_export.runtime.providers import CPU
-from r2gen_export.runtime.sessions import VisionSession
+from r2gen_export.runtime.backends.ort_providers import CPU
+from r2gen_export.runtime.backends.sessions import VisionSession
+from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.ngrams import SortedNgrams
+from r2gen_export.studies.images import preprocess
+from r2gen_export.system.cores import available_cores
 
 WIDTHS: Final = (256, 512, 1024)
 VOCAB: Final = 32_000

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Decoding, Dims
-from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.generation import generate
-from r2gen_export.runtime.providers import CPU
-from r2gen_export.runtime.sessions import EmbeddingTable
+from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.backends.ort_providers import CPU
+from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.decoding.generate import generate
 
 LAYERS: Final = 4
 HEAD: Final = 64
@@ -72,7 +72,7 @@ def open_model(folder: Path, width: int, vocab: int, threads: int) -> SuiteModel
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.decoder.export import write_decoder
     from r2gen_export.exporting.tokenizer import write_embeddings
 
     heads = width // HEAD

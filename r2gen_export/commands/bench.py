@@ -121,7 +121,7 @@ def measure(
     from benchmarks.latency.environment import command_line
     from benchmarks.latency.settings import BenchSettings, Sources
     from r2gen_export.runtime.pipeline import bundle_path
-    from r2gen_export.runtime.studies import collect_studies
+    from r2gen_export.studies.collect import collect_studies
 
     sources = None
     if reference is not None:
@@ -178,9 +178,9 @@ def compare(
     """Say what differs between two reports by more than chance: effect, interval, noise, verdict."""
     import json
 
-    from benchmarks.latency.alternated import load_runs
     from benchmarks.latency.compare import compare_reports, slower_than, unjudged
     from benchmarks.latency.markdown import comparison_text
+    from benchmarks.latency.paired_runs import load_runs
 
     allowed = None if fail_above is None else share(fail_above)
     found = compare_reports(load_runs(a), load_runs(b), force=force)

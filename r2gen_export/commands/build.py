@@ -68,7 +68,7 @@ def build(
     """Build a bundle's TensorRT engines, into its folder `engines`. TensorRT-RTX needs no GPU for it."""
     with needs("tensorrt-rtx"):
         from trt_engines.build import Settings, build_engines
-        from trt_engines.networks import Limits
+        from trt_engines.prepare import Limits
 
     settings = Settings(
         backend=backend.value,

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TextIO
 import typer
 
 from r2gen_export.errors import CodedError, InternalError, R2GenError
-from r2gen_export.host_memory import is_out_of_host_memory, out_of_host_memory
-from r2gen_export.interrupts import Terminated, signals_held, termination_raises
+from r2gen_export.system.interrupts import Terminated, signals_held, termination_raises
+from r2gen_export.system.memory import is_out_of_host_memory, out_of_host_memory
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from r2gen_export.runtime.studies import StudyList
+    from r2gen_export.studies.collect import StudyList
 
 P = ParamSpec("P")
 
@@ -125,7 +125,7 @@ def write_out(text: str) -> None:
 
 def unwritable(error: OSError) -> R2GenError:
     """The error for a stdout that cannot be written (full, closed), to which nothing more is written then."""
-    from r2gen_export.atomic import write_error
+    from r2gen_export.system.files import write_error
 
     _abandon(sys.stdout)
     return write_error(Path("stdout"), error)
@@ -206,7 +206,7 @@ def check_output(path: Path | None, *, overwrite: bool) -> None:
     """
     if path is None:
         return
-    from r2gen_export.atomic import partial_path
+    from r2gen_export.system.files import partial_path
 
     if path.exists() and not path.is_file():
         raise R2GenError("R2G-OUTPUT-WRITE", f"{path} is not a regular file", "name a file for --out")
@@ -226,7 +226,7 @@ def output(path: Path | None) -> Iterator[Callable[[str], Any]]:
     if path is None:
         yield write_out
         return
-    from r2gen_export.atomic import growing_file
+    from r2gen_export.system.files import growing_file
 
     with growing_file(path) as append:
 

@@ -32,8 +32,8 @@ def build(
 ) -> None:
     """Fill a bundle's store with a site's reports, as token ids; what the model writes is learned from then on."""
     from r2gen_export.bundle import open_bundle
-    from r2gen_export.runtime.draft_reports import read_reports, tokenise
-    from r2gen_export.runtime.draft_store import build_store
+    from r2gen_export.runtime.drafting.read_reports import read_reports, tokenise
+    from r2gen_export.runtime.drafting.store import build_store
 
     manifest = open_bundle(bundle)
     texts = read_reports(reports, dataset.value)
@@ -46,7 +46,7 @@ def build(
 def show(bundle: Bundle) -> None:
     """Say how much a bundle's store holds."""
     from r2gen_export.bundle import open_bundle
-    from r2gen_export.runtime.draft_store import describe
+    from r2gen_export.runtime.drafting.store import describe
 
     for line in describe(bundle, open_bundle(bundle)):
         write_out(f"{line}\n")
@@ -60,7 +60,7 @@ def wipe(
 ) -> None:
     """Remove a bundle's store."""
     from r2gen_export.bundle import open_bundle
-    from r2gen_export.runtime.draft_store import wipe_store
+    from r2gen_export.runtime.drafting.store import wipe_store
 
     wipe_store(bundle, open_bundle(bundle), learned_only=learned)
     say(f"{bundle}: " + ("what was learned is gone" if learned else "the store is gone"))

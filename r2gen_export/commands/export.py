@@ -5,7 +5,7 @@ from __future__ import annotations
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say
 from r2gen_export.exporting.export import ExportSettings, export_bundle
-from r2gen_export.paths import require_utf8
+from r2gen_export.system.paths import require_utf8
 
 
 def run_export(settings: ExportSettings) -> None:

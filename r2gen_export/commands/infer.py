@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2gen_export.atomic import partial_path
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.files import partial_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from r2gen_export.reporting.report import Report
     from r2gen_export.runtime.pipeline import Outcome, Pipeline
-    from r2gen_export.runtime.report import Report
-    from r2gen_export.runtime.studies import Study, StudyList
+    from r2gen_export.studies.collect import Study, StudyList
 
 UNFINISHED = "[unfinished draft: the generation stopped here]"
 
@@ -58,10 +58,10 @@ def run_infer(request: InferRequest) -> None:
         KeyboardInterrupt, Terminated: by a signal; reports that were finished are kept, and stderr says where.
     """
     from r2gen_export.bundle import load_manifest
-    from r2gen_export.runtime.cores import thread_count, use_cpus
-    from r2gen_export.runtime.engines import is_large
-    from r2gen_export.runtime.hugepages import restart_with_huge_pages
+    from r2gen_export.runtime.backends.cpu_timing import is_large
     from r2gen_export.runtime.pipeline import Pipeline, bundle_path
+    from r2gen_export.system.cores import thread_count, use_cpus
+    from r2gen_export.system.huge_pages import restart_with_huge_pages
 
     check_output(request.out, overwrite=request.overwrite)
     if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
@@ -85,7 +85,7 @@ def run_infer(request: InferRequest) -> None:
 
 def _collect(request: InferRequest) -> StudyList:
     """The studies of the call; what was passed over goes to stderr."""
-    from r2gen_export.runtime.studies import collect_studies
+    from r2gen_export.studies.collect import collect_studies
 
     try:
         studies = collect_studies(request.images, together=request.together)
@@ -100,7 +100,7 @@ def _collect(request: InferRequest) -> StudyList:
 
 def _decodes_on_cpu(device: str) -> bool:
     """Whether weights will be in this process's memory, as far as that is known before anything is loaded."""
-    from r2gen_export.runtime.gpu import why_no_gpu
+    from r2gen_export.system.gpu import why_no_gpu
 
     return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
 
@@ -122,7 +122,7 @@ def _generate(
     request: InferRequest, pipeline: Pipeline, study: Study, on_text: Callable[[str], None] | None = None
 ) -> Report:
     """The report of the only study; its errors name its images by number unless `--names` was given."""
-    from r2gen_export.runtime.studies import without_names
+    from r2gen_export.studies.collect import without_names
 
     try:
         return _with_view_warnings(pipeline.generate(study.images, on_text=on_text, **request.options), study)
@@ -133,7 +133,7 @@ def _generate(
 
 
 def _with_view_warnings(report: Report, study: Study) -> Report:
-    from r2gen_export.runtime.views import view_warnings
+    from r2gen_export.studies.views import view_warnings
 
     return dataclasses.replace(report, warnings=(*report.warnings, *view_warnings(study.images)))
 
@@ -143,7 +143,7 @@ def _streams(request: InferRequest) -> bool:
 
 
 def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str) -> None:
-    from r2gen_export.runtime.report import notice_block, warning_block
+    from r2gen_export.reporting.report import notice_block, warning_block
 
     begun = False
 
@@ -246,7 +246,7 @@ def _write_all(
 
 
 def _message(request: InferRequest, study: Study, outcome: Outcome) -> str:
-    from r2gen_export.runtime.studies import without_names
+    from r2gen_export.studies.collect import without_names
 
     assert outcome.error is not None
     subject = f"study {outcome.study}: "
@@ -276,7 +276,7 @@ def _entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Out
 
 
 def _failure(outcome: Outcome, message: str, name: str | None, notice: str) -> dict[str, Any]:
-    from r2gen_export.runtime.report import FAILURE_SCHEMA
+    from r2gen_export.reporting.report import FAILURE_SCHEMA
 
     assert outcome.error is not None
     fields: dict[str, Any] = {"schema": FAILURE_SCHEMA, "study": outcome.study}

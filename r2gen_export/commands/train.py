@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2gen_export.commands.console import needs, say
-from r2gen_export.interrupts import Terminated
+from r2gen_export.system.interrupts import Terminated
 
 
 def run_train(**options: Any) -> None:

@@ -13,9 +13,9 @@ from r2gen_export.bundle import ParityCheck, Semantics
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say, say_passed_over, write_out
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.measures import first_divergence
+from r2gen_export.exporting.parity.metrics import first_divergence
 from r2gen_export.exporting.verify import verify_bundle
-from r2gen_export.runtime.studies import collect_studies
+from r2gen_export.studies.collect import collect_studies
 
 
 def run_verify(

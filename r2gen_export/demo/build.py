@@ -15,14 +15,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from r2gen_export.atomic import atomic_dir, atomic_file
 from r2gen_export.bundle import load_manifest
+from r2gen_export.decoding import FAST, PAPER
 from r2gen_export.demo.llm import LlmSettings, train_llm
-from r2gen_export.demo.score import DEMO_SEED, FINDINGS
 from r2gen_export.demo.vision import LabelledStudy, VisionSettings, train_vision
 from r2gen_export.errors import R2GenError
-from r2gen_export.presets import FAST, PAPER
-from r2gen_export.training.phantom import LABELS, Finding, write_phantoms
+from r2gen_export.evaluation.phantom_findings import DEMO_SEED, FINDINGS
+from r2gen_export.phantoms import LABELS, Finding, write_phantoms
+from r2gen_export.system.files import atomic_dir, atomic_file
 
 
 @dataclass(frozen=True)

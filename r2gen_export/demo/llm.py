@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from r2gen_export.demo.tokenizer import save_tokenizer, train_tokenizer
+from r2gen_export.phantoms import keywords, sample_findings, write_report
 from r2gen_export.training.model import PROMPT_AFTER, PROMPT_BEFORE
-from r2gen_export.training.phantom import keywords, sample_findings, write_report
 
 BOS, EOS = 1, 2
 IGNORE = -100

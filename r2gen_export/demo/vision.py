@@ -16,7 +16,7 @@ from torch import nn
 from transformers import SwinConfig, SwinModel
 
 from r2gen_export.bundle import ImageSpec
-from r2gen_export.runtime.images import load_views
+from r2gen_export.studies.images import load_views
 
 SEVERITIES = 3
 GREY_SPEC = ImageSpec(224, 224, 3, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

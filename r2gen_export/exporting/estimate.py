@@ -98,7 +98,7 @@ def default_embeddings(precision: str) -> str:
 
 
 def _layer_parameters(config: LlamaConfig) -> int:
-    from r2gen_export.exporting.streamed.skeleton import head_dim
+    from r2gen_export.exporting.decoder.skeleton import head_dim
 
     attention = 2 * config.hidden_size * head_dim(config) * (config.num_attention_heads + config.num_key_value_heads)
     return int(attention + 3 * config.hidden_size * config.intermediate_size)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from r2gen_export import bundle as layout
-from r2gen_export.atomic import atomic_dir
 from r2gen_export.bundle import (
     Decoding,
     Dims,
@@ -27,16 +26,17 @@ from r2gen_export.bundle import (
     seal,
     sha256_file,
 )
-from r2gen_export.demo.score import DEMO_SEED, record_findings
+from r2gen_export.decoding import FAST, PAPER
 from r2gen_export.errors import R2GenError
+from r2gen_export.evaluation.phantom_findings import DEMO_SEED, record_findings
 from r2gen_export.precision import TENSOR_PRECISIONS
-from r2gen_export.presets import FAST, PAPER
-from r2gen_export.versions import installed_version
+from r2gen_export.system.files import atomic_dir
+from r2gen_export.system.versions import installed_version
 
 if TYPE_CHECKING:
     from r2gen_export.exporting.estimate import Gate
-    from r2gen_export.exporting.gate import Plan
-    from r2gen_export.exporting.sources import Sources
+    from r2gen_export.exporting.parity.gate import Plan
+    from r2gen_export.exporting.source_model import Sources
     from r2gen_export.exporting.target import Choice, Target
     from r2gen_export.training.model import R2GenGPT
 
@@ -101,10 +101,10 @@ def export_bundle(
         R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
             graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
     """
-    from r2gen_export.exporting import gate
-    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.decoder.export import write_decoder
     from r2gen_export.exporting.estimate import PeakMemory
-    from r2gen_export.exporting.sources import load_sources
+    from r2gen_export.exporting.parity import gate
+    from r2gen_export.exporting.source_model import load_sources
     from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
     from r2gen_export.exporting.vision import export_vision
     from r2gen_export.exporting.vision_precision import lower_precision
@@ -176,10 +176,10 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice,
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
-    from r2gen_export.exporting.gate import Plan
-    from r2gen_export.exporting.sources import check_files
+    from r2gen_export.exporting.parity.gate import Plan
+    from r2gen_export.exporting.source_model import check_files
     from r2gen_export.exporting.target import choose
-    from r2gen_export.training.sources import source_config
+    from r2gen_export.training.hub import source_config
 
     _check_settings(settings)
     check_files(settings.vision, settings.llm)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.decoder import check_variant
+from r2gen_export.exporting.decoder.export import check_variant
 from r2gen_export.precision import PRECISIONS, with_half_activations
-from r2gen_export.runtime.gpu import why_no_gpu
+from r2gen_export.system.gpu import why_no_gpu
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -46,7 +46,7 @@ def choose(settings: ExportSettings, llm: LlamaConfig) -> Choice:
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for a decoder that cannot be written, or not run on the GPU it is for.
     """
-    from r2gen_export.exporting.streamed.skeleton import default_dialect
+    from r2gen_export.exporting.decoder.skeleton import default_dialect
 
     target, why = _target(settings)
     gpu, fitting = target == "gpu", default_dialect(llm)

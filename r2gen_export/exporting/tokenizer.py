@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from r2gen_export.bundle import ParityCheck
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.streamed.quantize import quantize
-from r2gen_export.runtime.sessions import int8_row
-from r2gen_export.runtime.text import Detokenizer, is_sentencepiece
+from r2gen_export.exporting.decoder.quantize import quantize
+from r2gen_export.runtime.backends.sessions import int8_row
+from r2gen_export.runtime.detokenizer import Detokenizer, is_sentencepiece
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

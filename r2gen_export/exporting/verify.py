@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, Semantics, open_bundle, sha256_file
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.images import load_image, preprocess
-from r2gen_export.runtime.studies import collect_studies
+from r2gen_export.studies.collect import collect_studies
+from r2gen_export.studies.images import load_image, preprocess
 
 
 def verify_bundle(
@@ -90,11 +90,12 @@ def _against_sources(
 ) -> list[ParityCheck]:
     from transformers import LlamaConfig
 
-    from r2gen_export.exporting import gate, parity
     from r2gen_export.exporting.estimate import estimate
     from r2gen_export.exporting.export import bundle_dims, bundle_prompt, merge_lora
-    from r2gen_export.exporting.sources import load_sources
-    from r2gen_export.training.sources import source_config
+    from r2gen_export.exporting.parity import compare as parity
+    from r2gen_export.exporting.parity import gate
+    from r2gen_export.exporting.source_model import load_sources
+    from r2gen_export.training.hub import source_config
 
     stage("loading sources")
     precision = manifest.precision["decoder"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from r2gen_export.exporting.quiet import quiet
-from r2gen_export.interrupts import interrupt_later
+from r2gen_export.system.interrupts import interrupt_later
 
 if TYPE_CHECKING:
     from r2gen_export.training.model import R2GenGPT

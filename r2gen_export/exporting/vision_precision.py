@@ -1,6 +1,7 @@
 """vision.onnx with smaller weights: float16, or int8 with activations rounded as they come (dynamic).
 
-Activation scales fixed beforehand on phantoms (static, QDQ) pay in nothing (`python -m benchmarks.vision_precision`): a
+Activation scales fixed beforehand on phantoms (static, QDQ) bring nothing (`python -m
+benchmarks.quality.vision_precision`): a
 Swin-base takes 0.55 to 0.59 of float32's time where dynamic takes 0.49, the demo's image tokens come out no nearer to
 float32's (cosine 0.99993 at best, 0.99996), and an export would need images to calibrate on.
 The projector stays in float32: its LayerNorm spreads every error over all the LLM sees.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from r2gen_export import __version__
 from r2gen_export.errors import CodedError, InternalError
-from r2gen_export.versions import installed_version
+from r2gen_export.system.versions import installed_version
 
 if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Pipeline
@@ -142,9 +142,9 @@ def provider_checks(device: str, bundle: Path | None = None) -> list[Check]:
     """The ladder: what `infer` takes for a bundle, and why each faster rung is not taken. Loads no graph."""
     try:
         from r2gen_export.bundle import load_manifest
-        from r2gen_export.runtime.ladder import EngineRung
+        from r2gen_export.runtime.backends.select import EngineRung
+        from r2gen_export.runtime.backends.sessions import choose_providers
         from r2gen_export.runtime.pipeline import bundle_path
-        from r2gen_export.runtime.sessions import choose_providers
 
         folder = bundle_path(bundle)
         try:

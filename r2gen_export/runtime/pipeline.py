@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
-from r2gen_export.runtime.draft_store import has_store, open_drafter
-from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.engines import is_large
-from r2gen_export.runtime.generation import Sequence as TokenSequence
-from r2gen_export.runtime.generation import TokenEvent, generate
-from r2gen_export.runtime.hugepages import use_huge_pages
-from r2gen_export.runtime.images import Picture, preprocess, read_image
-from r2gen_export.runtime.ladder import may_use_gpu, open_sessions
-from r2gen_export.runtime.report import Report
-from r2gen_export.runtime.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
+from r2gen_export.reporting.report import Report
+from r2gen_export.runtime.backends.cpu_timing import is_large
+from r2gen_export.runtime.backends.gpu_thread import Worker
+from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
+from r2gen_export.runtime.backends.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
+from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
+from r2gen_export.runtime.decoding.generate import TokenEvent, generate
+from r2gen_export.runtime.detokenizer import Detokenizer, TextStream
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.store import has_store, open_drafter
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
-from r2gen_export.runtime.text import Detokenizer, TextStream
-from r2gen_export.runtime.worker import Worker
+from r2gen_export.studies.images import Picture, preprocess, read_image
+from r2gen_export.system.huge_pages import use_huge_pages
 
 Image: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8]"
 """A file, or pixels uint8 [H, W] grey or [H, W, 3] RGB."""

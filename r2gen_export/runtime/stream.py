@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.report import Report
+from r2gen_export.reporting.report import Report
 
 
 class ReportStream:

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
-from r2gen_export.git_lfs import refuse_pointer
+from r2gen_export.system.files import atomic_dir
+from r2gen_export.system.git_lfs import refuse_pointer
+from r2gen_export.training.hub import check_finite, weights_sha256
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from r2gen_export.training.published import Trained, is_derived, is_text
-from r2gen_export.training.sources import check_finite, weights_sha256
 
 FORMAT: Final = "r2gen-checkpoint"
 FORMAT_VERSION: Final = 1

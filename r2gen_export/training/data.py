@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import CodedError, R2GenError
-from r2gen_export.runtime import study_files
-from r2gen_export.runtime.images import load_views
+from r2gen_export.studies import annotation as study_files
+from r2gen_export.studies.images import load_views
+from r2gen_export.training.hub import PAD_TOKEN_ID
 from r2gen_export.training.source_files.preprocessor import image_spec
-from r2gen_export.training.sources import PAD_TOKEN_ID
 
 __all__ = [
     "Batch",

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from r2gen_export.atomic import atomic_file
 from r2gen_export.bundle import ImageSpec, sha256_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.files import atomic_file
 from r2gen_export.training.data import Study, read_view
-from r2gen_export.training.sources import check_finite
+from r2gen_export.training.hub import check_finite
 
 HEADER: Final = struct.Struct("<4sIII")
 MAGIC: Final = b"r2gf"

@@ -21,17 +21,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 
-from r2gen_export.atomic import atomic_file, write_error
 from r2gen_export.errors import R2GenError
-from r2gen_export.interrupts import interrupt_later
+from r2gen_export.studies.report_cleaning import CLEANERS
+from r2gen_export.system.files import atomic_file, write_error
+from r2gen_export.system.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import source_hashes
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
 from r2gen_export.training.features import FeatureCache, cache_key
+from r2gen_export.training.hub import source_config
 from r2gen_export.training.model import R2GenGPT
 from r2gen_export.training.module import BEST, LOG_EVERY, STATE, AtomicIO, R2GenModule, Saver, Stopper, StudyData
-from r2gen_export.training.reports import CLEANERS
 from r2gen_export.training.settings import PRECISIONS, TrainSettings
-from r2gen_export.training.sources import source_config
 
 __all__ = ["TrainSettings", "train"]
 

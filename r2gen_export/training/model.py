@@ -27,7 +27,7 @@ from transformers import (
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.training.sources import PAD_TOKEN_ID, load_llm, load_tokenizer, load_vision, source_name
+from r2gen_export.training.hub import PAD_TOKEN_ID, load_llm, load_tokenizer, load_vision, source_name
 
 __all__ = [
     "PROMPT",

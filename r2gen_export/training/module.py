@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from r2gen_export.atomic import atomic_file
+from r2gen_export.decoding import FAST
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.presets import FAST
+from r2gen_export.system.files import atomic_file
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.data import Batch, StudyDataset, StudyLoader, collate
+from r2gen_export.training.hub import check_finite
 from r2gen_export.training.model import R2GenGPT, report_text
 from r2gen_export.training.settings import TrainSettings
-from r2gen_export.training.sources import check_finite
 
 ETA_MIN: Final = 1e-6
 """Learning rate at the end of the cosine, as published."""

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
-from r2gen_export.git_lfs import refuse_pointer
-from r2gen_export.runtime.generation import check_decoding
+from r2gen_export.runtime.decoding.generate import check_decoding
+from r2gen_export.system.git_lfs import refuse_pointer
+from r2gen_export.training.hub import source_name
 from r2gen_export.training.model import PROJECTOR, ModelConfig
 from r2gen_export.training.source_files.plain_pickle import NotPlainError, is_dense, load_plain, plain
-from r2gen_export.training.sources import source_name
 from r2gen_export.training.wrappers import refuse_parts, take_off
 
 Kind = Literal["published", "lightning", "tensors"]

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
+from r2gen_export.evaluation.rouge import rouge_l
+from r2gen_export.studies.report_cleaning import CLEANERS
 from r2gen_export.training.model import Alignment, ModelConfig
-from r2gen_export.training.reports import CLEANERS
-from r2gen_export.training.scores import rouge_l
 
 Score = Callable[[Sequence[str], Sequence[str]], float]
 """(generated texts, references) -> score; the higher, the better."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.bundle import demo_bundle
-from tests.runtime.test_images import KINDS, hostile
+from tests.studies.test_images import KINDS, hostile
 
 ROOT = Path(__file__).parents[2]
 

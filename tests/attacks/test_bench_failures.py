@@ -187,7 +187,7 @@ class _Killer:
         for run in children(os.getpid()):
             for measured in children(run):
                 command = Path(f"/proc/{measured}/cmdline").read_bytes()
-                if b"benchmarks.latency.child" in command:
+                if b"benchmarks.latency.worker_process" in command:
                     os.kill(measured, signal.SIGKILL)
                     return True
         return False

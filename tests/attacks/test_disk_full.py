@@ -16,7 +16,7 @@ import pytest
 
 from r2gen_export.training.checkpoint import read_config
 from tests.conftest import TinySources
-from tests.tiny import make_annotation
+from tests.helpers.tiny import make_annotation
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ import pytest
 
 from r2gen_export.bundle import demo_bundle
 from tests.conftest import TinySources
-from tests.tiny import make_annotation
+from tests.helpers.tiny import make_annotation
 from tests.trt_engines.graphs import needs_rtx
 
 ROOT = Path(__file__).parents[2]

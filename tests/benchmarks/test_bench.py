@@ -18,7 +18,7 @@ from benchmarks.latency.environment import command_line
 from benchmarks.latency.metrics import METRICS
 from benchmarks.peers.results import PEERS_SCHEMA, write_results
 from r2gen_export.bundle import NOTICE, demo_bundle, load_manifest
-from r2gen_export.runtime.report import STAGES
+from r2gen_export.reporting.report import STAGES
 from tests.command import run_cli
 
 

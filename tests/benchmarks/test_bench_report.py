@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.latency.environment import without_folders
 from benchmarks.latency.figures import reference_verdict
-from benchmarks.latency.machine import Machine, Rates
+from benchmarks.latency.machine_rates import Machine, Rates
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.reference import verdict
 from benchmarks.latency.report import assemble

@@ -54,7 +54,7 @@ def rows(text: str, first: str) -> list[list[str]]:
 
 
 def test_every_variant_that_can_be_exported_has_a_placement():
-    from r2gen_export.exporting.decoder import dialects
+    from r2gen_export.exporting.decoder.export import dialects
 
     names = {f"{dialect}-{precision}" for dialect, precisions in dialects().items() for precision in precisions}
     assert set(plan.BUNDLES) == names

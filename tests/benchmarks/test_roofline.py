@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from benchmarks.latency.graph import read_graph
-from benchmarks.latency.machine import Machine, Rates, gemm_rate, read_bandwidth, scalar_rate
+from benchmarks.latency.machine_rates import Machine, Rates, gemm_rate, read_bandwidth, scalar_rate
 from benchmarks.latency.onnx_bytes import matmul_model
 from benchmarks.latency.roofline import count_work, encode_ops, floors
 from r2gen_export.bundle import demo_bundle, load_manifest
@@ -46,7 +46,7 @@ def test_products_of_every_dialect(tiny_sources: TinySources, tmp_path: Path, di
     """As many parameters as the LLM's matrices have, whatever they are written as; an int4 weight takes 5/8 byte."""
     from transformers import LlamaForCausalLM
 
-    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.decoder.export import write_decoder
 
     llama = LlamaForCausalLM.from_pretrained(tiny_sources.llm).eval()
     write_decoder(llama, tmp_path / "decoder", dialect=dialect, precision=precision)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.latency import steadiness
-from benchmarks.latency.machine import Machine, Rates
+from benchmarks.latency import stability as steadiness
+from benchmarks.latency.machine_rates import Machine, Rates
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.trackers import Nvml, Rapl, Watch, processor_seconds
 from tests.benchmarks.synthetic import starts

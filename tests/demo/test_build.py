@@ -13,7 +13,7 @@ from r2gen_export.errors import R2GenError
 pytest.importorskip("lightning")
 
 from r2gen_export.demo.build import DemoSettings, build_demo
-from r2gen_export.demo.score import FINDINGS
+from r2gen_export.evaluation.phantom_findings import FINDINGS
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.bundle import DEMO_NOTICE, NOTICE, bundle_id, demo_bundle, open_bundle
-from r2gen_export.demo.score import FINDINGS, record_findings, score_phantoms, write_held_out
+from r2gen_export.evaluation.phantom_findings import FINDINGS, record_findings, score_phantoms, write_held_out
 from r2gen_export.runtime.pipeline import Pipeline
 
 MEGABYTE = 1_000_000
@@ -32,7 +32,7 @@ def test_every_output_says_it_is_a_demo() -> None:
 
 @pytest.mark.parametrize("preset", ["fast"])
 def test_findings_of_held_out_phantoms_come_back(preset: str, tmp_path: Path) -> None:
-    """The README's number on a tenth of the phantoms; `python -m benchmarks.phantom_f1` gives the whole."""
+    """The README's number on a tenth of the phantoms; `python -m benchmarks.quality.phantom_f1` gives the whole."""
     write_held_out(tmp_path / "phantoms", 50, progress=False)
     score = score_phantoms(Pipeline.from_bundle(device="cpu"), tmp_path / "phantoms", preset=preset)
     assert score.failed == 0

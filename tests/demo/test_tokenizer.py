@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from r2gen_export.demo.tokenizer import save_tokenizer, train_tokenizer
-from r2gen_export.training.phantom import sample_findings, write_report
+from r2gen_export.phantoms import sample_findings, write_report
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from r2gen_export.bundle import FORMAT_VERSION, open_bundle, seal
-from r2gen_export.demo.score import FINDINGS
 from r2gen_export.errors import R2GenError
+from r2gen_export.evaluation.phantom_findings import FINDINGS
 from r2gen_export.exporting import estimate, tokenizer, vision
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from r2gen_export.exporting.verify import verify_bundle
+from r2gen_export.runtime.backends.sessions import EmbeddingTable
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.sessions import EmbeddingTable
 from tests import conftest
 from tests.command import run_here
 from tests.conftest import TinySources, make_sources
+from tests.helpers.tiny import make_tiny_llm
 from tests.marks import slow
-from tests.tiny import make_tiny_llm
 
 
 def export(sources: TinySources, out: Path, **more: object) -> None:

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from r2gen_export.bundle import Decoding, open_bundle
+from r2gen_export.decoding import FAST
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.export import ExportSettings, export_bundle
-from r2gen_export.exporting.sources import load_sources
-from r2gen_export.exporting.torch_decoder import TorchDecoder, TorchEmbeddings
+from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
+from r2gen_export.exporting.source_model import load_sources
 from r2gen_export.exporting.verify import verify_bundle
-from r2gen_export.presets import FAST
-from r2gen_export.runtime.generation import generate
-from r2gen_export.runtime.images import load_image, preprocess
+from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.studies import collect_studies
+from r2gen_export.studies.collect import collect_studies
+from r2gen_export.studies.images import load_image, preprocess
+from tests.helpers.published import KINDS, phantom_batches, published_args, train_published
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 from tests.marks import slow
-from tests.published import KINDS, phantom_batches, published_args, train_published
-from tests.tiny import make_tiny_llm, make_tiny_vision
 
 STUDIES = 24
 BEAMS = Decoding(num_beams=3, min_new_tokens=5, max_new_tokens=30, repetition_penalty=2.0, length_penalty=2.0)

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from r2gen_export.exporting.tokenizer import write_tokenizer
-from r2gen_export.runtime.text import Detokenizer
-from r2gen_export.training.sources import load_tokenizer
+from r2gen_export.runtime.detokenizer import Detokenizer
+from r2gen_export.training.hub import load_tokenizer
 from tests.goldens.texts import PROMPT_HALVES, id_rows, strings
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

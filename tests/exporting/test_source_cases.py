@@ -14,7 +14,7 @@ from r2gen_export.bundle import load_manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.export import ExportSettings, export_bundle
 from tests.conftest import TinySources
-from tests.tiny import make_tiny_llm
+from tests.helpers.tiny import make_tiny_llm
 from tests.training.test_source_files import POINTER, change
 
 

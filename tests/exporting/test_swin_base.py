@@ -12,7 +12,7 @@ from transformers import SwinConfig, SwinModel
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from tests.command import run_here
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 
 @pytest.mark.slow

@@ -14,13 +14,13 @@ from benchmarks.gpu.imitated import CopyLog
 from benchmarks.gpu.imitated.copies import DOWN, UP
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime import decoder as decoding
-from r2gen_export.runtime import sessions
-from r2gen_export.runtime.cache import StaticDecoder
-from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.device_cache import CudaGraphs, DevicePass, Gpu, host_value
-from r2gen_export.runtime.placement import nodes_on_cpu
-from r2gen_export.runtime.providers import CPU, CUDA, PLAIN, Acceleration, choose_providers
+from r2gen_export.runtime.backends import ort_decoder as decoding
+from r2gen_export.runtime.backends import sessions
+from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DevicePass, Gpu, host_value
+from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.backends.ort_kv_cache import StaticDecoder
+from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, Acceleration, choose_providers
+from r2gen_export.runtime.backends.placement import nodes_on_cpu
 
 PROVIDERS = [CUDA, CPU]
 
@@ -144,8 +144,8 @@ def moving() -> Any:
     """Memory that 100 steps of beam search take of a GPU, at the 7B shape; it is never touched, as nothing computes."""
     from functools import partial
 
-    from r2gen_export.runtime.device_cache import DeviceCache, RowMover
-    from r2gen_export.runtime.ort_session import open_session
+    from r2gen_export.runtime.backends.gpu_kv_cache import DeviceCache, RowMover
+    from r2gen_export.runtime.backends.ort_session import open_session
 
     log, open_graph = CopyLog(), partial(open_session, providers=PROVIDERS, threads=1)
     static = StaticDecoder(None, [("", "")] * 64, (32, 128), np.float16, (4096, 32000), takes_total=True)  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def threads(path: str, sizes: str) -> Any:
     """Passes captured by reports that are streamed, each in a thread of its own, through one worker."""
     from threading import Thread
 
-    from r2gen_export.runtime.worker import Worker
+    from r2gen_export.runtime.backends.gpu_thread import Worker
 
     decoding.require_finite = lambda *_: None
     worker, dims, log = Worker(), Dims(**json.loads(sizes)), CopyLog()

@@ -16,7 +16,7 @@ import pytest
 from r2gen_export.bundle import Dims
 from r2gen_export.precision import PRECISIONS
 from tests.gpu.conftest import ROOT, Run, environment
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 pytestmark = pytest.mark.slow  # ONNX Runtime's GPU package is fetched for it
 
@@ -34,7 +34,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import LlamaForCausalLM
 
-    from r2gen_export.exporting.decoder import write_decoder
+    from r2gen_export.exporting.decoder.export import write_decoder
 
     folder = tmp_path_factory.mktemp("gpu")
     torch.set_num_threads(1)
@@ -222,7 +222,12 @@ def test_the_graphs_that_move_rows_compute_what_they_say(tmp_path: Path) -> None
     import onnx
     import onnxruntime
 
-    from r2gen_export.runtime.onnx_graphs import move_rows_graph, take_rows_graph, take_slots_graph, zeros_graph
+    from r2gen_export.runtime.backends.onnx_graphs import (
+        move_rows_graph,
+        take_rows_graph,
+        take_slots_graph,
+        zeros_graph,
+    )
 
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float16):

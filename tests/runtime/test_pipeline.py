@@ -13,9 +13,9 @@ from PIL import Image
 
 from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle, seal
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.runtime.ort_session import out_of_memory
+from r2gen_export.reporting.report import STAGES
+from r2gen_export.runtime.backends.ort_session import out_of_memory
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.report import STAGES
 
 DATA = Path(__file__).parents[1] / "data"
 PHANTOM = DATA / "phantom.png"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.images import load_views
+from r2gen_export.studies.images import load_views
+from r2gen_export.studies.report_cleaning import clean_iu_xray, clean_none
 from r2gen_export.training.data import (
     Batch,
     Study,
@@ -24,9 +25,8 @@ from r2gen_export.training.data import (
     tokenize_reports,
     unread_parts,
 )
-from r2gen_export.training.reports import clean_iu_xray, clean_none
-from r2gen_export.training.sources import load_tokenizer
-from tests.tiny import MEAN, STD, make_annotation, make_tiny_tokenizer, make_tiny_vision
+from r2gen_export.training.hub import load_tokenizer
+from tests.helpers.tiny import MEAN, STD, make_annotation, make_tiny_tokenizer, make_tiny_vision
 
 SPEC = ImageSpec(32, 32, 3, 1 / 255, MEAN, STD)
 

@@ -13,7 +13,7 @@ from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.data import Study, read_view
 from r2gen_export.training.features import FeatureCache, cache_key
-from tests.tiny import MEAN, STD, make_annotation
+from tests.helpers.tiny import MEAN, STD, make_annotation
 
 SPEC = ImageSpec(32, 32, 3, 1 / 255, MEAN, STD)
 

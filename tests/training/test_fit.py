@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, SwinModel
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.interrupts import interrupt_later
+from r2gen_export.evaluation.rouge import rouge_l
+from r2gen_export.system.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import ADAPTER, load_checkpoint, read_config, train_facts
 from r2gen_export.training.fit import STOPPING, TrainSettings, train
 from r2gen_export.training.model import R2GenGPT
 from r2gen_export.training.module import Stopper
-from r2gen_export.training.scores import rouge_l
-from tests.tiny import make_annotation, make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_annotation, make_tiny_llm, make_tiny_vision
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.data import tokenize_reports
 from r2gen_export.training.model import PROMPT, ModelConfig, R2GenGPT, prompt_pieces, report_text, trainable_size
-from tests.tiny import SENTENCES, make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import SENTENCES, make_tiny_llm, make_tiny_vision
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "shallow": {},

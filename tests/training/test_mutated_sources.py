@@ -1,4 +1,4 @@
-"""A sample of `python -m tests.mutated_sources`: damaged source files end in a coded error or are read."""
+"""A sample of `python -m tests.helpers.mutated_sources`: damaged source files end in a coded error or are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutated_sources import TARGETS, make_models, sweep
+from tests.helpers.mutated_sources import TARGETS, make_models, sweep
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from r2gen_export.training.checkpoint import load_published
 from r2gen_export.training.model import PROMPT, R2GenGPT
 from r2gen_export.training.published import Trained, describe, find_file, read_file, understand
 from tests.command import run_here
-from tests.published import KINDS, phantom_batches, published_args, train_published
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.published import KINDS, phantom_batches, published_args, train_published
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 Made = dict[str, tuple[Path, Path]]
 

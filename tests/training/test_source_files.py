@@ -19,14 +19,14 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.training.hub import load_llm, load_tokenizer, load_vision, source_config
 from r2gen_export.training.source_files import place
 from r2gen_export.training.source_files.fields import Fields
 from r2gen_export.training.source_files.loaded import check_llama, check_swin
 from r2gen_export.training.source_files.preprocessor import image_spec
 from r2gen_export.training.source_files.rope import read_rope
 from r2gen_export.training.source_files.swin import read_swin
-from r2gen_export.training.sources import load_llm, load_tokenizer, load_vision, source_config
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 4976698672\n"
 

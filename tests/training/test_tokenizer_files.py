@@ -13,10 +13,10 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.tokenizer import added_word_texts, check_tokenizer, write_tokenizer
-from r2gen_export.runtime.text import Detokenizer
+from r2gen_export.runtime.detokenizer import Detokenizer
+from r2gen_export.training.hub import load_tokenizer
 from r2gen_export.training.model import PROMPT_AFTER, PROMPT_BEFORE, prompt_pieces, report_text
-from r2gen_export.training.sources import load_tokenizer
-from tests.tiny import make_tiny_llm
+from tests.helpers.tiny import make_tiny_llm
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 PIECES = 480

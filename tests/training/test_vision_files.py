@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessor
 
-from r2gen_export.runtime.images import preprocess
+from r2gen_export.studies.images import preprocess
+from r2gen_export.training.hub import load_vision
 from r2gen_export.training.source_files.preprocessor import FILTERS, image_spec
-from r2gen_export.training.sources import load_vision
-from tests.tiny import make_tiny_vision
+from tests.helpers.tiny import make_tiny_vision
 from tests.training.test_source_files import change, refusal
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.runtime.ort_session import session_options
+from r2gen_export.runtime.backends.ort_session import session_options
 from tests.trt_engines.double import Answer, Double
 from tests.trt_engines.fake_cuda import FakeRuntime, array_at
 

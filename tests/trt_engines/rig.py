@@ -11,7 +11,7 @@ from tests.trt_engines.double import Double
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.fake_engine import Plan, answers, decoder_output, decoder_ports, graph
 from trt_engines.backends import Backend
-from trt_engines.device_memory import Cuda
+from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
 
 DIMS = Dims(image_tokens=16, d_llm=32, vocab_size=120, num_layers=2, num_kv_heads=2, head_dim=16, max_positions=256)

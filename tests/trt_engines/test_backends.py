@@ -21,7 +21,7 @@ from tests.trt_engines.graphs import needs_rtx
 from trt_engines import plans, probe
 from trt_engines.backends import OLDEST, Backend, load_backend, version_numbers
 from trt_engines.builder import Order, Plan, Toolchain, inspect_plan
-from trt_engines.device_memory import Cuda
+from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
 from trt_engines.machine import Gpu, gpu
 from trt_engines.probe import INSTALL, probe_bindings

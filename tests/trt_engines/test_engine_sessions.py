@@ -12,22 +12,23 @@ import pytest
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import demo_bundle, load_manifest, sha256_file
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.ladder import EngineRung, _open_engines
+from r2gen_export.runtime.backends.ort_providers import ProviderChoice
+from r2gen_export.runtime.backends.select import EngineRung, _open_engines
+from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.providers import ProviderChoice
-from r2gen_export.runtime.sessions import EmbeddingTable
-from r2gen_export.runtime.text import Detokenizer
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.fake_engine import Plan, Port, decoder_output, graph
 from tests.trt_engines.rig import DIMS, Rig, make_rig
-from trt_engines import kv_cache, networks, store
+from trt_engines import kv_cache, store
+from trt_engines import prepare as networks
 from trt_engines.backends import load_backend
-from trt_engines.device_memory import Cuda
-from trt_engines.find import Fitting
+from trt_engines.cuda import Cuda
 from trt_engines.graph import Graph
 from trt_engines.identity import PLAN, Identity, Profile
 from trt_engines.machine import platform_name
 from trt_engines.runner import BoundPass, EngineRunner
+from trt_engines.select import Fitting
 from trt_engines.sessions import EngineDecoder, EngineVision
 
 PHANTOM = Path(__file__).parents[1] / "data/phantom.png"

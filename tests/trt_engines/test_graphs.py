@@ -12,15 +12,15 @@ from onnx.reference import ReferenceEvaluator
 
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.decoder import write_decoder
-from r2gen_export.exporting.streamed.quantize import dequantize, quantize
+from r2gen_export.exporting.decoder.export import write_decoder
+from r2gen_export.exporting.decoder.quantize import dequantize, quantize
 from r2gen_export.precision import PRECISIONS
-from tests.exporting.test_streamed import make_llama
+from tests.exporting.decoder.test_decoder_export import make_llama
 from tests.trt_engines.graphs import model_of, open_session, run_decoder
-from trt_engines import networks
-from trt_engines.checks import find_problems
+from trt_engines import prepare as networks
 from trt_engines.graph import Graph
-from trt_engines.typed import make_half
+from trt_engines.graph_checks import find_problems
+from trt_engines.strong_typing import make_half
 from trt_engines.weights import dequantised, filled, quantised
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}

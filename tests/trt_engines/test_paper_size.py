@@ -16,15 +16,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, SwinConfig, SwinModel
 
 from r2gen_export.bundle import load_manifest, seal
-from r2gen_export.exporting.streamed.write import write_streamed
+from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from tests.command import CLI, ROOT
-from tests.tiny import make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx, open_session
-from trt_engines import networks
+from trt_engines import prepare as networks
 from trt_engines.identity import Identity, read_identity
-from trt_engines.networks import Limits
+from trt_engines.prepare import Limits
 from trt_engines.store import list_engines
 
 pytestmark = [needs_rtx, pytest.mark.slow]

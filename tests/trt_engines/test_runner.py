@@ -15,15 +15,15 @@ from transformers import LlamaForCausalLM
 
 from r2gen_export.bundle import Decoding
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.streamed.weights import ModuleWeights
-from r2gen_export.exporting.streamed.write import write_streamed
-from r2gen_export.runtime.decoder import DecoderSession
-from r2gen_export.runtime.drafting import Drafter
-from r2gen_export.runtime.generation import generate
-from r2gen_export.runtime.ngrams import SortedNgrams
-from r2gen_export.runtime.sessions import EmbeddingTable
-from tests.tiny import make_tiny_llm
-from tests.torch_decoder import make_prompts
+from r2gen_export.exporting.decoder.weights import ModuleWeights
+from r2gen_export.exporting.decoder.write import write_streamed
+from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.decoding.generate import generate
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.ngrams import SortedNgrams
+from tests.helpers.tiny import make_tiny_llm
+from tests.helpers.torch_decoder import make_prompts
 from tests.trt_engines.fake_engine import Plan
 from tests.trt_engines.rig import DIMS, LENGTH, PROFILES, Rig, decoder_plan, make_rig
 from trt_engines.kv_cache import MOST_PASSES, row_moves

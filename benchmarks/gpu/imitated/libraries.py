@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from r2gen_export.atomic import atomic_dir
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.files import atomic_dir
 
 HERE: Final = Path(__file__).resolve().parent
 HEADERS: Final = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-crt==13.0.88")

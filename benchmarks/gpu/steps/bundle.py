@@ -12,7 +12,7 @@ from benchmarks.gpu.measure import measure_bundle
 from benchmarks.gpu.steps import Answer, Context
 from r2gen_export.bundle import Dims, load_manifest
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.providers import PLAIN, Acceleration, choose_providers
+from r2gen_export.runtime.backends.ort_providers import PLAIN, Acceleration, choose_providers
 
 Logits = dict[str, NDArray[np.float32]]
 
@@ -76,7 +76,7 @@ def _first_difference(ours: list[int], theirs: list[int]) -> int:
 
 def _walk(folder: Path, dims: Dims, device: str, acceleration: Acceleration) -> Logits:
     """Logits behind each pass of a scripted life of the cache."""
-    from r2gen_export.runtime.decoder import DecoderSession
+    from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 
     providers = choose_providers(device).providers
     session = DecoderSession(folder / "decoder/model.onnx", dims, providers=providers, acceleration=acceleration)

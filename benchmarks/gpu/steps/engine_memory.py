@@ -19,7 +19,7 @@ def engine_memory(context: Context) -> Answer:
     """Largest differences after reorders and graph replays, `right` when all are 0, and a reorder's time at 7B."""
     if context.few:
         return {"skipped": "needs a GPU"}
-    from trt_engines.device_memory import Cuda
+    from trt_engines.cuda import Cuda
 
     cuda = Cuda()
     answer = {**_reorders(cuda), **_replays(cuda)}

@@ -62,7 +62,7 @@ def providers(context: Context) -> Answer:
     import onnxruntime
 
     from r2gen_export.errors import R2GenError
-    from r2gen_export.runtime.providers import choose_providers
+    from r2gen_export.runtime.backends.ort_providers import choose_providers
 
     answer: Answer = {"onnxruntime": onnxruntime.__version__, "offered": onnxruntime.get_available_providers()}
     for device in ("auto", "cuda", "tensorrt"):
@@ -96,7 +96,7 @@ def binding(context: Context) -> Answer:
     """
     import onnxruntime as ort
 
-    from r2gen_export.runtime.providers import choose_providers
+    from r2gen_export.runtime.backends.ort_providers import choose_providers
 
     session = ort.InferenceSession(RESHAPE, providers=choose_providers(context.device).providers)
     array, out = np.zeros(4, np.float32), np.full((2, 2), -1, np.float32)

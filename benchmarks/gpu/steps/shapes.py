@@ -17,8 +17,8 @@ from benchmarks.gpu.weights import decoder_bytes, fill_decoder, fill_vision, ran
 from benchmarks.peers.model import SHAPES, decoder_dims
 from r2gen_export.bundle import Decoding, Dims
 from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.gpu import free_memory
-from r2gen_export.runtime.providers import PLAIN, Acceleration, choose_providers
+from r2gen_export.runtime.backends.ort_providers import PLAIN, Acceleration, choose_providers
+from r2gen_export.system.gpu import free_memory
 
 PROMPT, FORCED, ROOM = 80, 8, 170
 """Positions of the prompt, those decoded behind it for the comparison, and most that follow."""
@@ -144,7 +144,7 @@ def shape(context: Context, name: str) -> Answer:
 
 def _measured(context: Context, path: Path, facts: Answer, acceleration: Acceleration, read: int) -> Answer:
     """Times of a decoder opened with an acceleration, and its logits against PyTorch's."""
-    from r2gen_export.runtime.decoder import DecoderSession
+    from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 
     dims, few = decoder_dims(facts["config"]), context.few
     providers = choose_providers(context.device).providers
@@ -215,7 +215,7 @@ class _Table:
 
 def _reports(session: Any, dims: Dims, prompt: NDArray[np.float32], tokens: int) -> Answer:
     """Whole reports of the generation loop, logits processors included."""
-    from r2gen_export.runtime.generation import generate
+    from r2gen_export.runtime.decoding.generate import generate
 
     table, answer = _Table(dims), {}
     for name, beams in (("greedy", 1), ("beam3", 3)):
@@ -228,7 +228,7 @@ def _reports(session: Any, dims: Dims, prompt: NDArray[np.float32], tokens: int)
 
 def vision(context: Context, name: str) -> Answer:
     """Swin-base on the device and on the CPU, two views."""
-    from r2gen_export.runtime.sessions import VisionSession
+    from r2gen_export.runtime.backends.sessions import VisionSession
 
     recipe, folder = context.work / "recipes" / name, context.scratch / name
     folder.mkdir(parents=True, exist_ok=True)

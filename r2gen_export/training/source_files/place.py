@@ -18,7 +18,7 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils.hub import extract_commit_hash
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.git_lfs import refuse_pointer
+from r2gen_export.system.git_lfs import refuse_pointer
 
 MISSING: Final = "R2G-MODEL-MISSING"
 

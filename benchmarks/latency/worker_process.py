@@ -1,0 +1,147 @@
+"""The measured side: a process that loads one bundle, then reports whenever its stdin says so.
+
+Protocol, one JSON object a line. In: the job `{"bundle", "device", "threads", "draft", "preset", "semantics",
+"overrides", "studies": [[path, ...], ...], ...}`; then `{"studies": [index, ...]}` for one report, or for a batch.
+Out: `{"load_ms", ...}`, then for each of those `{"wall_ms", "reports": [...], ...}`; `{"error": {...}}` ends it.
+
+Times are `time.perf_counter`. ONNX Runtime returns from a pass when its results are in host memory, also on a GPU, so
+device work is inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from r2gen_export.errors import CodedError, InternalError
+
+if TYPE_CHECKING:
+    from r2gen_export.reporting.report import Report
+
+Run = Callable[[list[list[str]]], list[dict[str, Any]]]
+"""Studies, each a list of image files -> one object for each of their reports."""
+
+
+def main() -> None:
+    """Load, then answer until stdin ends."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # engines that print would break into the protocol
+    try:
+        serve(answers)
+    except CodedError as error:
+        put(answers, {"error": {"code": error.code, "message": error.message, "fix": error.fix}})
+    except Exception as error:
+        traceback.print_exc()
+        wrapped = InternalError(f"{type(error).__name__} in a measured process")
+        put(answers, {"error": {"code": wrapped.code, "message": wrapped.message, "fix": wrapped.fix}})
+
+
+def serve(answers: TextIO) -> None:
+    """Answer one job."""
+    job = json.loads(sys.stdin.readline())
+    if job["engine"] == "torch":
+        from benchmarks.latency.reference import open_reference as open_engine
+    else:
+        open_engine = open_r2gen
+    started = perf_counter()
+    run, facts = open_engine(job)
+    loaded = perf_counter()
+    put(answers, {"load_ms": (loaded - started) * 1000, "rss_mb": peak_rss_mb(), **facts})
+    for line in sys.stdin:
+        numbers = json.loads(line)["studies"]
+        studies = [job["studies"][number] for number in numbers]
+        cpu, started = process_time(), perf_counter()
+        reports = _without_names(run, studies)
+        ended = perf_counter()
+        put(
+            answers,
+            {
+                "started": started,
+                "ended": ended,
+                "cpu_ms": (process_time() - cpu) * 1000,
+                "rss_mb": peak_rss_mb(),
+                "reports": [{"study": number, **one} for number, one in zip(numbers, reports, strict=True)],
+            },
+        )
+
+
+def open_r2gen(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The runtime's own pipeline: what `r2gen infer` runs."""
+    from r2gen_export.runtime.pipeline import Pipeline
+
+    # Without learning: a benchmark leaves the bundle as it was.
+    pipeline = Pipeline.from_bundle(
+        job["bundle"], device=job["device"], threads=job["threads"], draft=job["draft"], learn=False
+    )
+    options = {"preset": job["preset"], "semantics": job["semantics"], **job["overrides"]}
+
+    def run(studies: list[list[str]]) -> list[dict[str, Any]]:
+        if job["batch"] == 1:
+            return [_fields(pipeline.generate(studies[0], **options))]
+        outcomes = pipeline.generate_many(studies, batch_size=job["batch"], **options)
+        return [_fields(outcome.unwrap()) for outcome in outcomes]
+
+    return run, {"provider": pipeline.provider.name, "steps": pipeline.provider.steps}
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {
+        "timings_ms": report.timings_ms,
+        "steps_ms": report.decode_steps_ms,
+        "token_ids": report.token_ids,
+        "drafted": report.drafted,
+        "accepted": report.accepted,
+    }
+
+
+def _without_names(run: Run, studies: list[list[str]]) -> list[dict[str, Any]]:
+    """Run; an error that names an image names its number instead: file names may identify patients."""
+    from r2gen_export.studies.collect import Study, without_names
+
+    try:
+        return run(studies)
+    except CodedError as error:
+        message = error.message
+        for number, images in enumerate(studies, start=1):
+            study = Study("", tuple(Path(image) for image in images))
+            message = without_names(type(error)(error.code, message, error.fix), study, number)
+        raise type(error)(error.code, message, error.fix) from error
+
+
+def put(answers: TextIO, fields: dict[str, Any]) -> None:
+    """One line of the protocol."""
+    answers.write(json.dumps(fields) + "\n")
+    answers.flush()
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB (10^6 bytes)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(float(line.split()[1]) * 1.024 / 1000 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1.024 / 1000
+
+
+def die_with_parent() -> None:
+    """On Linux, end when the parent does, whatever ended it; a stopped process would not see its stdin close."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    main()

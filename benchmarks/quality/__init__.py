@@ -1,0 +1,1 @@
+"""What a reduced precision costs in words and findings."""

@@ -1,0 +1,1 @@
+"""Scores of reports against what they should say."""

@@ -1,0 +1,1 @@
+"""Comparison of an exported bundle with PyTorch."""

@@ -1,0 +1,1 @@
+"""Which engine runs a part of a bundle, and the engines themselves."""

@@ -1,0 +1,1 @@
+"""The loops that write tokens: greedy, beam search, sampling."""

@@ -1,0 +1,226 @@
+"""The decode loop: greedy search and sampling here, beam search in `beam.py`; one loop for every engine.
+
+Token ids equal those of `generate(inputs_embeds=...)` in transformers 4.57 (semantics `hf-current`) and 4.30.2
+(`hf-4.30`). Sampling draws from the same distribution, with numpy's random numbers instead of torch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2gen_export.bundle import Decoding, Semantics
+from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.runtime.backends.sessions import Decoder, Embeddings
+from r2gen_export.runtime.decoding.beam import beam_search
+from r2gen_export.runtime.decoding.processors import log_softmax_at, make_processors, make_warpers, softmax
+from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.verify import generate_drafted
+
+__all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate"]
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+MOST_BEAMS: Final = 64
+
+LARGEST_LOG: Final = 80.0
+"""Natural logarithm of the largest length^length_penalty; float32 ends at 88."""
+
+
+@dataclass
+class _Row:
+    """A study under way."""
+
+    index: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    passes: int = 0
+
+
+def generate(
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    bos_token_id: int,
+    eos_token_id: int,
+    semantics: Semantics = "hf-current",
+    drafter: Drafter | None = None,
+    on_token: OnToken | None = None,
+) -> list[Sequence]:
+    """Generate one sequence for each prompt. What a row gets does not depend on the other rows.
+
+    Args:
+        decoder: prefills prompts, then decodes position by position.
+        embed_tokens: embeddings of generated ids.
+        prompt_embeds: [B, S, d] float32.
+        decoding: settings. In sampling every row draws its own random numbers from `seed`.
+        bos_token_id: what transformers 4.30 starts from beside the prompt; `hf-current` does not use it.
+        eos_token_id: ends a sequence.
+        semantics: which transformers release's arithmetic.
+        drafter: drafts for a single prompt without beams; the tokens stay the same (see `drafted.py`).
+        on_token: called for each token as soon as it is certain: at every step, with beam search at the end. What it
+            raises ends the generation.
+
+    Returns:
+        B sequences, in the order of the prompts.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` (see `check_decoding`), `R2G-GENERATE-NONFINITE`.
+    """
+    check_decoding(decoding)
+    if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
+        raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
+    ids: dict[str, Any] = {"eos_token_id": eos_token_id, "dummy_bos": bos_token_id if semantics == "hf-4.30" else None}
+    if decoding.num_beams == 1 and drafter is not None and len(prompt_embeds) == 1:
+        one = generate_drafted(
+            decoder,
+            embed_tokens,
+            prompt_embeds,
+            decoding,
+            process=make_processors(decoding, eos_token_id, ids["dummy_bos"]),
+            choose=_sampler(decoding, 1) if decoding.do_sample else _argmax,
+            eos_token_id=eos_token_id,
+            drafter=drafter,
+            on_token=on_token,
+        )
+        return [one]
+    if decoding.num_beams == 1:
+        return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids, on_token=on_token)
+    sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, **ids)
+    if on_token is not None:
+        for row, sequence in enumerate(sequences):
+            for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
+                on_token(TokenEvent(row, token_id, logprob, step))
+    return sequences
+
+
+def check_decoding(decoding: Decoding) -> None:
+    """Refuse settings out of range or against each other.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
+    """
+    one = decoding
+    least = {"num_beams": 1, "min_new_tokens": 0, "max_new_tokens": 1, "no_repeat_ngram_size": 0, "top_k": 0}
+    for name, bound in least.items():
+        value = getattr(one, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+            raise _wrong(f"{name} {value!r}", f"give a whole number, {bound} or more")
+    if one.num_beams > MOST_BEAMS:
+        raise _wrong(f"num_beams {one.num_beams}, which needs as many copies of the KV cache", f"at most {MOST_BEAMS}")
+    if one.min_new_tokens > one.max_new_tokens:
+        message = f"min_new_tokens {one.min_new_tokens} is above max_new_tokens {one.max_new_tokens}"
+        raise _wrong(message, "lower one or raise the other")
+    for name in ("repetition_penalty", "temperature"):
+        value = getattr(one, name)
+        if not (_is_finite(value) and value > 0):
+            raise _wrong(f"{name} {value!r}", "give a number above 0")
+    if not _is_finite(one.length_penalty):
+        raise _wrong(f"length_penalty {one.length_penalty!r}", "give a number")
+    if abs(one.length_penalty) * math.log(one.max_new_tokens + 1) > LARGEST_LOG:
+        raise _wrong(f"length_penalty {one.length_penalty!r} leaves the range of float32", "give one nearer to 0")
+    if not (_is_finite(one.top_p) and 0 <= one.top_p <= 1):
+        raise _wrong(f"top_p {one.top_p!r}", "give a number from 0 to 1")
+    early = one.early_stopping
+    if early is not True and early is not False and early != "never":
+        raise _wrong(f"early_stopping {early!r}", 'give true, false or "never"')
+    if one.seed is not None and (not isinstance(one.seed, int) or one.seed < 0):
+        raise _wrong(f"seed {one.seed!r}", "give a whole number, 0 or more")
+    if one.do_sample and one.num_beams != 1:
+        raise _wrong(f"sampling with num_beams {one.num_beams}", "sample with --num-beams 1")
+
+
+def _step_by_step(
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    eos_token_id: int,
+    dummy_bos: int | None,
+    on_token: OnToken | None,
+) -> list[Sequence]:
+    """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
+    process = make_processors(decoding, eos_token_id, dummy_bos)
+    choose = _sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
+    rows = [_Row(index) for index in range(len(prompt_embeds))]
+    running = rows
+    started = perf_counter()
+    state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
+    prefill_ms = (perf_counter() - started) * 1000
+    decode_ms: list[float] = []
+    for step in range(decoding.max_new_tokens):
+        started = perf_counter()
+        tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
+        chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
+        logprobs = log_softmax_at(state.logits, chosen)
+        for row, token_id, logprob in zip(running, chosen.tolist(), logprobs.tolist(), strict=True):
+            row.token_ids.append(token_id)
+            row.logprobs.append(logprob)
+            row.passes = step
+            if on_token is not None:
+                on_token(TokenEvent(row.index, token_id, logprob, step))
+        kept = np.flatnonzero(chosen != eos_token_id)
+        if len(kept) == 0 or step + 1 == decoding.max_new_tokens:
+            break
+        if len(kept) < len(running):
+            running = [running[position] for position in kept]
+            state.reorder(kept)
+        state.decode(embed_tokens.lookup(chosen[kept, None]))
+        decode_ms.append((perf_counter() - started) * 1000)
+    return [
+        Sequence(
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            score=None,
+            finish_reason="eos" if row.token_ids[-1] == eos_token_id else "length",
+            prefill_ms=prefill_ms,
+            decode_ms=tuple(decode_ms[: row.passes]),
+        )
+        for row in rows
+    ]
+
+
+def _argmax(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
+    best: Integers = scores.argmax(axis=1)
+    return best
+
+
+def _sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, Floats], Integers]:
+    """Draw from the warped distribution: one uniform number a token, turned into a token by the cumulative sum."""
+    warp = make_warpers(decoding)
+    seed = np.random.SeedSequence(decoding.seed).entropy if decoding.seed is None else decoding.seed
+    # The same seed for every row: a study's report then depends neither on its batch nor on its place in it.
+    generators = [np.random.default_rng(seed) for _ in range(batch)]
+
+    def choose(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
+        warped = warp(tokens, scores)
+        if np.isneginf(warped.max(axis=1)).any():
+            message = f"no_repeat_ngram_size {decoding.no_repeat_ngram_size} bans every token after {tokens.shape[1]}"
+            raise _wrong(message, "lower max_new_tokens or raise no_repeat_ngram_size")
+        cumulative = softmax(warped).cumsum(axis=1, dtype=np.float64)
+        drawn = [
+            np.searchsorted(sums, generators[row].random() * sums[-1], side="right")
+            for row, sums in zip(rows, cumulative, strict=True)
+        ]
+        return np.array(drawn, dtype=np.int64)
+
+    return choose
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(message: str, fix: str) -> R2GenError:
+    return R2GenError("R2G-CONFIG-VALUE", message, fix)

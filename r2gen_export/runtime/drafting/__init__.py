@@ -1,0 +1,1 @@
+"""Speculative decoding from n-grams of earlier reports: tokens as without, sooner."""

@@ -1,0 +1,273 @@
+"""Image files to pixel values, as the vision encoder's Hugging Face processor makes them; Pillow and numpy only.
+
+Follows `ViTImageProcessor` of transformers 4.57 (`image_processing_vit.py`), which Swin uses: RGB, resize by Pillow's
+filter on 8-bit grey levels, times `rescale_factor`, minus mean, over standard deviation.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from r2gen_export.bundle import ImageSpec
+from r2gen_export.errors import R2GenError
+from r2gen_export.studies import png, tiff
+from r2gen_export.studies.pixels import few_levels, to_eight_bits
+from r2gen_export.studies.refusal import AGAIN, RefusedError, damaged, not_read, too_large
+from r2gen_export.system import git_lfs
+
+MAX_PIXELS: Final = 100_000_000
+"""Largest picture that is decoded. Detectors give up to 20 megapixels; a forged header can claim 10,000."""
+
+MAX_FILE_BYTES: Final = 1 << 30
+"""Largest file that is read into memory."""
+
+JPEG_HEAD: Final = b"\xff\xd8\xff"
+
+
+class Picture(NamedTuple):
+    """One decoded file.
+
+    Attributes:
+        pixels: uint8 RGB [H, W, 3], upright; grey images have three equal channels.
+        warnings: what a reader of the report should know about them, sentences without the subject.
+    """
+
+    pixels: NDArray[np.uint8]
+    warnings: tuple[str, ...]
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    """`read_image` without its warnings: uint8 RGB [H, W, 3]."""
+    return read_image(path).pixels
+
+
+def read_image(path: Path) -> Picture:
+    """Decode one image file.
+
+    PNG, JPEG and TIFF. Up to 8 bits: grey, RGB, palette, CMYK, as Pillow converts them. More: grey and RGB with and
+    without alpha, of 10 to 64 bits, signed, unsigned or floating point, on the range of `pixels.grey_range`. TIFF in
+    which zero is white is inverted at every depth; PNG and JPEG know no such thing. EXIF orientation is applied,
+    transparency is laid over black; text, colour profiles and damaged EXIF are ignored.
+
+    Args:
+        path: the file. Errors name it; callers replace it by the study's number.
+
+    Raises:
+        R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`,
+            `R2G-RESOURCE-MEMORY`.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures and of odd metadata; sizes are checked here.
+            warnings.simplefilter("ignore")
+            picture = _decode(_contents(path), path.suffix.lower() == ".dcm")
+    except RefusedError as error:
+        raise R2GenError(error.code, f"{path} {error.what}", error.fix) from error
+    except MemoryError as error:
+        raise R2GenError("R2G-RESOURCE-MEMORY", f"{path} does not fit into memory", "close other programs") from error
+    check_pixels(picture.pixels, str(path))
+    return picture
+
+
+def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[np.float32]:
+    """Pixel values of a study's views.
+
+    Args:
+        images: uint8 RGB [H, W, 3] each, of any size.
+        spec: the encoder's preprocessing.
+
+    Returns:
+        float32 [V, 3, spec.height, spec.width].
+
+    Raises:
+        R2GenError: `R2G-IMAGE-BLANK` when a picture holds one grey value, `R2G-IMAGE-SIZE` when it has no pixels.
+    """
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+    views = np.empty((len(images), 3, spec.height, spec.width), np.float32)
+    for view, image in enumerate(images):
+        check_pixels(image)
+        resized = Image.fromarray(image).resize((spec.width, spec.height), Image.Resampling(spec.resample))
+        levels = np.asarray(resized, np.float32).transpose(2, 0, 1)
+        views[view] = (levels * np.float32(spec.rescale_factor) - mean) / std
+    return views
+
+
+def load_views(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.float32]:
+    """`load_image` and `preprocess` for the views of one study: float32 [V, 3, spec.height, spec.width]."""
+    return preprocess([load_image(path) for path in paths], spec)
+
+
+def check_pixels(image: NDArray[np.uint8], name: str = "the image") -> None:
+    """Refuse pixels that no report can be about.
+
+    Raises:
+        R2GenError: `R2G-IMAGE-SIZE` without pixels, `R2G-IMAGE-BLANK` when all are alike.
+    """
+    if image.size == 0:
+        raise R2GenError("R2G-IMAGE-SIZE", f"{name} has no pixels", "export it again from its source")
+    if (image == image[0, 0]).all():
+        level = "black" if not image.any() else f"of one grey value ({image.flat[0]})"
+        raise R2GenError("R2G-IMAGE-BLANK", f"{name} is all {level}", "export it again from its source")
+
+
+_SMALLER: Final = f"give an image of at most {MAX_PIXELS // 1_000_000} megapixels"
+_DICOM_FIX: Final = "export the view from a viewer that applies its window and polarity, as PNG, JPEG or TIFF"
+
+
+def _contents(path: Path) -> bytes:
+    missing = "R2G-IMAGE-MISSING"
+    try:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            # A pipe would wait for a writer for ever.
+            raise not_read("is not a regular file", "name an image file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise too_large(f"is larger than {MAX_FILE_BYTES >> 30} GB", _SMALLER)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RefusedError(missing, "is not there", "check the path") from error
+    except PermissionError as error:
+        raise RefusedError(missing, "may not be read", "check its permissions") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a possible path"
+        raise RefusedError(missing, f"cannot be read ({reason})", "check the path and its disk") from error
+
+
+def _decode(data: bytes, named_dicom: bool) -> Picture:
+    """The format by the file's first bytes; its suffix counts only where they say nothing."""
+    if data[128:132] == b"DICM":
+        raise not_read("is DICOM, which this release does not read", _DICOM_FIX)
+    if data.startswith(png.SIGNATURE):
+        return _guarded("PNG", _png, png.without_metadata(data))
+    if data.startswith(JPEG_HEAD):
+        return _guarded("JPEG", _jpeg, data)
+    if data.startswith(tiff.HEADS):
+        return _guarded("TIFF", _tiff, data)
+    # Without the preamble, DICOM begins with an element of group 2 or 8.
+    if named_dicom or (data[:1] in (b"\2", b"\x08") and data[1:4:2] == b"\0\0" and data[4:6].isalpha()):
+        raise not_read("is DICOM, which this release does not read", _DICOM_FIX)
+    if data.startswith(git_lfs.HEAD):
+        raise not_read("is a git-lfs pointer, not the image", git_lfs.FIX)
+    if not data:
+        raise not_read("is empty and not a PNG, JPEG or TIFF image", AGAIN)
+    raise not_read("is not a PNG, JPEG or TIFF image", "convert it to PNG first")
+
+
+def _guarded(kind: str, read: Callable[[bytes], Picture], data: bytes) -> Picture:
+    """Whatever a library raises about a user's file is the file's fault: the header was that of an image."""
+    try:
+        return read(data)
+    except (RefusedError, MemoryError):
+        raise
+    except Exception as error:
+        raise damaged(kind) from error
+
+
+def _png(data: bytes) -> Picture:
+    width, height, depth, colour = png.header(data)
+    _check_size(width, height)
+    if depth != 16:
+        return _by_pillow(data, "PNG")
+    tiff.check_bytes(width, height, 2 * png.CHANNELS.get(colour, 4))
+    deep = png.read_deep(data)
+    pixels, remarks = to_eight_bits(deep.values, alpha=deep.alpha)
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        picture.load()  # EXIF may stand behind the pixels
+        turn = _turn(picture)
+    return _finished(pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn)), remarks)
+
+
+def _jpeg(data: bytes) -> Picture:
+    try:
+        return _by_pillow(data, "JPEG")
+    except UnidentifiedImageError:
+        process, precision = jpeg_process(data)
+        if process in (0xC0, 0xC1, 0xC2) and precision == 8:
+            raise
+        kind = f"{precision}-bit " + ("lossless " if process in (0xC3, 0xC7, 0xCB, 0xCF, 0xF7) else "")
+        raise not_read(f"is a {kind}JPEG, which is not read") from None
+
+
+def _tiff(data: bytes) -> Picture:
+    page = tiff.full_page(data)
+    _check_size(page.width, page.height)
+    if page.for_pillow:
+        try:
+            return _by_pillow(data, "TIFF", page.number)
+        except (UnidentifiedImageError, ValueError):
+            pass  # a combination of tags for which Pillow has no mode, or a mode but no unpacker
+    deep = tiff.read_deep(data, page)
+    try:
+        pixels, remarks = to_eight_bits(deep.values, alpha=deep.alpha, top=deep.top, zero_is_white=deep.zero_is_white)
+    except FloatingPointError:
+        raise not_read(f"is {page.kind} with NaN or infinite pixel values") from None
+    return _finished(pixels, remarks)
+
+
+def jpeg_process(data: bytes) -> tuple[int, int]:
+    """The SOF marker of a JPEG (T.81 table B.1; 0xF7: JPEG-LS) and its bits per sample; zeros without one."""
+    position = 2
+    while position + 5 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return marker, data[position + 4]
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return 0, 0
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        message = f"claims {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels"
+        raise too_large(message, _SMALLER)
+
+
+def _by_pillow(data: bytes, kind: str, frame: int = 0) -> Picture:
+    """A picture of up to 8 bits, exactly as Pillow converts it."""
+    try:
+        with Image.open(io.BytesIO(data), formats=(kind,)) as picture:
+            if frame:
+                picture.seek(frame)
+            _check_size(*picture.size)
+            picture.load()
+            turn = _turn(picture)
+            return _finished(_rgb(picture if turn is None else picture.transpose(turn)), [])
+    except Image.DecompressionBombError as error:
+        raise too_large("claims too many pixels", _SMALLER) from error
+
+
+def _finished(pixels: NDArray[np.uint8], remarks: list[str]) -> Picture:
+    return Picture(pixels, (*remarks, *few_levels(pixels)))
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    if picture.has_transparency_data:
+        layers = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), layers)
+    pixels: NDArray[np.uint8] = np.asarray(picture.convert("RGB"))
+    return pixels
+
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What `ImageOps.exif_transpose` would do, without writing EXIF anew: that fails where a part of it is damaged."""
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return None

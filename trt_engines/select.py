@@ -1,0 +1,109 @@
+"""Which engines of a bundle this machine can run, and opening them: the first rung of the runtime's ladder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from r2gen_export.bundle import Dims, Manifest
+from r2gen_export.errors import R2GenError
+from r2gen_export.system.cache_folder import cache_folder
+from trt_engines.backends import Backend, load_backend
+from trt_engines.cuda import Cuda
+from trt_engines.identity import Identity, bundle_of, compare, read_identity, this_machine, verify_plan
+from trt_engines.sessions import EngineDecoder, EngineVision
+from trt_engines.store import PARTS, Engine, list_engines, source_sha256
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """An engine that fits bundle and machine."""
+
+    engine: Engine
+    identity: Identity
+    backend: Backend
+
+    @property
+    def product(self) -> str:
+        """What runs it, with its version, and in which precision: that may be another than the bundle's."""
+        return f"{self.backend.product} {self.backend.version}, {self.identity.precision}"
+
+    @property
+    def jit_cache(self) -> Path:
+        """Where what the backend compiles for this plan is kept."""
+        return cache_folder() / self.backend.name / f"{self.identity.plan_sha256[:16]}.cache"
+
+
+def find_engines(bundle: Path, manifest: Manifest, device_id: int = 0) -> tuple[dict[str, Fitting], dict[str, str]]:
+    """For each part the newest engine that fits this machine, or the reason why none does. Loads no plan.
+
+    Args:
+        bundle: the folder.
+        manifest: its manifest, verified.
+        device_id: the GPU they are to run on, as CUDA counts them.
+    """
+    fitting: dict[str, Fitting] = {}
+    reasons: dict[str, str] = {}
+    for part in PARTS:
+        found = [_examine(bundle, manifest, one, device_id) for one in list_engines(bundle) if one.part == part]
+        fits = [one for one in found if isinstance(one, Fitting)]
+        if fits:
+            fitting[part] = max(fits, key=lambda one: one.identity.created)
+        else:
+            said = "; ".join(one for one in found if isinstance(one, str))
+            reasons[part] = said or f"none built (r2gen build {shlex.quote(str(bundle))} --parts {part})"
+    return fitting, reasons
+
+
+def _examine(bundle: Path, manifest: Manifest, engine: Engine, device_id: int) -> Fitting | str:
+    """An engine that fits; else "built for X, found Y, run this"."""
+    try:
+        identity = read_identity(engine.folder)
+        backend = load_backend(identity.backend)
+    except R2GenError as error:
+        return f"{error.message} ({error.fix})"
+    machine = this_machine(backend, device_id)
+    if differences := compare(identity, machine, source_sha256=source_sha256(manifest, engine.part)):
+        return f"{'; '.join(differences)} (run: {identity.build_command(bundle, machine)})"
+    return Fitting(engine, identity, backend)
+
+
+def open_engine_vision(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineVision:
+    """Load a vision engine.
+
+    Raises:
+        R2GenError: `R2G-ENGINE-HASH`, and what `EngineVision` raises.
+    """
+    with _explained(fitting, cuda.device_id):
+        return EngineVision(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
+
+
+def open_engine_decoder(fitting: Fitting, dims: Dims, cuda: Cuda) -> EngineDecoder:
+    """Load a decoder engine.
+
+    Raises:
+        R2GenError: `R2G-ENGINE-HASH`, and what `EngineDecoder` raises.
+    """
+    with _explained(fitting, cuda.device_id):
+        return EngineDecoder(fitting.engine.folder, dims, fitting.backend, cuda, jit_cache=fitting.jit_cache)
+
+
+@contextmanager
+def _explained(fitting: Fitting, device_id: int) -> Iterator[None]:
+    """Check a plan before it is loaded; when it is refused all the same, say what it was built for, and where."""
+    identity, folder = fitting.identity, fitting.engine.folder
+    verify_plan(folder, identity)
+    try:
+        yield
+    except R2GenError as error:
+        if error.code != "R2G-ENGINE-MISMATCH":
+            raise
+        here = this_machine(fitting.backend, device_id)
+        built = f"{identity.version}, {' or '.join(identity.compute_capabilities)}, driver {identity.driver or 'none'}"
+        found = f"{here.version}, {here.compute_capability}, driver {here.driver}"
+        command = identity.build_command(bundle_of(folder), here)
+        message = f"{error.message} (built for {built}; found {found})"
+        raise R2GenError(error.code, message, f"build it again: {command}") from error
