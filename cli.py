@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from r2gen_export import __version__
 from r2gen_export.commands.bench import bench
 from r2gen_export.commands.build import build
-from r2gen_export.commands.console import explain, guarded, needs, open_streams, say, unwritable
+from r2gen_export.commands.console import explain, guarded, open_streams, say, unwritable
 from r2gen_export.commands.drafts import drafts
 from r2gen_export.commands.engines import engines
 from r2gen_export.commands.options import (
@@ -48,6 +47,8 @@ from r2gen_export.commands.options import (
     VisionPrecisionOption,
     overrides,
 )
+from r2gen_export.system.extras import needs
+from r2gen_export.system.versions import VERSION
 
 app = typer.Typer(
     name="r2gen",
@@ -61,7 +62,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"r2gen {__version__}")
+        typer.echo(f"r2gen {VERSION}")
         raise typer.Exit()
 
 
@@ -235,7 +236,7 @@ def export(
     """Write a bundle from a checkpoint and its source models, checked against PyTorch before it appears."""
     with needs("export"):
         from r2gen_export.commands.export import run_export
-        from r2gen_export.exporting.export import ExportSettings
+        from r2gen_export.exporting.settings import ExportSettings
 
         run_export(
             ExportSettings(

@@ -23,11 +23,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from r2gen_export import __version__
 from r2gen_export.bundle import load_manifest
 from r2gen_export.runtime.pipeline import bundle_path
 from r2gen_export.system.cores import available_cores
-from r2gen_export.system.versions import installed_version
+from r2gen_export.system.versions import VERSION, installed_version
 
 R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
 """What the console script does, without depending on where it is installed."""
@@ -98,7 +97,7 @@ def conditions(bundle: Path) -> dict[str, Any]:
         "cores": available_cores(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        "r2gen": __version__,
+        "r2gen": VERSION,
         "packages": {name: found for name in PACKAGES if (found := installed_version(name)) is not None},
         "model": manifest.model_id,
         "bundle_bytes": sum(entry.size for entry in manifest.files.values()),

@@ -1,10 +1,34 @@
-"""r2gen: an R2GenGPT model from PyTorch to a hospital GPU workstation. Research use only."""
+"""r2gen: an R2GenGPT model from PyTorch to a hospital GPU workstation. Research use only.
 
+`from r2gen_export import Pipeline, Report, export_bundle`: a name is imported when it is first asked for, so that
+importing the package costs nothing.
+"""
+
+import importlib
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from r2gen_export.bundle import demo_bundle
+    from r2gen_export.errors import R2GenError
+    from r2gen_export.exporting.export import export_bundle
+    from r2gen_export.exporting.settings import ExportSettings
+    from r2gen_export.reporting.report import Report
+    from r2gen_export.runtime.pipeline import Outcome, Pipeline
+
+PUBLIC: Final = {
+    "ExportSettings": "r2gen_export.exporting.settings",
+    "Outcome": "r2gen_export.runtime.pipeline",
+    "Pipeline": "r2gen_export.runtime.pipeline",
+    "R2GenError": "r2gen_export.errors",
+    "Report": "r2gen_export.reporting.report",
+    "demo_bundle": "r2gen_export.bundle",
+    "export_bundle": "r2gen_export.exporting.export",
+}
+"""The public API: each name and the module it comes from. `export_bundle` needs the extra `export`."""
+
+__all__ = ["ExportSettings", "Outcome", "Pipeline", "R2GenError", "Report", "demo_bundle", "export_bundle"]
 
 LIBRARY_SWITCHES: Final = {
     # ONNX Runtime (1.29 and later) writes a device id below ~/.cache/Microsoft when imported, and sends events later.
@@ -31,3 +55,18 @@ def _disable_telemetry() -> None:
 
 # Here, because Python runs this file before any other module of the package.
 _disable_telemetry()
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the public API, imported now."""
+    if name == "__version__":
+        return importlib.import_module("r2gen_export.system.versions").VERSION
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,10 +1,33 @@
-"""Decoding settings with a name, as every bundle carries them."""
+"""Decoding settings, and those with a name, as every bundle carries them."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from r2gen_export.bundle import Decoding
+Semantics = Literal["hf-current", "hf-4.30"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Decoding settings, named as in transformers' `GenerationConfig`; the defaults are the paper's for MIMIC-CXR.
+
+    `do_sample` switches to sampling (then `num_beams` must be 1). `top_k=0` and `top_p=1.0` switch those filters off.
+    """
+
+    num_beams: int = 3
+    min_new_tokens: int = 80
+    max_new_tokens: int = 120
+    repetition_penalty: float = 2.0
+    length_penalty: float = 2.0
+    no_repeat_ngram_size: int = 0
+    early_stopping: bool | Literal["never"] = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
 
 PAPER: Final = {
     "mimic_cxr": Decoding(

@@ -61,7 +61,8 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> TinySources:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_sources: TinySources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of `tiny_sources` that went through the parity gate; copy it before changing it."""
-    from r2gen_export.exporting.export import ExportSettings, export_bundle
+    from r2gen_export.exporting.export import export_bundle
+    from r2gen_export.exporting.settings import ExportSettings
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(

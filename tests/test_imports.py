@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +33,41 @@ def _loaded(*arguments: str) -> set[str]:
 )
 def test_help_loads_nothing_heavy(arguments):
     assert _loaded(*arguments).isdisjoint(HEAVY)
+
+
+def test_the_public_api_is_imported_when_it_is_asked_for() -> None:
+    program = (
+        "import json, sys, r2gen_export\n"
+        "before = sorted(sys.modules)\n"
+        "from r2gen_export import ExportSettings, Outcome, Pipeline, R2GenError, Report, demo_bundle\n"
+        "from r2gen_export.runtime.pipeline import Pipeline as where_it_always_was\n"
+        "assert Pipeline is where_it_always_was and set(r2gen_export.__all__) <= set(dir(r2gen_export))\n"
+        "assert r2gen_export.__version__ == __import__('importlib.metadata').metadata.version('r2gen')\n"
+        "print(json.dumps(before))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    before = set(json.loads(child.stdout))
+    assert before.isdisjoint(
+        {*HEAVY, "typing_extensions", "dataclasses", "r2gen_export.runtime", "r2gen_export.bundle"}
+    )
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import r2gen_export
+
+    with pytest.raises(AttributeError, match="Pipelines"):
+        _ = r2gen_export.Pipelines
+
+
+def test_an_upward_import_breaks_the_contract(tmp_path: Path) -> None:
+    """`.ci/run` runs import-linter on the tree as it is; here on a copy with an import that points up."""
+    for name in ("r2gen_export", "trt_engines", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.onnx", "*.data", "*.npy"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    upward = tmp_path / "r2gen_export/studies/pixels.py"
+    upward.write_text(upward.read_text() + "\n\ndef late() -> None:\n    import r2gen_export.runtime.pipeline\n")
+    lint = str(Path(sys.executable).with_name("lint-imports"))
+    where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    child = subprocess.run([lint, "--no-cache"], capture_output=True, text=True, check=False, **where)
+    assert child.returncode == 1
+    assert "r2gen_export.studies.pixels -> r2gen_export.runtime.pipeline" in " ".join(child.stdout.split())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.backends.sessions import PassingState, check_room, common_prompts, require_finite
+from r2gen_export.interfaces import PassingState, check_room, common_prompts, require_finite
 from trt_engines.backends import Backend
 from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN

@@ -64,7 +64,8 @@ def not_exported(folder: Path) -> dict[str, str]:
 
 
 def _export(sources: Path, out: Path) -> None:
-    from r2gen_export.exporting.export import ExportSettings, export_bundle
+    from r2gen_export.exporting.export import export_bundle
+    from r2gen_export.exporting.settings import ExportSettings
 
     dialect, _, precision = out.name.partition("-")
     export_bundle(

@@ -60,7 +60,7 @@ def measure_bundle(folder: Path) -> dict[str, Any]:
         R2GenError: `R2G-DEVICE-UNAVAILABLE` when CUDA does not start; what `load_manifest` raises.
     """
     from r2gen_export.runtime.backends.ort_providers import choose_providers
-    from r2gen_export.runtime.backends.sessions import VisionSession
+    from r2gen_export.runtime.backends.ort_vision import VisionSession
 
     manifest, providers = load_manifest(folder), choose_providers("cuda").providers
     fields: dict[str, Any] = {"dialect": manifest.dialect, "precision": manifest.precision["decoder"]}

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine_rates import last_level_cache
 from benchmarks.latency.trackers import Nvml
-from r2gen_export import __version__
+from benchmarks.machine_rates import last_level_cache
 from r2gen_export.bundle import Manifest, bundle_id
 from r2gen_export.system.cores import available_cores
-from r2gen_export.system.versions import installed_version
+from r2gen_export.system.versions import VERSION, installed_version
 
 PACKAGES: Final = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "pillow", "torch", "transformers", "tensorrt",
@@ -49,7 +48,7 @@ def environment() -> dict[str, Any]:
         "gpu_name": gpu["name"] if gpu else None,
         "gpu_driver": gpu["driver"] if gpu else None,
         "python": platform.python_version(),
-        "r2gen": __version__,
+        "r2gen": VERSION,
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "git": git_commit(),
     }

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine_rates import Machine, measure_rates
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
 from benchmarks.latency.worker_pool import Group, studies_needed
+from benchmarks.machine_rates import Machine, measure_rates
 from r2gen_export.studies.collect import collect_studies
 from r2gen_export.system.cores import available_cores
 

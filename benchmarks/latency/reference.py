@@ -17,7 +17,7 @@ from benchmarks.latency.measure import Measured
 if TYPE_CHECKING:
     import torch
 
-    from r2gen_export.bundle import Decoding, Semantics
+    from r2gen_export.decoding import Decoding, Semantics
     from r2gen_export.training.model import R2GenGPT
 
 Run = Callable[[list[list[str]]], list[dict[str, Any]]]
@@ -29,7 +29,7 @@ def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     Raises:
         R2GenError: `R2G-DEPENDENCY-MISSING` without the extra; `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.
     """
-    from r2gen_export.commands.console import needs
+    from r2gen_export.system.extras import needs
 
     with needs("export"):
         import torch

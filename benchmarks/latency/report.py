@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.latency.environment import bundle_facts, environment, without_folders
-from benchmarks.latency.machine_rates import Machine
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.metrics import answer_sample, clusters, definitions, steps
 from benchmarks.latency.roofline import Work, floors
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.stability import steadiness
 from benchmarks.latency.statistics import INTERVAL, METHOD, RESAMPLES, summarise
+from benchmarks.machine_rates import Machine
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.ort_providers import CPU, OPENVINO

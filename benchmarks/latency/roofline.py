@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.latency.graph import read_graph
-from benchmarks.latency.machine_rates import LARGE, Machine, last_level_cache, read_bandwidth
+from benchmarks.machine_rates import LARGE, Machine, last_level_cache, read_bandwidth
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.latency.machine_rates import Machine
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.metrics import answer_sample
 from benchmarks.latency.statistics import outliers, trend
+from benchmarks.machine_rates import Machine
 
 TREND, TREND_Z = 0.05, 2.6
 OUTLIERS: Final = 0.05

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.machine_rates import LARGE, read_bandwidth
+from benchmarks.machine_rates import LARGE, read_bandwidth
 from benchmarks.peers.environments import finished_mark, python_of
 from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.recorded_answers import replay_reports

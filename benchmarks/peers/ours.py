@@ -10,13 +10,13 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.peers.model import decoder_dims
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.backends.cpu_timing import AnyDecoder
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.decoding.speculative import generate_drafted
 from r2gen_export.runtime.drafting.drafter import Drafter
-from r2gen_export.runtime.drafting.verify import generate_drafted
 from r2gen_export.system.huge_pages import use_huge_pages
 
 

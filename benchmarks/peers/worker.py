@@ -160,7 +160,7 @@ def r2gen(model: Path, threads: int, engine: str = "onnxruntime") -> Run:
     import numpy as np
 
     from benchmarks.peers.ours import open_decoder
-    from r2gen_export.bundle import Decoding
+    from r2gen_export.decoding import Decoding
     from r2gen_export.runtime.decoding.generate import generate
 
     decoder, table = open_decoder(model, threads, engine)

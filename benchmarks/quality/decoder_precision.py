@@ -27,8 +27,9 @@ from r2gen_export.exporting.decoder.export import write_decoder
 from r2gen_export.exporting.parity.compare import prompts_around, step_logits
 from r2gen_export.exporting.parity.metrics import distribution_metrics
 from r2gen_export.precision import PRECISIONS
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, VisionSession
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from r2gen_export.evaluation.phantom_findings import DEMO_SEED, score_phantoms, 
 from r2gen_export.exporting.quiet import quiet
 from r2gen_export.exporting.vision_precision import lower_precision, projector_nodes
 from r2gen_export.phantoms import write_phantoms
-from r2gen_export.runtime.backends.sessions import VisionSession
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.studies.images import load_image, preprocess
 from r2gen_export.system.cores import available_cores

@@ -22,15 +22,15 @@ import numpy as np
 
 from benchmarks.latency.environment import environment
 from benchmarks.latency.figures import number
-from benchmarks.latency.machine_rates import Machine, measure_rates
 from benchmarks.latency.markdown import table
 from benchmarks.latency.trackers import processor_seconds
+from benchmarks.machine_rates import Machine, measure_rates
 from benchmarks.suite.models import SuiteModel, open_model
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Decoding, demo_bundle, load_manifest
-from r2gen_export.commands.console import output
+from r2gen_export.bundle import demo_bundle, load_manifest
+from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.backends.ort_providers import CPU
-from r2gen_export.runtime.backends.sessions import VisionSession
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams
@@ -188,8 +188,10 @@ def main() -> None:
     if begin[0] is not None and end[0] is not None:
         foreign = max(0.0, end[0][0] - begin[0][0] - (end[1] - begin[1])) / (end[2] - begin[2])
     text = results(timings, Machine(threads, tuple(moments)), foreign, seconds=options.seconds)
-    with output(options.out) as write:
-        write(text)
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.bundle import Dims
+from r2gen_export.decoding import Decoding
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_providers import CPU
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
 from r2gen_export.runtime.decoding.generate import generate
 
 LAYERS: Final = 4

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from r2gen_export.bundle.manifest_json import REEXPORT, decode_fields, malformed, shown, shown_name
 from r2gen_export.bundle.manifest_values import check_values
 from r2gen_export.bundle.onnx_external import external_locations
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_file
 from r2gen_export.system.paths import require_utf8
@@ -36,7 +37,6 @@ DECODER: Final = "decoder/model.onnx"
 TOKENIZER: Final = "tokenizer.json"
 REQUIRED_FILES: Final = (VISION, EMBED_TOKENS, DECODER, TOKENIZER)
 
-Semantics = Literal["hf-current", "hf-4.30"]
 
 NOTICE: Final = (
     "Research use only. AI-generated draft, unverified, not for diagnosis. "
@@ -81,27 +81,6 @@ class Prompt:
     def length(self, image_tokens: int) -> int:
         """Positions it takes: BOS, text before, image tokens, text after."""
         return 1 + len(self.before_ids) + image_tokens + len(self.after_ids)
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Decoding settings, named as in transformers' `GenerationConfig`; the defaults are the paper's for MIMIC-CXR.
-
-    `do_sample` switches to sampling (then `num_beams` must be 1). `top_k=0` and `top_p=1.0` switch those filters off.
-    """
-
-    num_beams: int = 3
-    min_new_tokens: int = 80
-    max_new_tokens: int = 120
-    repetition_penalty: float = 2.0
-    length_penalty: float = 2.0
-    no_repeat_ngram_size: int = 0
-    early_stopping: bool | Literal["never"] = False
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r2gen_export.commands.console import guarded, needs, progress_bar, say
+from r2gen_export.commands.console import guarded, progress_bar, say
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.extras import needs
 
 if TYPE_CHECKING:
     from trt_engines.build import Built

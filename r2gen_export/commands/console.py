@@ -32,8 +32,6 @@ INTERRUPTED: Final = 130
 READER_GONE: Final = 141
 DEBUG_VARIABLE: Final = "R2GEN_DEBUG"
 
-OWN_PACKAGES: Final = frozenset({"r2gen_export", "trt_engines", "benchmarks", "cli"})
-
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """A command whose failures become one or two lines on stderr and an exit status; typer sees its signature.
@@ -235,22 +233,6 @@ def output(path: Path | None) -> Iterator[Callable[[str], Any]]:
                 append(text)
 
         yield write
-
-
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Turn a missing package into `R2G-DEPENDENCY-MISSING` that names the extra which brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in OWN_PACKAGES:
-            raise
-        raise R2GenError(
-            "R2G-DEPENDENCY-MISSING",
-            f"this command needs {package or 'a package'}, which is not installed ({error})",
-            f"pip install 'r2gen[{extra}]'",
-        ) from error
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say
-from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.export import export_bundle
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.system.paths import require_utf8
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from r2gen_export.commands.console import needs, say
+from r2gen_export.commands.console import say
+from r2gen_export.system.extras import needs
 from r2gen_export.system.interrupts import Terminated
 
 

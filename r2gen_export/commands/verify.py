@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r2gen_export.bundle import ParityCheck, Semantics
+from r2gen_export.bundle import ParityCheck
 from r2gen_export.commands.checks import print_checks
 from r2gen_export.commands.console import say, say_passed_over, write_out
+from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.parity.metrics import first_divergence
 from r2gen_export.exporting.verify import verify_bundle

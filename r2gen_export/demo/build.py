@@ -106,7 +106,8 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
     """
     import torch
 
-    from r2gen_export.exporting.export import ExportSettings, export_bundle
+    from r2gen_export.exporting.export import export_bundle
+    from r2gen_export.exporting.settings import ExportSettings
     from r2gen_export.training.fit import TrainSettings, train
 
     settings = settings or DemoSettings()

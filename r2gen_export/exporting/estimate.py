@@ -6,15 +6,15 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.settings import Gate
 from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
-Gate = Literal["whole", "layers"]
 
 BASE: Final = 1.3e9
 """Bytes of Python with torch, transformers, optimum and ONNX Runtime, and of a Swin-base with its session."""

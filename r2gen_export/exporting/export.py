@@ -3,85 +3,33 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import (
-    Decoding,
-    Dims,
-    ImageSpec,
-    Manifest,
-    ParityCheck,
-    Prompt,
-    Semantics,
-    Source,
-    seal,
-    sha256_file,
-)
-from r2gen_export.decoding import FAST, PAPER
+from r2gen_export.bundle import Dims, ImageSpec, Manifest, ParityCheck, Prompt, Source, seal, sha256_file
+from r2gen_export.decoding import FAST, PAPER, Decoding, Semantics
 from r2gen_export.errors import R2GenError
-from r2gen_export.evaluation.phantom_findings import DEMO_SEED, record_findings
+from r2gen_export.evaluation.phantom_findings import record_findings
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.precision import TENSOR_PRECISIONS
 from r2gen_export.system.files import atomic_dir
 from r2gen_export.system.versions import installed_version
 
 if TYPE_CHECKING:
-    from r2gen_export.exporting.estimate import Gate
     from r2gen_export.exporting.parity.gate import Plan
     from r2gen_export.exporting.source_model import Sources
-    from r2gen_export.exporting.target import Choice, Target
+    from r2gen_export.exporting.target import Choice
     from r2gen_export.training.model import R2GenGPT
 
 TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What to export, from where, to where.
-
-    `vision` and `llm` are local folders or hub ids. `presets` replaces or adds to `paper` and `fast`. `model_id`
-    defaults to the output folder's name. `overrides` are fields of `ModelConfig` that hold whatever the checkpoint
-    says, `decoding` fields of `Decoding` that hold in `paper`; None counts as not given. `allow_unexpected` names
-    tensors to leave aside, `*` allowed. `parity_max_new_tokens` shortens the gate's token comparison, which at 7B on
-    a CPU takes most of the time; None compares whole reports. `head_precision` is that of the LLM's output layer;
-    None: of the others (on the demo, int8 above int4 layers takes KL from 3.2e-3 to 1.9e-3 and micro-F1 from 0.976 to
-    0.977, for bytes that every token reads). `target` None: a GPU where there is one. `dialect` and
-    precisions None: by the target, see `target.choose`. `gate`: compare the whole
-    models or layer by layer; by free memory when None. `embeddings` is the precision of the embedding table; None: fp32
-    beside fp32, else fp16. The finished bundle reports on `phantom_studies` phantoms, none of those a demo build with
-    `phantom_seed` trains on, and the manifest keeps how many findings it names.
-    """
-
-    checkpoint: Path
-    vision: str | Path
-    llm: str | Path
-    out: Path
-    target: Target | None = None
-    dialect: str | None = None
-    precision: str | None = None
-    head_precision: str | None = None
-    vision_precision: str | None = None
-    embeddings: str | None = None
-    gate: Gate | None = None
-    semantics: Semantics = "hf-current"
-    model_id: str | None = None
-    synthetic: bool = False
-    presets: Mapping[str, Decoding] = field(default_factory=dict)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    decoding: Mapping[str, Any] = field(default_factory=dict)
-    allow_unexpected: tuple[str, ...] = ()
-    default_preset: str = "paper"
-    parity_max_new_tokens: int | None = None
-    phantom_studies: int = 0
-    phantom_seed: int = DEMO_SEED
 
 
 def export_bundle(

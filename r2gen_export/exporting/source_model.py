@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from r2gen_export.bundle import Decoding, ImageSpec
+from r2gen_export.bundle import ImageSpec
+from r2gen_export.decoding import Decoding
 from r2gen_export.training import checkpoint as own
 from r2gen_export.training import published
 from r2gen_export.training.model import R2GenGPT

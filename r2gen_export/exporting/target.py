@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.export import check_variant
+from r2gen_export.exporting.settings import Target
 from r2gen_export.precision import PRECISIONS, with_half_activations
 from r2gen_export.system.gpu import why_no_gpu
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
-    from r2gen_export.exporting.export import ExportSettings
+    from r2gen_export.exporting.settings import ExportSettings
 
-Target = Literal["gpu", "cpu"]
 
 KERNELS: Final = "GroupQueryAttention of dialect ort has CUDA kernels for float16 activations only"
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from r2gen_export.bundle import ParityCheck
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.quantize import quantize
-from r2gen_export.runtime.backends.sessions import int8_row
+from r2gen_export.runtime.backends.embedding_table import int8_row
 from r2gen_export.runtime.detokenizer import Detokenizer, is_sentencepiece
 
 if TYPE_CHECKING:

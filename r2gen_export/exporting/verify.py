@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, Semantics, open_bundle, sha256_file
+from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, open_bundle, sha256_file
+from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.collect import collect_studies
 from r2gen_export.studies.images import load_image, preprocess

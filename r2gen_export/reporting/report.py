@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from r2gen_export.bundle import Decoding, Semantics
+from r2gen_export.decoding import Decoding, Semantics
 
 REPORT_SCHEMA: Final = "r2gen-report/1"
 """Changes its number when a field of `Report.to_dict` changes its meaning or goes."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from r2gen_export.bundle import Semantics
+from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.sentencepiece_text import words_to_text
 

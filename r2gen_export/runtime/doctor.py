@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from r2gen_export import __version__
 from r2gen_export.errors import CodedError, InternalError
-from r2gen_export.system.versions import installed_version
+from r2gen_export.system.versions import VERSION, installed_version
 
 if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Pipeline
@@ -55,7 +54,7 @@ def system_checks() -> list[Check]:
     """Versions of r2gen, Python and the platform, and the CPU cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
-        Check("system", "r2gen", "ok", __version__),
+        Check("system", "r2gen", "ok", VERSION),
         Check("system", "python", "ok", platform.python_version()),
         Check("system", "platform", "ok", f"{platform.platform()}, {cores} CPU cores"),
     ]
@@ -142,8 +141,8 @@ def provider_checks(device: str, bundle: Path | None = None) -> list[Check]:
     """The ladder: what `infer` takes for a bundle, and why each faster rung is not taken. Loads no graph."""
     try:
         from r2gen_export.bundle import load_manifest
+        from r2gen_export.runtime.backends.ort_providers import choose_providers
         from r2gen_export.runtime.backends.select import EngineRung
-        from r2gen_export.runtime.backends.sessions import choose_providers
         from r2gen_export.runtime.pipeline import bundle_path
 
         folder = bundle_path(bundle)

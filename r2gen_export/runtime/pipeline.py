@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.backends.cpu_timing import is_large
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
+from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, Encoder, PrefixDecoder, ProviderChoice
 from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
 from r2gen_export.runtime.decoding.generate import TokenEvent, generate
 from r2gen_export.runtime.detokenizer import Detokenizer, TextStream
@@ -160,7 +162,7 @@ class Pipeline:
             preset: a preset of the bundle, its default when None.
             semantics: `hf-current` or `hf-4.30`, the bundle's when None.
             on_text: called with each new piece of text; with beam search all of them come at the end.
-            overrides: fields of `r2gen_export.bundle.Decoding`; None leaves the preset's value.
+            overrides: fields of `r2gen_export.decoding.Decoding`; None leaves the preset's value.
 
         Raises:
             R2GenError: `R2G-IMAGE-*`, `R2G-CONFIG-VALUE`, `R2G-GENERATE-*`.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from r2gen_export.bundle import Semantics
+from r2gen_export.decoding import Semantics
 
 BLANK: Final = "\N{LOWER ONE EIGHTH BLOCK}"
 BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from r2gen_export.bundle import Decoding, Manifest, Semantics
+from r2gen_export.bundle import Manifest
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 
 SAMPLING: Final = ("temperature", "top_p", "top_k", "seed")

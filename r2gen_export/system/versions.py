@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+VERSION: Final = "0.1.0"
+"""Of r2gen, as in `pyproject.toml`."""
 
 
 def installed_version(distribution: str) -> str | None:

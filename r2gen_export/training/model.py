@@ -25,7 +25,7 @@ from transformers import (
     SwinModel,
 )
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.training.hub import PAD_TOKEN_ID, load_llm, load_tokenizer, load_vision, source_name
 

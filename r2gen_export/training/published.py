@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.decoding.generate import check_decoding
 from r2gen_export.system.git_lfs import refuse_pointer

@@ -12,13 +12,13 @@ import pytest
 
 from benchmarks.latency.environment import without_folders
 from benchmarks.latency.figures import reference_verdict
-from benchmarks.latency.machine_rates import Machine, Rates
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.reference import verdict
 from benchmarks.latency.report import assemble
 from benchmarks.latency.roofline import Work, count_work
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
+from benchmarks.machine_rates import Machine, Rates
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.commands.bench import progress
 from r2gen_export.errors import R2GenError

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from benchmarks.latency.graph import read_graph
-from benchmarks.latency.machine_rates import Machine, Rates, gemm_rate, read_bandwidth, scalar_rate
-from benchmarks.latency.onnx_bytes import matmul_model
 from benchmarks.latency.roofline import count_work, encode_ops, floors
+from benchmarks.machine_rates import Machine, Rates, gemm_rate, read_bandwidth, scalar_rate
+from benchmarks.onnx_bytes import matmul_model
 from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from tests.conftest import TinySources

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.latency.machine_rates import Machine, Rates
+from benchmarks.machine_rates import Machine, Rates
 from benchmarks.suite.__main__ import LEAST, model_steps, results, time_step, width_steps
 from benchmarks.suite.models import SuiteModel, open_model
 

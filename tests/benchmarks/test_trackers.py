@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks.latency import stability as steadiness
-from benchmarks.latency.machine_rates import Machine, Rates
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.trackers import Nvml, Rapl, Watch, processor_seconds
+from benchmarks.machine_rates import Machine, Rates
 from tests.benchmarks.synthetic import starts
 
 

@@ -18,9 +18,10 @@ from r2gen_export.bundle import FORMAT_VERSION, open_bundle, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.phantom_findings import FINDINGS
 from r2gen_export.exporting import estimate, tokenizer, vision
-from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.export import export_bundle
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.exporting.verify import verify_bundle
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.pipeline import Pipeline
 from tests import conftest
 from tests.command import run_here

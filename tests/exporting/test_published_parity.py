@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from r2gen_export.bundle import Decoding, open_bundle
-from r2gen_export.decoding import FAST
+from r2gen_export.bundle import open_bundle
+from r2gen_export.decoding import FAST, Decoding
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.export import export_bundle
 from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.exporting.source_model import load_sources
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.decoding.generate import generate

@@ -11,7 +11,8 @@ from r2gen_export.bundle import open_bundle
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting import target
 from r2gen_export.exporting.decoder.export import check_variant
-from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.export import export_bundle
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.precision import PRECISIONS, with_half_activations
 from tests.command import run_here
 from tests.conftest import TinySources

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 
 WIDTH = 16
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from r2gen_export.bundle import DEMO_NOTICE, NOTICE, Decoding
+from r2gen_export.bundle import DEMO_NOTICE, NOTICE
+from r2gen_export.decoding import Decoding
 from r2gen_export.reporting.report import STAGES, Report, notice_block
 
 REPORT = Report(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, SwinConfig
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.data import tokenize_reports
 from r2gen_export.training.model import PROMPT, ModelConfig, R2GenGPT, prompt_pieces, report_text, trainable_size

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.checkpoint import load_published
 from r2gen_export.training.model import PROMPT, R2GenGPT

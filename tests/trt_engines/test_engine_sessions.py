@@ -12,9 +12,9 @@ import pytest
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import demo_bundle, load_manifest, sha256_file
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import EngineRung, _open_engines
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.pipeline import Pipeline
 from tests.trt_engines.fake_cuda import FakeRuntime

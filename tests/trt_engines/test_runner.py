@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.weights import ModuleWeights
 from r2gen_export.exporting.decoder.write import write_streamed
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams

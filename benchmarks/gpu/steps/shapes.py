@@ -15,7 +15,8 @@ from benchmarks.gpu.steps import Answer, Context, median_ms
 from benchmarks.gpu.steps.bundle import compare
 from benchmarks.gpu.weights import decoder_bytes, fill_decoder, fill_vision, random_weight
 from benchmarks.peers.model import SHAPES, decoder_dims
-from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.bundle import Dims
+from r2gen_export.decoding import Decoding
 from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.backends.ort_providers import PLAIN, Acceleration, choose_providers
 from r2gen_export.system.gpu import free_memory
@@ -228,7 +229,7 @@ def _reports(session: Any, dims: Dims, prompt: NDArray[np.float32], tokens: int)
 
 def vision(context: Context, name: str) -> Answer:
     """Swin-base on the device and on the CPU, two views."""
-    from r2gen_export.runtime.backends.sessions import VisionSession
+    from r2gen_export.runtime.backends.ort_vision import VisionSession
 
     recipe, folder = context.work / "recipes" / name, context.scratch / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.decoder.export import embeds_config_class
+from r2gen_export.exporting.decoder.standard import embeds_config_class
 from r2gen_export.exporting.quiet import quiet
 from r2gen_export.system.interrupts import interrupt_later
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, Semantics
+from r2gen_export.bundle import Dims, ImageSpec, ParityCheck, Prompt
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.parity.first_nonfinite import first_nonfinite, prefill_feeds
 from r2gen_export.exporting.parity.metrics import (
@@ -31,7 +32,8 @@ from r2gen_export.exporting.parity.metrics import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r2gen_export.runtime.backends.sessions import DecoderState, Embeddings, EmbeddingTable
+    from r2gen_export.interfaces import DecoderState, Embeddings
+    from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
     from r2gen_export.training.model import R2GenGPT
 
 Floats = NDArray[np.float32]
@@ -208,8 +210,8 @@ def compare(
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
     """
+    from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
     from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-    from r2gen_export.runtime.backends.sessions import EmbeddingTable
     from r2gen_export.runtime.decoding.generate import generate
 
     checks, prompts = compare_vision(folder, prompt, studies, wanted.image_embeds, vision_precision)
@@ -270,7 +272,8 @@ def compare_vision(
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when the graph cannot be loaded.
     """
-    from r2gen_export.runtime.backends.sessions import EmbeddingTable, VisionSession
+    from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
+    from r2gen_export.runtime.backends.ort_vision import VisionSession
 
     vision = VisionSession(folder / layout.VISION, **SESSION)
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)

@@ -11,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Decoding, Dims, ImageSpec, ParityCheck, Prompt, ReferenceLogits, Semantics
-from r2gen_export.exporting.estimate import Gate
+from r2gen_export.bundle import Dims, ImageSpec, ParityCheck, Prompt, ReferenceLogits
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.exporting.parity import compare as parity
 from r2gen_export.exporting.parity.compare import require
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, VisionSession
+from r2gen_export.exporting.settings import Gate
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.trial_pass import reference_of, trial_logits, trial_prompt, trial_token
 
 if TYPE_CHECKING:
     import torch
 
     from r2gen_export.exporting.parity.layer_by_layer import Layered
-    from r2gen_export.runtime.backends.sessions import Embeddings
+    from r2gen_export.interfaces import Embeddings
     from r2gen_export.training.model import R2GenGPT
 
 Floats = NDArray[np.float32]

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding, ParityCheck
+from r2gen_export.bundle import ParityCheck
+from r2gen_export.decoding import Decoding
 from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.decoding.processors import log_softmax
 

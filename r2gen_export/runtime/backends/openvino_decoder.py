@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
+from r2gen_export.interfaces import PassingState, check_room, require_finite
 from r2gen_export.runtime.backends.linked_graph import without_links
 from r2gen_export.runtime.backends.openvino_graph import NEVER, ROWS, SLOTS, make_stateful
 from r2gen_export.runtime.backends.openvino_import import import_openvino
 from r2gen_export.runtime.backends.ort_session import bad_graph, first_line
-from r2gen_export.runtime.backends.sessions import PassingState, check_room, require_finite
 from r2gen_export.system.cores import thread_count
 
 if TYPE_CHECKING:

@@ -19,24 +19,18 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
+from r2gen_export.interfaces import DecoderState, PassingState, check_room, common_prompts, require_finite
 from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DeviceCache, Gpu, RowMover
 from r2gen_export.runtime.backends.ort_kv_cache import HostCache, StaticDecoder, cache_length
 from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, Acceleration
 from r2gen_export.runtime.backends.ort_session import bad_graph, check_names, coded_failures, open_session
-from r2gen_export.runtime.backends.sessions import (
-    FLOAT_TYPES,
-    DecoderState,
-    PassingState,
-    check_room,
-    common_prompts,
-    require_finite,
-)
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from r2gen_export.runtime.backends.ort_tensorrt import Tuning
 
+FLOAT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.runtime.backends.cpu_timing import open_decoder
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_memory import estimate, require_gpu_memory
 from r2gen_export.runtime.backends.ort_providers import (
     CPU,
@@ -32,8 +34,8 @@ from r2gen_export.runtime.backends.ort_providers import (
     choose_providers,
     parse_device,
 )
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.placement import require_gpu_kernels
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, Encoder, PrefixDecoder, VisionSession
 from r2gen_export.runtime.backends.trial_pass import Trial, run_trial, trial_prompt
 from r2gen_export.system.gpu import why_no_gpu, why_no_such_gpu
 

@@ -17,7 +17,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from r2gen_export.runtime.backends.sessions import Decoder, Embeddings, Encoder
+    from r2gen_export.interfaces import Decoder, Embeddings, Encoder
 
 Floats = NDArray[np.float32]
 

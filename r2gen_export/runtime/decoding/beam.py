@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding
-from r2gen_export.runtime.backends.sessions import Decoder, Embeddings
+from r2gen_export.decoding import Decoding
+from r2gen_export.interfaces import Decoder, Embeddings
 from r2gen_export.runtime.decoding.beam_430 import Beams430
 from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
 from r2gen_export.runtime.decoding.sequence import Sequence

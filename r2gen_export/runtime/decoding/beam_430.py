@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.decoding.sequence import Sequence
 from r2gen_export.runtime.decoding.topk import topk
 

@@ -15,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding, Semantics
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.runtime.backends.sessions import Decoder, Embeddings
+from r2gen_export.interfaces import Decoder, Embeddings
 from r2gen_export.runtime.decoding.beam import beam_search
 from r2gen_export.runtime.decoding.processors import log_softmax_at, make_processors, make_warpers, softmax
 from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent
+from r2gen_export.runtime.decoding.speculative import generate_drafted
 from r2gen_export.runtime.drafting.drafter import Drafter
-from r2gen_export.runtime.drafting.verify import generate_drafted
 
 __all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate"]
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

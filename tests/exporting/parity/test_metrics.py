@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from r2gen_export.bundle import Decoding, ParityCheck
+from r2gen_export.bundle import ParityCheck
+from r2gen_export.decoding import Decoding
 from r2gen_export.exporting.parity.metrics import (
     distribution_metrics,
     first_divergence,

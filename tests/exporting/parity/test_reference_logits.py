@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from r2gen_export.bundle import ImageSpec, Manifest, ReferenceLogits, open_bundle
-from r2gen_export.exporting.export import ExportSettings, export_bundle
+from r2gen_export.exporting.export import export_bundle
+from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.exporting.source_model import load_sources
 from r2gen_export.runtime.backends.trial_pass import KEPT, reference_of, trial_pixels, trial_token
 from tests.conftest import TinySources

@@ -9,7 +9,7 @@ import torch
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.parity.rounded_weights import round_embeddings
 from r2gen_export.exporting.tokenizer import write_embeddings
-from r2gen_export.runtime.backends.sessions import EmbeddingTable
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 
 
 def test_embedding_table_is_mapped_and_reads_both_precisions(tmp_path):

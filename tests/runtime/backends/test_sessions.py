@@ -12,18 +12,21 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from r2gen_export.bundle import Decoding, Dims
+from r2gen_export.bundle import Dims
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
-from r2gen_export.exporting.decoder.export import write_standard_fp32
+from r2gen_export.exporting.decoder.standard import write_standard_fp32
 from r2gen_export.exporting.decoder.weights import ModuleWeights
 from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime.backends import ort_providers as providers
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_kv_cache import Gpu, RowMover
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder, halves
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.backends.ort_providers import choose_providers
 from r2gen_export.runtime.backends.ort_session import open_session
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, VisionSession, choose_providers
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams

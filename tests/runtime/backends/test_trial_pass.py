@@ -14,11 +14,12 @@ from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS, with_half_activations
 from r2gen_export.runtime.backends import select as ladder
+from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_memory import estimate
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, ProviderChoice, parse_device
+from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.placement import require_gpu_kernels
-from r2gen_export.runtime.backends.sessions import EmbeddingTable, VisionSession
 from r2gen_export.runtime.backends.trial_pass import run_trial, tolerance_of, trial_prompt
 from r2gen_export.runtime.doctor import bundle_checks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime.decoding import topk as topk_module

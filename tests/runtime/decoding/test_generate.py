@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime.decoding.generate import TokenEvent, check_decoding, generate

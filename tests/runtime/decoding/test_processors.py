@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as hf
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.decoding import processors as ours
 from tests.helpers.torch_decoder import hf_config, make_llama
 

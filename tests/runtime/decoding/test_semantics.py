@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
 from r2gen_export.runtime.decoding.generate import Sequence, generate
 from tests.goldens.hf430 import BOS, VOCABULARIES, Trial, fill, llama_fields, trials

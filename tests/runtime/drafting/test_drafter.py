@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from r2gen_export.bundle import Decoding
+from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.decoding.sequence import TokenEvent
 from r2gen_export.runtime.drafting.drafter import MOST, Drafter, Pace

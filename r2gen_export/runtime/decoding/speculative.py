@@ -14,8 +14,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.bundle import Decoding
-from r2gen_export.runtime.backends.sessions import Decoder, DecoderState, Embeddings
+from r2gen_export.decoding import Decoding
+from r2gen_export.interfaces import Decoder, DecoderState, Embeddings
 from r2gen_export.runtime.decoding.processors import Processor, log_softmax_at
 from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent
 from r2gen_export.runtime.drafting.drafter import Drafter

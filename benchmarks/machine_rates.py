@@ -104,7 +104,7 @@ def gemm_rate(kind: str, threads: int, seconds: float = 0.1) -> float:
     """10^9 operations a second of a matrix product in ONNX Runtime, `fp32` or `int8` (unsigned by signed)."""
     import onnxruntime
 
-    from benchmarks.latency.onnx_bytes import matmul_model
+    from benchmarks.onnx_bytes import matmul_model
     from r2gen_export.runtime.backends.ort_session import session_options
 
     options = session_options()
