@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from r2gen_export.errors import R2GenError
 
@@ -95,7 +97,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-PARTIAL: str = ".partial"
+PARTIAL: Final = ".partial"
+
+SYNC_SECONDS: Final = 1.0
+"""Seconds of finished work that a power cut may take."""
 
 
 def partial_path(target: Path) -> Path:
@@ -104,37 +109,45 @@ def partial_path(target: Path) -> Path:
 
 
 @contextmanager
-def growing_file(target: Path) -> Iterator[Callable[[str], None]]:
+def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[str], None]]:
     """A function that appends pieces of text to `FILE.partial`, which becomes `target` when the block ends.
 
-    Each piece is in the file when the function returns. When the block ends by an exception, `FILE.partial` keeps the
-    pieces that are whole, and is removed when there is none.
+    Each piece is in the file when the function returns, and on the disk at most `SYNC_SECONDS` after the next one. When
+    the block ends by an exception, `FILE.partial` keeps the pieces that are whole, and is removed when there is none.
+
+    Args:
+        target: the file.
+        append: keep what `FILE.partial` holds already.
 
     Raises:
         R2GenError: `R2G-OUTPUT-WRITE` when the disk is full or the folder is not writable.
     """
     scratch = partial_path(target)
-    whole = 0
+    whole, synced = 0, monotonic()
 
-    def append(text: str) -> None:
-        nonlocal whole
+    def write(text: str) -> None:
+        nonlocal whole, synced
         data = text.encode("utf-8", "backslashreplace")
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
+            if monotonic() - synced > SYNC_SECONDS:
+                os.fsync(file.fileno())
+                synced = monotonic()
         except OSError as error:
             raise write_error(target, error) from error
         whole += len(data)
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = scratch.open("wb", buffering=0)
+        file = scratch.open("ab" if append else "wb", buffering=0)
+        whole = file.tell()
     except OSError as error:
         raise write_error(target, error) from error
     with file:
         try:
-            yield append
+            yield write
         except BaseException:
             with suppress(OSError):
                 file.truncate(whole)
