@@ -15,7 +15,8 @@ from r2gen_export.runtime.backends.cpu_timing import AnyDecoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.decoding.speculative import generate_drafted
+from r2gen_export.runtime.decoding.sequence import drain
+from r2gen_export.runtime.decoding.speculative import drafted_steps
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.system.huge_pages import use_huge_pages
 
@@ -83,7 +84,7 @@ def replay(
             return np.array([report[tokens.shape[1]]])
 
         started = perf_counter()
-        sequence = generate_drafted(
+        steps = drafted_steps(
             decoder,
             table,
             prompt,
@@ -92,8 +93,8 @@ def replay(
             choose=scripted,
             eos_token_id=eos,
             drafter=drafter,
-            on_token=None,
         )
+        sequence = drain(steps, None)
         spent = (perf_counter() - started) * 1000
         assert sequence.token_ids == tuple(report)
         drafter.learn(sequence.token_ids)

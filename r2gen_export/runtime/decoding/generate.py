@@ -1,4 +1,4 @@
-"""The decode loop: greedy search and sampling here, beam search in `beam.py`; one loop for every engine.
+"""The decode loop: greedy search and sampling here, beam search in `beam.py`; one loop for every backend.
 
 Token ids equal those of `generate(inputs_embeds=...)` in transformers 4.57 (semantics `hf-current`) and 4.30.2
 (`hf-4.30`). Sampling draws from the same distribution, with numpy's random numbers instead of torch's.
@@ -7,7 +7,7 @@ Token ids equal those of `generate(inputs_embeds=...)` in transformers 4.57 (sem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
@@ -20,11 +20,11 @@ from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Decoder, Embeddings
 from r2gen_export.runtime.decoding.beam import beam_search
 from r2gen_export.runtime.decoding.processors import log_softmax_at, make_processors, make_warpers, softmax
-from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent
-from r2gen_export.runtime.decoding.speculative import generate_drafted
+from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent, drain
+from r2gen_export.runtime.decoding.speculative import drafted_steps
 from r2gen_export.runtime.drafting.drafter import Drafter
 
-__all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate"]
+__all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate", "generate_steps"]
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -57,7 +57,44 @@ def generate(
     drafter: Drafter | None = None,
     on_token: OnToken | None = None,
 ) -> list[Sequence]:
-    """Generate one sequence for each prompt. What a row gets does not depend on the other rows.
+    """`generate_steps`, run to its end.
+
+    Args:
+        on_token: called for each token. What it raises ends the generation.
+
+    Returns:
+        B sequences, in the order of the prompts.
+
+    Raises:
+        R2GenError: what `generate_steps` raises.
+    """
+    steps = generate_steps(
+        decoder,
+        embed_tokens,
+        prompt_embeds,
+        decoding,
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
+        semantics=semantics,
+        drafter=drafter,
+    )
+    return drain(steps, on_token)
+
+
+def generate_steps(
+    decoder: Decoder,
+    embed_tokens: Embeddings,
+    prompt_embeds: Floats,
+    decoding: Decoding,
+    *,
+    bos_token_id: int,
+    eos_token_id: int,
+    semantics: Semantics = "hf-current",
+    drafter: Drafter | None = None,
+) -> Generator[TokenEvent, None, list[Sequence]]:
+    """Generate one sequence for each prompt, token by token. What a row gets does not depend on the other rows.
+
+    Closing the generator ends the generation and frees the KV cache.
 
     Args:
         decoder: prefills prompts, then decodes position by position.
@@ -67,9 +104,10 @@ def generate(
         bos_token_id: what transformers 4.30 starts from beside the prompt; `hf-current` does not use it.
         eos_token_id: ends a sequence.
         semantics: which transformers release's arithmetic.
-        drafter: drafts for a single prompt without beams; the tokens stay the same (see `drafted.py`).
-        on_token: called for each token as soon as it is certain: at every step, with beam search at the end. What it
-            raises ends the generation.
+        drafter: drafts for a single prompt without beams; the tokens stay the same (see `speculative.py`).
+
+    Yields:
+        Each token as soon as it is certain: at every step, with beam search all of them at the end.
 
     Returns:
         B sequences, in the order of the prompts.
@@ -82,7 +120,7 @@ def generate(
         raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
     ids: dict[str, Any] = {"eos_token_id": eos_token_id, "dummy_bos": bos_token_id if semantics == "hf-4.30" else None}
     if decoding.num_beams == 1 and drafter is not None and len(prompt_embeds) == 1:
-        one = generate_drafted(
+        sequence = yield from drafted_steps(
             decoder,
             embed_tokens,
             prompt_embeds,
@@ -91,16 +129,14 @@ def generate(
             choose=_sampler(decoding, 1) if decoding.do_sample else _argmax,
             eos_token_id=eos_token_id,
             drafter=drafter,
-            on_token=on_token,
         )
-        return [one]
+        return [sequence]
     if decoding.num_beams == 1:
-        return _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids, on_token=on_token)
+        return (yield from _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids))
     sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, **ids)
-    if on_token is not None:
-        for row, sequence in enumerate(sequences):
-            for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
-                on_token(TokenEvent(row, token_id, logprob, step))
+    for row, sequence in enumerate(sequences):
+        for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
+            yield TokenEvent(row, token_id, logprob, step)
     return sequences
 
 
@@ -148,8 +184,7 @@ def _step_by_step(
     *,
     eos_token_id: int,
     dummy_bos: int | None,
-    on_token: OnToken | None,
-) -> list[Sequence]:
+) -> Generator[TokenEvent, None, list[Sequence]]:
     """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
     process = make_processors(decoding, eos_token_id, dummy_bos)
     choose = _sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
@@ -164,12 +199,15 @@ def _step_by_step(
         tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
         chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
         logprobs = log_softmax_at(state.logits, chosen)
+        events = []
         for row, token_id, logprob in zip(running, chosen.tolist(), logprobs.tolist(), strict=True):
             row.token_ids.append(token_id)
             row.logprobs.append(logprob)
             row.passes = step
-            if on_token is not None:
-                on_token(TokenEvent(row.index, token_id, logprob, step))
+            events.append(TokenEvent(row.index, token_id, logprob, step))
+        choosing = perf_counter() - started
+        yield from events
+        started = perf_counter() - choosing  # what the caller does with a token is not decoding
         kept = np.flatnonzero(chosen != eos_token_id)
         if len(kept) == 0 or step + 1 == decoding.max_new_tokens:
             break

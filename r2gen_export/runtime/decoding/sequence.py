@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,16 @@ class Sequence:
 
 
 OnToken: TypeAlias = Callable[[TokenEvent], None]
+
+
+def drain(steps: Generator[TokenEvent, None, T], on_token: OnToken | None) -> T:
+    """Run a generation to its end; what it returns. What `on_token` raises ends it."""
+    with contextlib.closing(steps):
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if on_token is not None:
+                on_token(event)

@@ -8,7 +8,7 @@ its probability on one token; Saxena, prompt lookup decoding.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from r2gen_export.decoding import Decoding
 from r2gen_export.interfaces import Decoder, DecoderState, Embeddings
 from r2gen_export.runtime.decoding.processors import Processor, log_softmax_at
-from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent
+from r2gen_export.runtime.decoding.sequence import Sequence, TokenEvent
 from r2gen_export.runtime.drafting.drafter import Drafter
 
 Floats = NDArray[np.float32]
@@ -29,17 +29,14 @@ Choose = Callable[[list[int], Integers, Floats], Integers]
 class _Writer:
     """The tokens so far, and the next one from logits."""
 
-    def __init__(
-        self, decoding: Decoding, process: Processor, choose: Choose, eos_token_id: int, on_token: OnToken | None
-    ) -> None:
-        self._decoding, self._process, self._choose = decoding, process, choose
-        self._eos, self._on_token = eos_token_id, on_token
+    def __init__(self, decoding: Decoding, process: Processor, choose: Choose, eos_token_id: int) -> None:
+        self._decoding, self._process, self._choose, self._eos = decoding, process, choose, eos_token_id
         self._ids = np.zeros((1, decoding.max_new_tokens), np.int64)
         self.count = 0
         self.logprobs: list[float] = []
 
-    def write(self, logits: Floats) -> int:
-        """Choose and emit one token from logits [1, vocab]."""
+    def write(self, logits: Floats) -> TokenEvent:
+        """Choose one token from logits [1, vocab]."""
         tokens = self._ids[:, : self.count]
         chosen = self._choose([0], tokens, self._process(tokens, logits))
         token = int(chosen[0])
@@ -47,9 +44,7 @@ class _Writer:
         self._ids[0, self.count] = token
         self.count += 1
         self.logprobs.append(logprob)
-        if self._on_token is not None:
-            self._on_token(TokenEvent(0, token, logprob, self.count - 1))
-        return token
+        return TokenEvent(0, token, logprob, self.count - 1)
 
     @property
     def ids(self) -> list[int]:
@@ -64,7 +59,7 @@ class _Writer:
         return full or (self.count > 0 and bool(self._ids[0, self.count - 1] == self._eos))
 
 
-def generate_drafted(
+def drafted_steps(
     decoder: Decoder,
     embed_tokens: Embeddings,
     prompt_embeds: Floats,
@@ -74,9 +69,8 @@ def generate_drafted(
     choose: Choose,
     eos_token_id: int,
     drafter: Drafter,
-    on_token: OnToken | None,
-) -> Sequence:
-    """The sequence of one prompt [1, S, d]: the tokens `generation.generate` gives without drafts.
+) -> Generator[TokenEvent, None, Sequence]:
+    """The sequence of one prompt [1, S, d]: the tokens `generate.generate_steps` gives without drafts.
 
     Equal to the last bit where a pass over several positions gives each the logits of a pass of its own; engines round
     their sums in another order there, which can part two tokens whose logits are equal to about six digits.
@@ -84,8 +78,8 @@ def generate_drafted(
     started = perf_counter()
     state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
     prefill_ms = (perf_counter() - started) * 1000
-    writer = _Writer(decoding, process, choose, eos_token_id, on_token)
-    writer.write(state.logits)
+    writer = _Writer(decoding, process, choose, eos_token_id)
+    yield writer.write(state.logits)
     drafted = accepted = 0
     decode_ms: list[float] = []
     while not writer.ended:
@@ -93,13 +87,14 @@ def generate_drafted(
         ids = writer.ids
         # The token chosen last has no place in the cache yet, and the pass itself gives one token more than it drafts.
         drafts, lengths = drafter.propose(ids, decoding.max_new_tokens - writer.count - 1)
-        held = _verify(state, embed_tokens, writer, [ids[-1], *drafts])
+        held, events = _verify(state, embed_tokens, writer, [ids[-1], *drafts])
         for length, good in zip(lengths, [True] * held + [False], strict=False):
             drafter.pace.tried(length, good)
         drafted += len(drafts)
         accepted += held
         decode_ms.append((perf_counter() - started) * 1000)
         drafter.pace.time(1 + len(drafts), decode_ms[-1])
+        yield from events
     ids = writer.ids
     return Sequence(
         token_ids=tuple(ids),
@@ -113,13 +108,17 @@ def generate_drafted(
     )
 
 
-def _verify(state: DecoderState, embed_tokens: Embeddings, writer: _Writer, tokens: list[int]) -> int:
-    """One pass over the last token and its drafts; how many of the drafts held."""
+def _verify(
+    state: DecoderState, embed_tokens: Embeddings, writer: _Writer, tokens: list[int]
+) -> tuple[int, list[TokenEvent]]:
+    """One pass over the last token and its drafts; how many of the drafts held, and the tokens that are certain now."""
     logits = state.extend(embed_tokens.lookup(np.array([tokens])))[0]  # [1 + drafts, vocab]
     drafts = tokens[1:]
+    events: list[TokenEvent] = []
     for place in range(len(tokens)):
-        chosen = writer.write(logits[place : place + 1])
+        events.append(writer.write(logits[place : place + 1]))
+        chosen = events[-1].token_id
         if writer.ended or place == len(drafts) or chosen != drafts[place]:
             state.rollback(len(drafts) - place)
-            return place + (place < len(drafts) and chosen == drafts[place])
+            return place + (place < len(drafts) and chosen == drafts[place]), events
     raise AssertionError("the last place returns")

@@ -11,7 +11,7 @@ import torch
 from r2gen_export.decoding import Decoding
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
-from r2gen_export.runtime.decoding.generate import TokenEvent, check_decoding, generate
+from r2gen_export.runtime.decoding.generate import TokenEvent, check_decoding, generate, generate_steps
 from tests.helpers.torch_decoder import hf_config, hf_generate, make_llama, make_prompts
 
 GREEDY = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=20, repetition_penalty=1.0, length_penalty=1.0)
@@ -111,6 +111,30 @@ def test_what_on_token_raises_ends_the_generation():
     with pytest.raises(KeyboardInterrupt):
         generate(decoder, TorchEmbeddings(MODELS[3]), prompts, GREEDY, eos_token_id=1, bos_token_id=0, on_token=stop)
     assert len(decoder.batch_sizes) == 3
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_closed_generation_makes_no_further_pass(steps):
+    decoder = TorchDecoder(MODELS[3])
+    prompts = make_prompts(np.random.default_rng(0), 1, 3)
+    generation = generate_steps(decoder, TorchEmbeddings(MODELS[3]), prompts, GREEDY, eos_token_id=1, bos_token_id=0)
+    events = [next(generation) for _ in range(steps)]
+    generation.close()
+    assert [event.step for event in events] == list(range(steps))
+    assert len(decoder.batch_sizes) == steps
+    assert list(generation) == []
+
+
+def test_time_the_caller_takes_with_a_token_is_not_counted(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("r2gen_export.runtime.decoding.generate.perf_counter", lambda: clock[0])
+
+    def handle(event: TokenEvent) -> None:
+        clock[0] += 100
+
+    (sequence,) = run(MODELS[3], make_prompts(np.random.default_rng(0), 1, 3), GREEDY, 1, on_token=handle)
+    assert clock[0] >= 300
+    assert set(sequence.decode_ms) == {0.0}
 
 
 def test_same_seed_same_sample_and_other_seeds_others():
