@@ -141,7 +141,7 @@ def _exporter_version() -> str:
     import r2gen_export
 
     package, here = Path(r2gen_export.__file__).parent, Path(__file__).parent
-    files = [package / "bundle.py", package / "precision.py", here / "bundles.py", here / "recipes.py"]
+    files = [*(package / "bundle").rglob("*.py"), package / "precision.py", here / "bundles.py", here / "recipes.py"]
     return digest([*files, *(package / "exporting").rglob("*.py")])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from r2gen_export.reporting.report import STAGES
 
 Round = dict[str, Any]
-"""One round of one configuration: `answers` of its processes (see `child.py`), and `cost` of the round."""
+"""One round of one configuration: `answers` of its processes (see `worker_process.py`), and `cost` of the round."""
 
 
 @dataclass(frozen=True)

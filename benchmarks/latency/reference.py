@@ -24,7 +24,7 @@ Run = Callable[[list[list[str]]], list[dict[str, Any]]]
 
 
 def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """Load the sources; what `child.serve` runs for engine `torch`.
+    """Load the sources; what `worker_process.serve` runs for engine `torch`.
 
     Raises:
         R2GenError: `R2G-DEPENDENCY-MISSING` without the extra; `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.

@@ -3,7 +3,7 @@
 Every contender is a process that has the model loaded, its memory in huge pages as `r2gen infer` starts itself; in each
 round each of them generates once, the others stopped.
 Prompt of 80, 100 new tokens, greedy; then with beams. Random weights: speed means something, words do not, and drafts
-neither; their figure comes from reports replayed through the verifier (`replays.py`).
+neither; their figure comes from reports replayed through the verifier (`recorded_answers.py`).
 """
 
 from __future__ import annotations

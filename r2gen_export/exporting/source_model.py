@@ -71,7 +71,7 @@ def load_sources(
         llm: LLM, local folder or hub id.
         overrides: as in `ExportSettings`.
         allow_unexpected: as in `ExportSettings`.
-        llm_dtype: of the LLM's own weights; its stored type leaves them in their files (`sources.stored_dtype`).
+        llm_dtype: of the LLM's own weights; its stored type leaves them in their files (`hub.stored_dtype`).
         say: told what the checkpoint is, before weights are read.
 
     Raises:

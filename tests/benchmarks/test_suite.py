@@ -25,7 +25,7 @@ def test_every_step_of_a_model_runs_and_is_written(model):
     assert "| 512 positions |" in text
     assert "| batch 8, position 128 |" in text
     assert "up to 1.50 times its shortest time" in text
-    assert "`python -m benchmarks.suite --seconds 0.25 --out benchmarks/RESULTS.md`" in text
+    assert "`python -m benchmarks.suite --seconds 0.25 --out benchmarks/suite/RESULTS.md`" in text
     assert f"| time on each line | 0.25 s and {LEAST} calls, at least |" in text
     assert str(Path.home()) not in text
 

@@ -74,7 +74,7 @@ def _random_ids(rng: random.Random, vocab: int) -> list[int]:
 
 
 def test_text_is_the_published_one(tokenizer):
-    """LLaMA's own tokenizers are compared with the slow one in `tests/exporting/test_tokenizer.py`."""
+    """LLaMA's own tokenizers are compared with the slow one in `tests/exporting/test_slow_tokenizer.py`."""
     hf, detokenizer = tokenizer
     if detokenizer.sentencepiece:
         return

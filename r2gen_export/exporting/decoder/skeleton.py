@@ -1,7 +1,7 @@
 """The LLaMA's graph without its weights: traced through optimum in seconds at any size.
 
 Every `nn.Linear`, RMSNorm and attention is replaced by a weightless stand-in whose `symbolic` writes one node of the
-domain `r2gen` that carries the names of its parameters; `lowering.py` puts real operators in their place. What stays
+domain `r2gen` that carries the names of its parameters; `fill.py` puts real operators in their place. What stays
 (residual sums, the activation, which positions get logits) is transformers' own code, traced.
 
 Source: optimum-onnx 0.1 `ModelPatcher`, the hook for changing a model for its export.

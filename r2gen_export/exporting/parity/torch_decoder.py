@@ -16,7 +16,7 @@ Integers = NDArray[np.int64]
 
 
 class TorchEmbeddings:
-    """`runtime.sessions.Embeddings` of a model's input embeddings."""
+    """`interfaces.Embeddings` of a model's input embeddings."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         weight: Any = model.get_input_embeddings().weight
@@ -29,7 +29,7 @@ class TorchEmbeddings:
 
 
 class TorchDecoder:
-    """`runtime.sessions.Decoder` of a causal LM in float32 on the CPU. `batch_sizes`: rows of every pass so far."""
+    """`interfaces.Decoder` of a causal LM in float32 on the CPU. `batch_sizes`: rows of every pass so far."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -41,7 +41,7 @@ class TorchDecoder:
 
 
 class TorchState:
-    """`runtime.sessions.DecoderState`: `logits` [B, vocab] float32 of the last position, and the KV cache behind."""
+    """`interfaces.DecoderState`: `logits` [B, vocab] float32 of the last position, and the KV cache behind."""
 
     logits: Floats
 

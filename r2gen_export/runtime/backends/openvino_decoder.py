@@ -1,7 +1,7 @@
-"""`decoder/model.onnx` in OpenVINO on the CPU, behind the interface of `decoder.DecoderSession`.
+"""`decoder/model.onnx` in OpenVINO on the CPU, behind the interface of `ort_decoder.DecoderSession`.
 
 Its 4-bit kernels take wide passes (prompts, batches) better than ONNX Runtime's, and passes of one position worse on
-some machines; `engines.py` measures which is faster here.
+some machines; `cpu_timing.py` measures which is faster here.
 """
 
 from __future__ import annotations

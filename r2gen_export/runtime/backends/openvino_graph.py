@@ -32,7 +32,7 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
     """Put the KV cache of a decoder into variables.
 
     Args:
-        model: as OpenVINO reads `decoder/model.onnx`: float32, inputs and outputs as `exporting/streamed` writes them.
+        model: as OpenVINO reads `decoder/model.onnx`: float32, inputs and outputs as `exporting/decoder` writes them.
 
     Returns:
         A model with inputs `inputs_embeds` [B, S, d], `position_ids` [B, S], `logits_to_keep` [K], `slot_positions` and

@@ -1,6 +1,6 @@
 """The KV cache of fixed length in host memory, where rows are views, bound to a session once.
 
-`device_cache.py` has the one in a GPU's memory.
+`gpu_kv_cache.py` has the one in a GPU's memory.
 """
 
 from __future__ import annotations

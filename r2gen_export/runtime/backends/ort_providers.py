@@ -143,7 +143,7 @@ def choose_providers(device: str) -> ProviderChoice:
         device: `cpu`, `openvino`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. `cuda` and
             `tensorrt` may name a GPU by its index (`cuda:1`). TensorRT through ONNX Runtime builds its engines while a
             bundle loads, which takes minutes, so it is taken only when asked for, and after the bundle's own engines
-            (`ladder.open_sessions`).
+            (`select.open_sessions`).
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE` for another device; `R2G-DEVICE-UNAVAILABLE` when the one asked for is not usable

@@ -1,7 +1,7 @@
 """What a bundle runs on: the best rung this machine has, and for every better one the reason why it was not taken.
 
 TensorRT engines that were built of the bundle; TensorRT through ONNX Runtime, where asked for; CUDA; the CPU, there in
-OpenVINO or ONNX Runtime (`engines.py`). Vision encoder and decoder may end on different rungs.
+OpenVINO or ONNX Runtime (`cpu_timing.py`). Vision encoder and decoder may end on different rungs.
 """
 
 from __future__ import annotations
