@@ -25,7 +25,8 @@ SEED: Final = 20_251_125
 class Measured:
     """What came of one configuration.
 
-    `starts`: one for each time its processes were started: `loaded`, `warm_up` and `rounds` as `worker_process.py` answers.
+    `starts`: one for each time its processes were started: `loaded`, `warm_up` and `rounds` as `worker_process.py`
+    answers.
     """
 
     configuration: Configuration

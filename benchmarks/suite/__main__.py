@@ -1,4 +1,4 @@
-"""Microbenchmarks of the hot steps, and how they grow: `python -m benchmarks.suite [--out benchmarks/suite/RESULTS.md]`.
+"""Microbenchmarks of the hot steps, and how they grow: `python -m benchmarks.suite [--out FILE]`.
 
 Steps of the loop (processors, n-gram lookup, pictures), encoder, and the decoder by prompt length, position, beams,
 batch and model width. Models have random weights, the encoder is the demo bundle's. Needs the extra `export`, takes two
@@ -150,8 +150,8 @@ def results(timings: list[Timing], machine: Machine, foreign: float | None = Non
     ]  # fmt: skip
     parts = [
         "# Results of the performance suite",
-        f"Written by `python -m benchmarks.suite --seconds {seconds:g} --out benchmarks/suite/RESULTS.md`. Milliseconds; "
-        "random weights; every line is called twice to warm up, then timed. Compare lines with each other, not with "
+        f"Written by `python -m benchmarks.suite --seconds {seconds:g} --out benchmarks/suite/RESULTS.md`. "
+        "Milliseconds; random weights; every line is called twice to warm up, then timed. Compare lines with each other, not with "
         "another machine's.",
         table(["condition", "value"], conditions),
     ]

@@ -1,7 +1,8 @@
 """`decoder/model.onnx` in ONNX Runtime: prefill and decode with the KV cache, for every dialect.
 
-Graphs of the `ort` and `trt` dialects write new positions into a cache of fixed length (`ort_kv_cache.py`): its buffers are
-bound once and nothing is allocated or copied in the decode loop. `standard` graphs return a longer cache each time.
+Graphs of the `ort` and `trt` dialects write new positions into a cache of fixed length (`ort_kv_cache.py`): its
+buffers are bound once and nothing is allocated or copied in the decode loop. `standard` graphs return a longer cache
+each time.
 """
 
 from __future__ import annotations
