@@ -151,8 +151,8 @@ def results(timings: list[Timing], machine: Machine, foreign: float | None = Non
     parts = [
         "# Results of the performance suite",
         f"Written by `python -m benchmarks.suite --seconds {seconds:g} --out benchmarks/suite/RESULTS.md`. "
-        "Milliseconds; random weights; every line is called twice to warm up, then timed. Compare lines with each other, not with "
-        "another machine's.",
+        "Milliseconds; random weights; every line is called twice to warm up, then timed. Compare lines with each "
+        "other, not with another machine's.",
         table(["condition", "value"], conditions),
     ]
     for group in dict.fromkeys(one.group for one in timings):
