@@ -8,28 +8,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Dims, ImageSpec, Manifest, ParityCheck, Prompt, Source, seal, sha256_file
-from r2gen_export.decoding import FAST, PAPER, Decoding, Semantics
+from r2gen_export.bundle import Dims, ImageSpec, Manifest, ParityCheck, Prompt, Source, seal
+from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.phantom_findings import record_findings
+from r2gen_export.exporting.manifest_parts import (
+    bundle_dims,
+    bundle_presets,
+    bundle_prompt,
+    bundle_source,
+    tool_versions,
+)
 from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.precision import TENSOR_PRECISIONS
 from r2gen_export.system.files import atomic_dir
-from r2gen_export.system.versions import installed_version
 
 if TYPE_CHECKING:
-    from r2gen_export.exporting.parity.gate import Plan
-    from r2gen_export.exporting.source_model import Sources
+    from transformers import LlamaForCausalLM
+
+    from r2gen_export.exporting.parity.compare import Reference
+    from r2gen_export.exporting.parity.gate import Compared, Plan, Probe
     from r2gen_export.exporting.target import Choice
     from r2gen_export.training.model import R2GenGPT
-
-TOOLS: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "peft", "tokenizers", "numpy")
 
 
 def export_bundle(
@@ -49,74 +55,191 @@ def export_bundle(
         R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
             graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
     """
-    from r2gen_export.exporting.decoder.export import write_decoder
     from r2gen_export.exporting.estimate import PeakMemory
-    from r2gen_export.exporting.parity import gate
-    from r2gen_export.exporting.source_model import load_sources
-    from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
-    from r2gen_export.exporting.vision import export_vision
-    from r2gen_export.exporting.vision_precision import lower_precision
 
     choice, plan = _plan(settings, say)
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
-        with _stage(shown, "loading sources"):
-            sources = load_sources(
-                settings.checkpoint,
-                settings.vision,
-                settings.llm,
-                overrides=settings.overrides,
-                allow_unexpected=settings.allow_unexpected,
-                llm_dtype=gate.llm_dtype(plan, settings.llm),
-                say=say,
-            )
-            model = sources.model
-            assert model.tokenizer is not None
-            prompt = bundle_prompt(model)
-            dims = bundle_dims(model, sources.image)
-            presets = bundle_presets(settings, sources, dims, prompt)
-            source = _source(settings, sources)
-            probe = gate.Probe.make(sources.image, presets, settings.semantics, settings.parity_max_new_tokens)
-        with _stage(shown, "running PyTorch for the parity gate", len(probe.decodings)) as advance:
-            wanted = gate.reference(model, probe, plan, dims=dims, prompt=prompt, advance=advance)
-        with _stage(shown, "writing tokenizer and embeddings"):
-            write_tokenizer(model.tokenizer, folder / layout.TOKENIZER)
-            halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
-            checks = check_tokenizer(model.tokenizer, folder / layout.TOKENIZER, halves)
-            merge_lora(model, llm=plan.gate == "whole")
-            write_embeddings(model.embed_tokens, folder / layout.EMBED_TOKENS, plan.embeddings)
-        with _stage(shown, "exporting the vision encoder"):
-            size = {"height": sources.image.height, "width": sources.image.width}
-            vision_opset = export_vision(model, folder / layout.VISION, **size)
-            lower_precision(folder / layout.VISION, choice.vision_precision)
-        with _stage(shown, "exporting the decoder", dims.num_layers) as advance:
-            decoder_opset = write_decoder(
-                model.llama_model,
-                (folder / layout.DECODER).parent,
-                dialect=choice.dialect,
-                precision=choice.precision,
-                head_precision=choice.head_precision,
-                advance=advance,
-            )
-        with _stage(shown, "comparing ONNX with PyTorch", gate.steps(plan, probe, dims)) as advance:
-            wanted = gate.round_reference(model, wanted, plan)
-            image, llama = sources.image, model.llama_model if plan.gate == "layers" else None
-            del model, sources
-            gc.collect()
-            compared = gate.compare(
-                folder, dims, prompt, probe=probe, wanted=wanted, plan=plan, image=image, llama=llama, advance=advance
-            )
-            checks += compared.checks
-            gate.require(checks)
-        with _stage(shown, "sealing the bundle"):
-            facts = _Facts(source, dims, prompt, presets, image, vision_opset, decoder_opset, checks)
-            manifest = _manifest(settings, choice, plan, facts)
-            sealed = seal(folder, replace(manifest, reference=compared.reference))
-        if count := settings.phantom_studies:
-            with _stage(shown, "reporting on phantoms", count) as advance:
-                sealed = record_findings(folder, sealed, count, settings.phantom_seed, advance=advance)
+        job = _Job(settings, choice, plan, folder, shown, say)
+        written = _write_from_pytorch(job)
+        _release_cycles()  # `written` holds no PyTorch model, unless the LLM is still to be compared layer by layer
+        compared = _gate(job, written)
+        sealed = _seal(job, written, compared)
+        sealed = _report_on_phantoms(job, sealed)
     if memory.peak:
         say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
     return sealed
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One export: what was requested, what was decided, the folder it writes and where progress is shown."""
+
+    settings: ExportSettings
+    choice: Choice
+    plan: Plan
+    folder: Path
+    display: Progress
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The parts of the manifest that are read from the PyTorch model."""
+
+    image: ImageSpec
+    prompt: Prompt
+    dims: Dims
+    presets: dict[str, Decoding]
+    origin: Source
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the gate and the manifest need when every file but the manifest is written.
+
+    `reference` is what PyTorch computed, `llama` the LLM where the gate compares layer by layer (its weights stay in
+    their files), `opset` that of each graph, `checks` those of the tokenizer.
+    """
+
+    facts: _Facts
+    opset: dict[str, int]
+    checks: tuple[ParityCheck, ...]
+    probe: Probe
+    reference: Reference
+    llama: LlamaForCausalLM | None
+
+
+def _write_from_pytorch(job: _Job) -> _Written:
+    """Load the model, run it for the gate, write tokenizer, embeddings and graphs; then let go of the model."""
+    model, facts = _load(job)
+    probe, reference = _run_pytorch(job, model, facts)
+    checks = _write_tokenizer_and_embeddings(job, model, facts.prompt)
+    opset = {"vision": _write_vision(job, model, facts.image), "decoder": _write_decoder(job, model, facts.dims)}
+    reference = _round_reference(job, model, reference)
+    llama = model.llama_model if job.plan.gate == "layers" else None
+    return _Written(facts, opset, checks, probe, reference, llama)
+
+
+def _load(job: _Job) -> tuple[R2GenGPT, _Facts]:
+    from r2gen_export.exporting.parity import gate
+    from r2gen_export.exporting.source_model import load_sources
+
+    settings = job.settings
+    with _stage(job.display, "loading sources"):
+        sources = load_sources(
+            settings.checkpoint,
+            settings.vision,
+            settings.llm,
+            overrides=settings.overrides,
+            allow_unexpected=settings.allow_unexpected,
+            llm_dtype=gate.llm_dtype(job.plan, settings.llm),
+            say=job.say,
+        )
+        prompt = bundle_prompt(sources.model)
+        dims = bundle_dims(sources.model, sources.image)
+        presets = bundle_presets(settings, sources, dims, prompt)
+        return sources.model, _Facts(sources.image, prompt, dims, presets, bundle_source(settings, sources))
+
+
+def _run_pytorch(job: _Job, model: R2GenGPT, facts: _Facts) -> tuple[Probe, Reference]:
+    """The inputs of the parity gate, and what PyTorch makes of them, LoRA unmerged."""
+    from r2gen_export.exporting.parity import gate
+
+    settings = job.settings
+    probe = gate.Probe.make(facts.image, facts.presets, settings.semantics, settings.parity_max_new_tokens)
+    with _stage(job.display, "running PyTorch for the parity gate", len(probe.decodings)) as advance:
+        return probe, gate.reference(model, probe, job.plan, dims=facts.dims, prompt=facts.prompt, advance=advance)
+
+
+def _write_tokenizer_and_embeddings(job: _Job, model: R2GenGPT, prompt: Prompt) -> tuple[ParityCheck, ...]:
+    """The checks are those of the tokenizer. LoRA is merged on the way: what follows exports plain layers."""
+    from r2gen_export.exporting.source_model import merge_lora
+    from r2gen_export.exporting.tokenizer import check_tokenizer, write_embeddings, write_tokenizer
+
+    assert model.tokenizer is not None
+    with _stage(job.display, "writing tokenizer and embeddings"):
+        write_tokenizer(model.tokenizer, job.folder / layout.TOKENIZER)
+        halves = ((prompt.before, prompt.before_ids), (prompt.after, prompt.after_ids))
+        checks = check_tokenizer(model.tokenizer, job.folder / layout.TOKENIZER, halves)
+        merge_lora(model, llm=job.plan.gate == "whole")
+        write_embeddings(model.embed_tokens, job.folder / layout.EMBED_TOKENS, job.plan.embeddings)
+    return checks
+
+
+def _write_vision(job: _Job, model: R2GenGPT, image: ImageSpec) -> int:
+    """Returns the graph's opset."""
+    from r2gen_export.exporting.vision import export_vision
+    from r2gen_export.exporting.vision_precision import lower_precision
+
+    file = job.folder / layout.VISION
+    with _stage(job.display, "exporting the vision encoder"):
+        opset = export_vision(model, file, height=image.height, width=image.width)
+        lower_precision(file, job.choice.vision_precision)
+    return opset
+
+
+def _write_decoder(job: _Job, model: R2GenGPT, dims: Dims) -> int:
+    """Returns the graph's opset."""
+    from r2gen_export.exporting.decoder.export import write_decoder
+
+    with _stage(job.display, "exporting the decoder", dims.num_layers) as advance:
+        return write_decoder(
+            model.llama_model,
+            (job.folder / layout.DECODER).parent,
+            dialect=job.choice.dialect,
+            precision=job.choice.precision,
+            head_precision=job.choice.head_precision,
+            advance=advance,
+        )
+
+
+def _round_reference(job: _Job, model: R2GenGPT, reference: Reference) -> Reference:
+    """`reference` with what the stored, rounded weights give. Changes the model: the graphs must be written before."""
+    from r2gen_export.exporting.parity import gate
+
+    with _stage(job.display, "running PyTorch with the stored weights"):
+        return gate.round_reference(model, reference, job.plan)
+
+
+def _release_cycles() -> None:
+    """Free the model now: peft's layers and hooks refer to each other, and the gate needs the memory."""
+    gc.collect()
+
+
+def _gate(job: _Job, written: _Written) -> Compared:
+    """Compare ONNX with PyTorch.
+
+    Returns:
+        Every check, the tokenizer's included, and the reference logits.
+
+    Raises:
+        R2GenError: `R2G-PARITY-FAILED`.
+    """
+    from r2gen_export.exporting.parity import gate
+
+    candidate = gate.Candidate(job.folder, written.facts.dims, written.facts.prompt, written.facts.image)
+    steps = gate.steps(job.plan, written.probe, written.facts.dims)
+    with _stage(job.display, "comparing ONNX with PyTorch", steps) as advance:
+        compared = gate.compare(
+            candidate, written.probe, written.reference, job.plan, llama=written.llama, advance=advance
+        )
+        checks = (*written.checks, *compared.checks)
+        gate.require(checks)
+    return replace(compared, checks=checks)
+
+
+def _seal(job: _Job, written: _Written, compared: Compared) -> Manifest:
+    with _stage(job.display, "sealing the bundle"):
+        return seal(job.folder, _manifest(job, written, compared))
+
+
+def _report_on_phantoms(job: _Job, sealed: Manifest) -> Manifest:
+    """How well the finished bundle names findings, where the settings ask for it."""
+    settings = job.settings
+    if not settings.phantom_studies:
+        return sealed
+    with _stage(job.display, "reporting on phantoms", settings.phantom_studies) as advance:
+        return record_findings(job.folder, sealed, settings.phantom_studies, settings.phantom_seed, advance=advance)
 
 
 def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice, Plan]:
@@ -149,131 +272,32 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice,
     return choice, plan
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What an export found out on its way, for the manifest."""
-
-    source: Source
-    dims: Dims
-    prompt: Prompt
-    presets: dict[str, Decoding]
-    image: ImageSpec
-    vision_opset: int
-    decoder_opset: int
-    checks: tuple[ParityCheck, ...]
-
-
-def _manifest(settings: ExportSettings, choice: Choice, plan: Plan, facts: _Facts) -> Manifest:
+def _manifest(job: _Job, written: _Written, compared: Compared) -> Manifest:
+    settings, choice = job.settings, job.choice
     return Manifest(
         model_id=settings.model_id or Path(settings.out).resolve().name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=facts.source,
+        source=written.facts.origin,
         semantics=settings.semantics,
         dialect=choice.dialect,  # type: ignore[arg-type]
-        dims=facts.dims,
-        prompt=facts.prompt,
-        presets=facts.presets,
+        dims=written.facts.dims,
+        prompt=written.facts.prompt,
+        presets=written.facts.presets,
         default_preset=settings.default_preset,
-        image=facts.image,
+        image=written.facts.image,
         precision={
             "vision": choice.vision_precision,
             "decoder": choice.precision,
             "lm_head": choice.head_precision,
-            "embed_tokens": plan.embeddings,
+            "embed_tokens": job.plan.embeddings,
         },
-        opset={"vision": facts.vision_opset, "decoder": facts.decoder_opset},
+        opset=written.opset,
         tools=tool_versions(),
-        parity=facts.checks,
+        parity=compared.checks,
         synthetic=settings.synthetic,
         target=choice.target,
+        reference=compared.reference,
     )
-
-
-def merge_lora(model: R2GenGPT, *, llm: bool = True) -> None:
-    """Fold LoRA weights into the layers they adapt, in place; a model without LoRA stays as it is.
-
-    `llm` false leaves the LLM's alone, which would take memory of its own: they are merged as the weights stream by.
-    """
-    from peft import PeftModel
-
-    for name in ("visual_encoder", "llama_model") if llm else ("visual_encoder",):
-        part = getattr(model, name)
-        if isinstance(part, PeftModel):
-            setattr(model, name, part.merge_and_unload(safe_merge=True))
-
-
-def bundle_prompt(model: R2GenGPT) -> Prompt:
-    """The prompt's text and ids; ids of `<unk>` and padding are 0 where the tokenizer has none, as published."""
-    from r2gen_export.training.model import prompt_pieces
-
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    before_ids, after_ids = prompt_pieces(tokenizer, model.config.prompt)
-    unk = tokenizer.unk_token_id
-    return Prompt(
-        before="Human: <Img>",
-        after=f"</Img> {model.config.prompt} \nAssistant:",
-        before_ids=before_ids,
-        after_ids=after_ids,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        unk_token_id=0 if unk is None else unk,
-    )
-
-
-def bundle_dims(model: R2GenGPT, image: ImageSpec) -> Dims:
-    """The sizes of both graphs; the number of image tokens comes from encoding one empty view.
-
-    Raises:
-        R2GenError: `R2G-MODEL-UNSUPPORTED` when the encoder does not take images of the size its processor makes.
-    """
-    import torch
-
-    llm = model.llama_model.config
-    try:
-        with torch.no_grad():
-            embeds = model.encode_images(torch.zeros(1, 3, image.height, image.width))
-    except (ValueError, RuntimeError) as error:
-        message = (
-            f"the vision encoder does not take the {image.height} x {image.width} pixels of its processor: {error}"
-        )
-        raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "correct `size` in preprocessor_config.json") from error
-    return Dims(
-        image_tokens=embeds.shape[1],
-        d_llm=llm.hidden_size,
-        vocab_size=llm.vocab_size,
-        num_layers=llm.num_hidden_layers,
-        num_kv_heads=llm.num_key_value_heads,
-        head_dim=getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads,
-        max_positions=llm.max_position_embeddings,
-    )
-
-
-def bundle_presets(settings: ExportSettings, sources: Sources, dims: Dims, prompt: Prompt) -> dict[str, Decoding]:
-    """`paper` as the checkpoint says, or its data set's (MIMIC-CXR's when unknown), `fast`, and the caller's.
-
-    Raises:
-        R2GenError: `R2G-CONFIG-VALUE` when prompt and report together exceed the LLM's positions.
-    """
-    paper = sources.decoding or PAPER.get(str(sources.dataset), PAPER["mimic_cxr"])
-    paper = replace(paper, **{name: value for name, value in settings.decoding.items() if value is not None})
-    presets = {"paper": paper, "fast": FAST, **settings.presets}
-    length = prompt.length(dims.image_tokens)
-    for name, preset in presets.items():
-        if length + preset.max_new_tokens > dims.max_positions:
-            message = (
-                f"preset {name!r} writes up to {preset.max_new_tokens} tokens after a prompt of {length}, "
-                f"but the LLM has {dims.max_positions} positions"
-            )
-            raise R2GenError("R2G-CONFIG-VALUE", message, "lower max_new_tokens or use a longer LLM")
-    return presets
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of what made the bundle, by package name."""
-    names = ("r2gen", *TOOLS, "onnxruntime-gpu", "onnxruntime")
-    return {name: version for name in names if (version := installed_version(name)) is not None}
 
 
 def _check_settings(settings: ExportSettings) -> None:
@@ -295,19 +319,6 @@ def _check_settings(settings: ExportSettings) -> None:
     limit = settings.parity_max_new_tokens
     if limit is not None and limit < 1:
         raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")
-
-
-def _source(settings: ExportSettings, sources: Sources) -> Source:
-    config = sources.model.config
-    return Source(
-        checkpoint=Path(settings.checkpoint).resolve().name,
-        checkpoint_sha256=sha256_file(sources.file),
-        vision=config.vision,
-        llm=config.llm,
-        alignment=config.alignment,
-        global_only=config.global_only,
-        llm_lora=config.llm_lora,
-    )
 
 
 @contextmanager

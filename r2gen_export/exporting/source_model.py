@@ -93,3 +93,16 @@ def load_sources(
         return Sources(model.eval(), image, checkpoint / own.ADAPTER, dataset)
     own.load_published(model, trained, allow_unexpected)
     return Sources(model.eval(), image, trained.file.path, dataset, trained.decoding)
+
+
+def merge_lora(model: R2GenGPT, *, llm: bool = True) -> None:
+    """Fold LoRA weights into the layers they adapt, in place; a model without LoRA stays as it is.
+
+    `llm` false leaves the LLM's alone, which would take memory of its own: they are merged as the weights stream by.
+    """
+    from peft import PeftModel
+
+    for name in ("visual_encoder", "llama_model") if llm else ("visual_encoder",):
+        part = getattr(model, name)
+        if isinstance(part, PeftModel):
+            setattr(model, name, part.merge_and_unload(safe_merge=True))

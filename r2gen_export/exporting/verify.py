@@ -92,10 +92,10 @@ def _against_sources(
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.estimate import estimate
-    from r2gen_export.exporting.export import bundle_dims, bundle_prompt, merge_lora
-    from r2gen_export.exporting.parity import compare as parity
+    from r2gen_export.exporting.manifest_parts import bundle_dims, bundle_prompt
     from r2gen_export.exporting.parity import gate
-    from r2gen_export.exporting.source_model import load_sources
+    from r2gen_export.exporting.parity.probe import gate_decodings, probe_studies
+    from r2gen_export.exporting.source_model import load_sources, merge_lora
     from r2gen_export.training.hub import source_config
 
     stage("loading sources")
@@ -130,8 +130,8 @@ def _against_sources(
         checks.append(ParityCheck(name, not wrong, float(len(wrong)), 0.0, ", ".join(wrong)))
     if not all(check.passed for check in checks[1:]):
         return checks  # the graphs cannot even be run side by side
-    studies = parity.probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
-    probe = gate.Probe(studies, parity.gate_decodings(manifest.presets, limit), semantics)
+    studies = probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
+    probe = gate.Probe(studies, gate_decodings(manifest.presets, limit), semantics)
     stage("running PyTorch")
     wanted = gate.reference(
         sources.model, probe, plan, dims=manifest.dims, prompt=manifest.prompt, advance=lambda: None
@@ -140,12 +140,10 @@ def _against_sources(
     wanted = gate.round_reference(sources.model, wanted, plan)
     stage("running the bundle")
     compared = gate.compare(
-        bundle,
-        manifest.dims,
-        manifest.prompt,
-        probe=probe,
-        wanted=wanted,
-        plan=plan,
+        gate.Candidate(bundle, manifest.dims, manifest.prompt),
+        probe,
+        wanted,
+        plan,
         llama=sources.model.llama_model,
         advance=lambda: None,
     )

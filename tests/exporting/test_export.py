@@ -7,6 +7,7 @@ import mmap
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from r2gen_export.bundle import FORMAT_VERSION, open_bundle, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.phantom_findings import FINDINGS
-from r2gen_export.exporting import estimate, tokenizer, vision
+from r2gen_export.exporting import estimate, source_model, tokenizer, vision
 from r2gen_export.exporting.export import export_bundle
+from r2gen_export.exporting.parity import gate
 from r2gen_export.exporting.settings import ExportSettings
 from r2gen_export.exporting.verify import verify_bundle
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
@@ -105,6 +107,30 @@ def test_sabotage_between_export_and_gate(
     assert (caught.value.code, caught.value.exit_status) == ("R2G-PARITY-FAILED", 3)
     assert "first in encode: image_embeds, 1 view" in caught.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["whole", "layers"])
+def test_the_gate_runs_when_the_pytorch_model_is_gone(
+    way: str, tiny_sources: TinySources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models side by side would double the memory of an export. The LLM stays for a gate layer by layer."""
+    models: list[tuple[weakref.ref[object], weakref.ref[object]]] = []
+    at_the_gate: list[tuple[bool, bool]] = []
+    load, compare = source_model.load_sources, gate.compare
+
+    def watched_load(*arguments: object, **options: object) -> object:
+        sources = load(*arguments, **options)  # type: ignore[arg-type]
+        models.append((weakref.ref(sources.model), weakref.ref(sources.model.llama_model)))
+        return sources
+
+    def watched_compare(*arguments: object, **options: object) -> object:
+        at_the_gate.append((models[0][0]() is not None, models[0][1]() is not None))
+        return compare(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(source_model, "load_sources", watched_load)
+    monkeypatch.setattr(gate, "compare", watched_compare)
+    export(tiny_sources, tmp_path / "bundle", gate=way, dialect="ort")
+    assert at_the_gate == [(False, way == "layers")]
 
 
 def test_verify_command_says_where_two_runs_part(tiny_bundle: Path, tiny_sources: TinySources, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Dims, ImageSpec, ParityCheck, Prompt
+from r2gen_export.bundle import ParityCheck, Prompt
 from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.parity.first_nonfinite import first_nonfinite, prefill_feeds
@@ -28,11 +28,12 @@ from r2gen_export.exporting.parity.metrics import (
     tensor_check,
     token_check,
 )
+from r2gen_export.exporting.parity.probe import Candidate, Plan, Probe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r2gen_export.interfaces import DecoderState, Embeddings
+    from r2gen_export.interfaces import Decoder, DecoderState, Embeddings
     from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
     from r2gen_export.training.model import R2GenGPT
 
@@ -43,11 +44,6 @@ EXACT_STEPS: Final = 12
 
 REDUCED_STEPS: Final = 59
 """The same below float32: quality is measured on 4 x 60 positions."""
-
-VIEWS: Final = (1, 2, 3, 1)
-"""Views of the probe studies."""
-
-SEED: Final = 20_230_918
 
 SESSION: Final[dict[str, Any]] = {"providers": ["CPUExecutionProvider"], "threads": None}
 
@@ -68,53 +64,8 @@ class Reference:
     rounded: Floats | None = None
 
 
-def probe_studies(spec: ImageSpec) -> list[Floats]:
-    """Pixel values [V, 3, H, W] of studies with 1, 2, 3 and 1 views: smooth random shading under noise."""
-    rng = np.random.default_rng(SEED)
-    mean, std = (np.array(value, np.float32)[:, None, None] for value in (spec.mean, spec.std))
-    studies = []
-    for views in VIEWS:
-        shading = rng.uniform(0, 255, (views, 1, 7, 7)).repeat(-(-spec.height // 7), 2).repeat(-(-spec.width // 7), 3)
-        shading = shading[:, :, : spec.height, : spec.width]
-        grey = np.clip(shading + rng.normal(0, 20, shading.shape), 0, 255).round().astype(np.float32)
-        studies.append((grey * np.float32(spec.rescale_factor) - mean) / std)
-    return studies
-
-
-def gate_decodings(presets: Mapping[str, Decoding], max_new_tokens: int | None = None) -> dict[str, Decoding]:
-    """The decodings the gate compares: the deterministic presets, and greedy and the paper's beams if those lack them.
-
-    Args:
-        presets: the bundle's presets.
-        max_new_tokens: stop every one of them here, None: at their own limit.
-    """
-    chosen = {name: one for name, one in presets.items() if not one.do_sample}
-    if all(one.num_beams > 1 for one in chosen.values()):
-        chosen["greedy"] = Decoding(
-            num_beams=1, min_new_tokens=0, max_new_tokens=60, repetition_penalty=1.0, length_penalty=1.0
-        )
-    if all(one.num_beams < 3 for one in chosen.values()):
-        chosen["beam 3"] = Decoding(min_new_tokens=30, max_new_tokens=60)
-    if max_new_tokens is None:
-        return chosen
-    return {
-        name: dataclasses.replace(
-            one,
-            max_new_tokens=min(one.max_new_tokens, max_new_tokens),
-            min_new_tokens=min(one.min_new_tokens, max_new_tokens),
-        )
-        for name, one in chosen.items()
-    }
-
-
 def reference(
-    model: R2GenGPT,
-    studies: Sequence[Floats],
-    decodings: Mapping[str, Decoding],
-    semantics: Semantics,
-    *,
-    steps: int = EXACT_STEPS,
-    advance: Callable[[], None] = lambda: None,
+    model: R2GenGPT, probe: Probe, *, steps: int = EXACT_STEPS, advance: Callable[[], None] = lambda: None
 ) -> Reference:
     """Run the probe studies through PyTorch, LoRA unmerged, all studies in one batch.
 
@@ -123,20 +74,18 @@ def reference(
 
     Args:
         model: the source model, float32, eval mode, on the CPU.
-        studies: pixel values [V, 3, H, W] each.
-        decodings: deterministic settings by name.
-        semantics: which release's decoding.
+        probe: the studies, the deterministic decodings, and which release's decoding.
         steps: how many steps' logits.
         advance: called after each decoding.
     """
     import torch
 
     with torch.no_grad():
-        embeds = torch.from_numpy(reference_embeds(model, studies))
+        embeds = torch.from_numpy(reference_embeds(model, probe.studies))
         step_ids, logits = _torch_steps(model, embeds, steps)
         token_ids = {}
-        for name, decoding in decodings.items():
-            token_ids[name] = _torch_tokens(model, embeds, decoding, semantics)
+        for name, decoding in probe.decodings.items():
+            token_ids[name] = _torch_tokens(model, embeds, decoding, probe.semantics)
             advance()
     return Reference(embeds.numpy(), step_ids, logits, token_ids)
 
@@ -150,57 +99,41 @@ def reference_embeds(model: R2GenGPT, studies: Sequence[Floats]) -> Floats:
     return embeds
 
 
-def with_rounded(
-    model: R2GenGPT, wanted: Reference, precision: str, head_precision: str | None = None, embeddings: str = "fp32"
-) -> Reference:
-    """`wanted` with the logits of rounded weights. LoRA must be merged; `model` keeps the rounded weights."""
+def with_rounded(model: R2GenGPT, expected: Reference, plan: Plan) -> Reference:
+    """`expected` with the logits of rounded weights. LoRA must be merged; `model` keeps the rounded weights."""
     import torch
 
     from r2gen_export.exporting.parity.rounded_weights import round_embeddings, round_weights
 
-    if precision == embeddings == "fp32" and head_precision in (None, "fp32"):
-        return wanted
+    if plan.precision == plan.embeddings == plan.head_precision == "fp32":
+        return expected
     # First, and a tensor of its own: it may be tied to the output layer, which is rounded in another way.
-    table = round_embeddings(model.embed_tokens.weight, embeddings).clone()
-    round_weights(model.llama_model, precision, head_precision)
+    table = round_embeddings(model.embed_tokens.weight, plan.embeddings).clone()
+    round_weights(model.llama_model, plan.precision, plan.head_precision)
     model.llama_model.set_input_embeddings(torch.nn.Embedding.from_pretrained(table))
     with torch.no_grad():
-        embeds = torch.from_numpy(wanted.image_embeds)
-        _, rounded = _torch_steps(model, embeds, wanted.step_ids.shape[1], torch.from_numpy(wanted.step_ids))
-    return dataclasses.replace(wanted, rounded=rounded)
+        embeds = torch.from_numpy(expected.image_embeds)
+        _, rounded = _torch_steps(model, embeds, expected.step_ids.shape[1], torch.from_numpy(expected.step_ids))
+    return dataclasses.replace(expected, rounded=rounded)
 
 
 def compare(
-    folder: Path,
-    dims: Dims,
-    prompt: Prompt,
-    *,
-    studies: Sequence[Floats],
-    decodings: Mapping[str, Decoding],
-    wanted: Reference,
-    semantics: Semantics,
-    precision: str = "fp32",
-    head_precision: str | None = None,
-    vision_precision: str = "fp32",
-    embeddings: str = "fp32",
+    candidate: Candidate,
+    probe: Probe,
+    expected: Reference,
+    plan: Plan,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
 
     Args:
-        folder: the bundle, complete but for its manifest.
-        dims: its sizes.
-        prompt: its prompt.
-        studies: the studies `wanted` was computed on.
-        decodings: the decodings `wanted` was computed with.
-        wanted: PyTorch's results.
-        semantics: the one `wanted` was computed under.
-        precision: of the decoder's layers. Below fp32, logits must be those of the rounded weights, within what rounded
-            activations explain; the distance from fp32 and the tokens are recorded.
-        head_precision: of the output layer, None: the same.
-        vision_precision: of the vision encoder. Below fp32, the decoder is checked on PyTorch's image embeddings, and
-            the distance from fp32 is that of the whole bundle.
-        embeddings: precision of the embedding table.
+        candidate: the bundle.
+        probe: the studies, decodings and semantics `expected` was computed with.
+        expected: PyTorch's results.
+        plan: the bundle's precisions. With a decoder below fp32, logits must be those of the rounded weights, within
+            what rounded activations explain; the distance from fp32 and the tokens are recorded. With a vision encoder
+            below fp32, the decoder is checked on PyTorch's image embeddings, and the distance from fp32 is that of the
+            whole bundle.
         advance: called after each decoding.
 
     Returns:
@@ -214,35 +147,19 @@ def compare(
     from r2gen_export.runtime.backends.ort_decoder import DecoderSession
     from r2gen_export.runtime.decoding.generate import generate
 
-    checks, prompts = compare_vision(folder, prompt, studies, wanted.image_embeds, vision_precision)
-    decoder = DecoderSession(folder / layout.DECODER, dims, **SESSION)
+    folder, prompt = candidate.folder, candidate.prompt
+    checks, prompts = compare_vision(folder, prompt, probe.studies, expected.image_embeds, plan.vision_precision)
+    decoder = DecoderSession(folder / layout.DECODER, candidate.dims, **SESSION)
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)
-    steps = wanted.step_ids.shape[1]
     given_prompts = prompts
-    if vision_precision != "fp32":
-        given_prompts = prompts_around(table, prompt, list(wanted.image_embeds[:, None]))
-    head_precision = head_precision or precision
-    exact = {precision, head_precision, vision_precision, embeddings} == {"fp32"}
-    logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(given_prompts, steps), table, wanted.step_ids))
-    reachable = wanted.logits if wanted.rounded is None else wanted.rounded
-    stored = (f"{precision} weights", f"{head_precision} output layer", f"{embeddings} embeddings")
-    weights = next((f", {one}" for one in stored if wanted.rounded is not None and not one.startswith("fp32")), "")
-    for name, stage, part in (
-        (f"logits, first step{weights}", "prefill", slice(0, 1)),
-        (f"logits, next {steps} steps{weights}", "decode", slice(1, None)),
-    ):
-        given = None if logits is None else logits[:, part]
-        check = logits_check(name, stage, given, reachable[:, part], (precision, head_precision))
-        if given is None:
-            graph = folder / layout.DECODER
-            check = _naming_the_node(check, graph, prefill_feeds(graph, dims, given_prompts))
-        checks.append(check)
-
-    if not exact:
-        if given_prompts is not prompts:
-            logits = _unless_nonfinite(lambda: step_logits(decoder.prefill(prompts, steps), table, wanted.step_ids))
-        checks.append(quality_check(logits, wanted.logits))
-    for name, decoding in decodings.items():
+    if plan.vision_precision != "fp32":
+        given_prompts = prompts_around(table, prompt, list(expected.image_embeds[:, None]))
+    run = partial(_run_steps, decoder, table, expected.step_ids)
+    logits = run(given_prompts)
+    checks += _logits_checks(candidate, given_prompts, logits, expected, plan)
+    if not plan.exact:
+        checks.append(quality_check(run(prompts) if given_prompts is not prompts else logits, expected.logits))
+    for name, decoding in probe.decodings.items():
         sequences = _unless_nonfinite(
             partial(
                 generate,
@@ -251,14 +168,48 @@ def compare(
                 prompts,
                 decoding,
                 eos_token_id=prompt.eos_token_id,
-                semantics=semantics,
+                semantics=probe.semantics,
                 bos_token_id=prompt.bos_token_id,
             )
         )
         ids = [sequence.token_ids for sequence in sequences] if sequences is not None else None
-        checks.append(token_check(name, decoding, ids, wanted.token_ids[name], gate=exact))
+        checks.append(token_check(name, decoding, ids, expected.token_ids[name], gate=plan.exact))
         advance()
     return tuple(checks)
+
+
+def _run_steps(decoder: Decoder, table: EmbeddingTable, step_ids: NDArray[np.int64], prompts: Floats) -> Floats | None:
+    """Logits [N, K + 1, vocab] of the bundle's decoder behind the tokens of `step_ids` [N, K]; None when not finite."""
+    logits: Floats | None = _unless_nonfinite(
+        lambda: step_logits(decoder.prefill(prompts, step_ids.shape[1]), table, step_ids)
+    )
+    return logits
+
+
+def _logits_checks(
+    candidate: Candidate, prompts: Floats, logits: Floats | None, expected: Reference, plan: Plan
+) -> list[ParityCheck]:
+    """Prefill and decode steps, against what the stored weights give in PyTorch."""
+    reachable = expected.logits if expected.rounded is None else expected.rounded
+    stored = (
+        f"{plan.precision} weights",
+        f"{plan.head_precision} output layer",
+        f"{plan.embeddings} embeddings",
+    )
+    reduced = (part for part in stored if expected.rounded is not None and not part.startswith("fp32"))
+    weights = next((f", {part}" for part in reduced), "")
+    checks = []
+    for name, stage, part in (
+        (f"logits, first step{weights}", "prefill", slice(0, 1)),
+        (f"logits, next {expected.step_ids.shape[1]} steps{weights}", "decode", slice(1, None)),
+    ):
+        given = None if logits is None else logits[:, part]
+        check = logits_check(name, stage, given, reachable[:, part], (plan.precision, plan.head_precision))
+        if given is None:
+            graph = candidate.folder / layout.DECODER
+            check = _naming_the_node(check, graph, prefill_feeds(graph, candidate.dims, prompts))
+        checks.append(check)
+    return checks
 
 
 def compare_vision(

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Dims, ImageSpec, ParityCheck, Prompt, ReferenceLogits
-from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.exporting.parity import compare as parity
 from r2gen_export.exporting.parity.compare import require
-from r2gen_export.exporting.settings import Gate
+from r2gen_export.exporting.parity.probe import Candidate, Plan, Probe
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.trial_pass import reference_of, trial_logits, trial_prompt, trial_token
 
 if TYPE_CHECKING:
     import torch
+    from transformers import LlamaForCausalLM
 
     from r2gen_export.exporting.parity.layer_by_layer import Layered
     from r2gen_export.interfaces import Embeddings
@@ -29,23 +29,18 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-__all__ = ["Compared", "Plan", "Probe", "compare", "llm_dtype", "reference", "require", "round_reference", "steps"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the gate goes about it, and what the decoder's weights are stored as."""
-
-    gate: Gate
-    precision: str
-    head_precision: str
-    vision_precision: str = "fp32"
-    embeddings: str = "fp32"
-
-    @property
-    def exact(self) -> bool:
-        """Whether everything is float32."""
-        return {self.precision, self.head_precision, self.vision_precision, self.embeddings} == {"fp32"}
+__all__ = [
+    "Candidate",
+    "Compared",
+    "Plan",
+    "Probe",
+    "compare",
+    "llm_dtype",
+    "reference",
+    "require",
+    "round_reference",
+    "steps",
+]
 
 
 @dataclass(frozen=True)
@@ -54,22 +49,6 @@ class Compared:
 
     checks: tuple[ParityCheck, ...]
     reference: ReferenceLogits | None = None
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What both models are run on: pixel values [V, 3, H, W] of each study, and how to decode."""
-
-    studies: Sequence[NDArray[np.float32]]
-    decodings: Mapping[str, Decoding]
-    semantics: Semantics
-
-    @classmethod
-    def make(
-        cls, image: ImageSpec, presets: Mapping[str, Decoding], semantics: Semantics, max_new_tokens: int | None
-    ) -> Probe:
-        """Random shadings, and the deterministic presets."""
-        return cls(parity.probe_studies(image), parity.gate_decodings(presets, max_new_tokens), semantics)
 
 
 def llm_dtype(plan: Plan, llm: str | Path) -> torch.dtype | str:
@@ -96,9 +75,7 @@ def reference(
     room = dims.max_positions - prompt.length(dims.image_tokens)
     return parity.reference(
         model,
-        probe.studies,
-        probe.decodings,
-        probe.semantics,
+        probe,
         steps=min(parity.EXACT_STEPS if plan.exact else parity.REDUCED_STEPS, room),
         advance=advance,
     )
@@ -108,31 +85,25 @@ def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: Plan) -> pa
     """The same with what rounded weights give; LoRA must be merged, the export done: it changes the model."""
     if plan.gate == "layers":
         return wanted
-    return parity.with_rounded(model, wanted, plan.precision, plan.head_precision, plan.embeddings)
+    return parity.with_rounded(model, wanted, plan)
 
 
 def compare(
-    folder: Path,
-    dims: Dims,
-    prompt: Prompt,
-    *,
+    candidate: Candidate,
     probe: Probe,
     wanted: parity.Reference,
     plan: Plan,
-    image: ImageSpec | None = None,
-    llama: Any = None,
+    *,
+    llama: LlamaForCausalLM | None = None,
     advance: Callable[[], None],
 ) -> Compared:
     """Compare a bundle, complete but for its manifest, with PyTorch.
 
     Args:
-        folder: the bundle.
-        dims: its sizes.
-        prompt: its prompt.
+        candidate: the bundle. With its image preprocessing, the reference logits of its manifest are computed too.
         probe: what `wanted` was computed on.
         wanted: from `reference`, then `round_reference`.
         plan: the same.
-        image: the bundle's image preprocessing, to compute the reference logits of its manifest too.
         llama: the LLM, for the way layer by layer.
         advance: called behind each decoding, or each layer.
 
@@ -140,48 +111,32 @@ def compare(
         R2GenError: `R2G-BUNDLE-GRAPH` when a graph cannot be loaded.
     """
     if plan.gate == "whole":
-        checks = parity.compare(
-            folder,
-            dims,
-            prompt,
-            studies=probe.studies,
-            decodings=probe.decodings,
-            wanted=wanted,
-            semantics=probe.semantics,
-            precision=plan.precision,
-            head_precision=plan.head_precision,
-            vision_precision=plan.vision_precision,
-            embeddings=plan.embeddings,
-            advance=advance,
-        )
-        if image is None or not all(check.passed for check in checks):
+        checks = parity.compare(candidate, probe, wanted, plan, advance)
+        if candidate.image is None or not all(check.passed for check in checks):
             return Compared(checks)
-        return Compared(checks, _whole_reference(folder, dims, prompt, image))
-    trial = None if image is None else _trial_embeds(folder, prompt, image)
-    before, layered = _compare_layers(
-        folder, prompt, probe, wanted=wanted, plan=plan, llama=llama, trial=trial, advance=advance
-    )
+        return Compared(checks, _whole_reference(candidate, candidate.image))
+    assert llama is not None
+    before, layered = _compare_layers(candidate, probe, wanted, plan, llama=llama, advance=advance)
     checks = (*before, *layered.checks)
     if layered.trial is None or not all(check.passed for check in checks):
         return Compared(checks)
-    return Compared(checks, reference_of(layered.trial, trial_token(prompt)))
+    return Compared(checks, reference_of(layered.trial, trial_token(candidate.prompt)))
 
 
 def _compare_layers(
-    folder: Path,
-    prompt: Prompt,
+    candidate: Candidate,
     probe: Probe,
-    *,
     wanted: parity.Reference,
     plan: Plan,
-    llama: Any,
-    trial: Floats | None,
+    *,
+    llama: LlamaForCausalLM,
     advance: Callable[[], None],
 ) -> tuple[list[ParityCheck], Layered]:
     """Vision encoder and embeddings, then the decoder layer by layer."""
     from r2gen_export.exporting.parity.layer_by_layer import compare_layers
     from r2gen_export.exporting.parity.torch_decoder import TorchEmbeddings
 
+    folder, prompt = candidate.folder, candidate.prompt
     checks, prompts = parity.compare_vision(folder, prompt, probe.studies, wanted.image_embeds, plan.vision_precision)
     table = TorchEmbeddings(llama)
     checks.append(_compare_rows(folder, prompt, table, plan.embeddings))
@@ -191,7 +146,7 @@ def _compare_layers(
         folder / layout.DECODER,
         parity.prompts_around(table, prompt, list(wanted.image_embeds[:, None])) if reduced else prompts,
         onnx_prompts=prompts if reduced else None,
-        trial=trial,
+        trial=None if candidate.image is None else _trial_embeds(folder, prompt, candidate.image),
         precision=plan.precision,
         head_precision=plan.head_precision,
         advance=advance,
@@ -199,12 +154,13 @@ def _compare_layers(
     return checks, layered
 
 
-def _whole_reference(folder: Path, dims: Dims, prompt: Prompt, image: ImageSpec) -> ReferenceLogits:
+def _whole_reference(candidate: Candidate, image: ImageSpec) -> ReferenceLogits:
     """Reference logits from the bundle's decoder, opened as `infer` opens it on the CPU."""
     from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 
+    folder, prompt = candidate.folder, candidate.prompt
     embeds, token_id = _trial_embeds(folder, prompt, image), trial_token(prompt)
-    decoder = DecoderSession(folder / layout.DECODER, dims, **parity.SESSION)
+    decoder = DecoderSession(folder / layout.DECODER, candidate.dims, **parity.SESSION)
     table = EmbeddingTable(folder / layout.EMBED_TOKENS)
     return reference_of(trial_logits(decoder, table, embeds[:, :-1], token_id), token_id)
 
