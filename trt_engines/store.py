@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +14,13 @@ from typing import Final, get_args
 from r2gen_export.bundle import DECODER, VISION, Manifest, safe_path
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_file, write_error
+from r2gen_export.system.locks import file_lock
 from trt_engines.backends import load_backend
 from trt_engines.identity import PLAN, Identity, Machine, Part, compare, this_machine
 
 ENGINES: Final = "engines"
 TIMING_CACHE: Final = "timing.cache"
 TIMING_KEY: Final = "timing.json"
-
-POLL: Final = 0.1
-"""Seconds between two attempts to get a lock, where the system cannot wait for it."""
 
 SOURCES: Final[dict[Part, str]] = {"vision": VISION, "decoder": DECODER}
 """Parts engines are built of, and their graphs in the bundle."""
@@ -133,31 +129,9 @@ def locked(bundle: Path, target: str, *, waiting: Callable[[], None] = lambda: N
     path = safe_path(bundle, f"{ENGINES}/.{target}.lock")
     try:
         path.parent.mkdir(exist_ok=True)
-        file = path.open("ab")
     except OSError as error:
         raise write_error(path, error) from error
-    with file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            told = False
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # LK_LOCK would give up after ten seconds
-                    break
-                except PermissionError:
-                    if not told:
-                        waiting()
-                    told = True
-                    time.sleep(POLL)
-        else:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+    with file_lock(path, waiting=waiting):
         yield
 
 

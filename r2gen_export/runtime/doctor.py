@@ -18,7 +18,7 @@ from r2gen_export.system.versions import VERSION, installed_version
 if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Pipeline
 
-BASE_PACKAGES: Final = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "pillow", "typer", "rich")
+BASE_PACKAGES: Final = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "pillow", "typer", "rich", "filelock")
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "safetensors", "accelerate"),
     "train": ("torch", "transformers", "safetensors", "lightning", "peft", "tensorboard"),

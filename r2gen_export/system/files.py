@@ -1,10 +1,14 @@
-"""Write beside, then rename: an interrupted command leaves the old artefact or none, never half of one."""
+"""Write beside, then rename: an interrupted command leaves the old artefact or none, never half of one.
+
+A power failure too: what was written is on the disk before the rename, and the rename before the command goes on.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +27,46 @@ def write_error(path: Path, error: OSError) -> R2GenError:
     elif error.errno == errno.EBADF:
         cause = "it is closed"
     return R2GenError("R2G-OUTPUT-WRITE", f"{path.name}: {cause}", "free space or choose another --out")
+
+
+UNSUPPORTED: Final = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that cannot sync a folder, or this kind of file (some network shares, FUSE)."""
+
+
+def sync_file(descriptor: int) -> None:
+    """Put an open file, or an open folder's list of names, on the disk, where its file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _sync_path(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():
+        return  # Windows opens no folders
+    # Windows syncs only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_parent(target: Path) -> None:
+    """Put the names of the folder that `target` lies in on the disk; a folder may be writable but not readable."""
+    with suppress(PermissionError):
+        _sync_path(target.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Put everything in a folder on the disk, then the folder itself. Links are not followed."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            _sync_tree(path)
+        elif path.is_file() and not path.is_symlink():
+            _sync_path(path)
+    _sync_path(folder)
 
 
 @contextmanager
@@ -50,7 +94,9 @@ def atomic_dir(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise write_error(target, error) from error
     try:
         yield scratch
+        _sync_tree(scratch)
         _swap(scratch, target)
+        _sync_parent(target)
     except OSError as error:
         # Only a failed write is ours to translate; a missing input keeps its own message.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG):
@@ -90,7 +136,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield scratch
+        _sync_path(scratch)
         scratch.replace(target)
+        _sync_parent(target)
     except OSError as error:
         raise write_error(target, error) from error
     finally:
@@ -133,7 +181,7 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
             while rest:
                 rest = rest[file.write(rest) :]
             if monotonic() - synced > SYNC_SECONDS:
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
                 synced = monotonic()
         except OSError as error:
             raise write_error(target, error) from error
@@ -155,7 +203,8 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
                     scratch.unlink()
             raise
         try:
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
             scratch.replace(target)
+            _sync_parent(target)
         except OSError as error:
             raise write_error(target, error) from error

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -219,21 +218,3 @@ def test_what_the_runtime_asks_needs_neither_tensorrt_nor_onnx():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "R2G-ENGINE-BACKEND\n"
-
-
-def test_a_lock_on_windows_is_waited_for_and_told_of_once(tmp_path, monkeypatch):
-    """By an imitated `msvcrt`, whose attempts fail as long as others hold the lock."""
-    answers = [False, True, True, False]
-
-    def locking(descriptor, mode, size):
-        assert (mode, size) == (2, 1)
-        if answers.pop(0):
-            raise PermissionError
-
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
-    monkeypatch.setattr(store, "sys", SimpleNamespace(platform="win32"))
-    told = []
-    for expected in ([], ["waiting"]):
-        with store.locked(tmp_path, "a-target", waiting=lambda: told.append("waiting")):
-            assert told == expected
-    assert not answers

@@ -15,7 +15,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -26,6 +26,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import Ngrams, SortedNgrams
 from r2gen_export.system.files import atomic_file
+from r2gen_export.system.locks import file_lock
 
 FOLDER: Final = "drafts"
 LEARNED: Final = f"{FOLDER}/learned.bin"
@@ -83,7 +84,7 @@ def wipe_store(bundle: Path, manifest: Manifest, *, learned_only: bool = False) 
         replace_files(bundle, manifest, drop=before, add={})
         (bundle / before).unlink(missing_ok=True)
     if has_store(bundle):
-        with _locked(bundle):
+        with file_lock(bundle / LOCK):
             (bundle / LEARNED).unlink(missing_ok=True)
 
 
@@ -169,11 +170,11 @@ class Learned:
 
         Raises:
             OSError: when it cannot be written.
-            R2GenError: `R2G-OUTPUT-WRITE`, when the older half cannot be dropped.
+            R2GenError: `R2G-OUTPUT-WRITE`, when the store cannot be locked or the older half cannot be dropped.
         """
         payload = np.array(tokens, "<i4").tobytes()
         record = HEADER.pack(len(tokens), zlib.crc32(payload)) + payload
-        with _locked(self._bundle):
+        with file_lock(self._bundle / LOCK):
             self._unlink_from_others()
             with self._path.open("a+b") as file:
                 whole = self._whole(file)
@@ -234,16 +235,3 @@ def _records(content: bytes) -> Iterator[tuple[tuple[int, ...], int]]:
             return
         yield tuple(np.frombuffer(payload, "<i4").tolist()), end
         start = end
-
-
-@contextmanager
-def _locked(bundle: Path) -> Iterator[None]:
-    """Hold the store's lock; on systems without `fcntl` two processes may lose one another's last report."""
-    with (bundle / LOCK).open("ab") as file:
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
