@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,7 +60,6 @@ def export_bundle(
     with PeakMemory() as memory, atomic_dir(settings.out) as folder, _display(progress) as shown:
         job = _Job(settings, choice, plan, folder, shown, say)
         written = _write_from_pytorch(job)
-        _release_cycles()  # `written` holds no PyTorch model, unless the LLM is still to be compared layer by layer
         compared = _gate(job, written)
         sealed = _seal(job, written, compared)
         sealed = _report_on_phantoms(job, sealed)
@@ -199,11 +197,6 @@ def _round_reference(job: _Job, model: R2GenGPT, reference: Reference) -> Refere
 
     with _stage(job.display, "running PyTorch with the stored weights"):
         return gate.round_reference(model, reference, job.plan)
-
-
-def _release_cycles() -> None:
-    """Free the model now: peft's layers and hooks refer to each other, and the gate needs the memory."""
-    gc.collect()
 
 
 def _gate(job: _Job, written: _Written) -> Compared:
