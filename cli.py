@@ -89,7 +89,8 @@ def infer(
         typer.Argument(
             metavar="IMAGE...",
             help="Each image is a study. So is each image of a folder, each folder with images below it, each line of "
-            "a .txt list, each entry of an annotation.json.",
+            "a .txt list, each entry of an annotation.json. Studies are numbered in the order of the arguments, of the "
+            "lines and of the entries; those of a folder are sorted by name.",
         ),
     ],
     *,
@@ -114,6 +115,9 @@ def infer(
         bool | None, typer.Option("--stream/--no-stream", help="Text as it comes. Default: on a terminal.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show on stderr why each faster backend was not taken.")
+    ] = False,
     draft: Annotated[
         bool | None, typer.Option("--draft/--no-draft", help="Draft from earlier reports: same words, sooner.")
     ] = None,
@@ -169,6 +173,7 @@ def infer(
         names=names,
         stream=stream,
         quiet=quiet,
+        verbose=verbose,
         draft=draft,
         learn=learn,
         options=options,

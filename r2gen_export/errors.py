@@ -7,7 +7,8 @@ was expected and which command mends it, in one or two lines, and never carries 
 
 from __future__ import annotations
 
-from typing import Final
+import os
+from typing import Final, Self
 
 CODES: Final[dict[str, str]] = {
     "R2G-BENCH-CONDITIONS": "conditions of two latency reports differ, or allow no verdict (busy, too few processes)",
@@ -90,6 +91,14 @@ class CodedError(Exception):
         first = f"{self.code}: {self.message}"
         return f"{first}\n  fix: {self.fix}" if self.fix else first
 
+    def with_message(self, message: str) -> Self:
+        """The same error with another message."""
+        return type(self)(self.code, message, self.fix)
+
+    def about(self, subject: str) -> Self:
+        """The same error with its subject in front, such as "study 3"."""
+        return self.with_message(f"{subject}: {self.message}")
+
     def __reduce__(self) -> tuple[type[CodedError], tuple[str, str, str]]:
         return type(self), (self.code, self.message, self.fix)
 
@@ -113,5 +122,24 @@ class InternalError(CodedError):
     def __init__(self, message: str, fix: str = "report it with the command line and `r2gen doctor`'s output") -> None:
         super().__init__("R2G-INTERNAL", message, fix)
 
+    def with_message(self, message: str) -> Self:
+        """As `CodedError.with_message`."""
+        return type(self)(message, self.fix)
+
     def __reduce__(self) -> tuple[type[CodedError], tuple[str, ...]]:  # type: ignore[override]
         return type(self), (self.message, self.fix)
+
+
+def errno_text(error: BaseException) -> str:
+    """What the system says of a failed call ("Stale file handle"), without the file's name; empty when it says nothing.
+
+    By the number alone: `strerror` is whatever the code that raised the error wrote, which may be a path.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if isinstance(number, int) else ""
+
+
+def cause_of(error: BaseException) -> str:
+    """An exception of any kind for a message: its type and `errno_text`, never its own text, which may hold a path."""
+    text = errno_text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

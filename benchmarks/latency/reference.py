@@ -37,7 +37,7 @@ def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         from r2gen_export.bundle import load_manifest
         from r2gen_export.exporting.source_model import load_sources
         from r2gen_export.runtime.settings import resolve_settings
-        from r2gen_export.studies.images import load_image, preprocess
+        from r2gen_export.studies.images import load_views
 
         checkpoint, vision, llm, dtype = job["sources"]
         torch.set_num_threads(job["threads"])
@@ -49,7 +49,7 @@ def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
 
     def run(studies: list[list[str]]) -> list[dict[str, Any]]:
         started = perf_counter()
-        pixels = preprocess([load_image(Path(image)) for image in studies[0]], sources.image)
+        pixels = load_views([Path(image) for image in studies[0]], sources.image)
         ready = perf_counter()
         with torch.inference_mode():
             embeds = sources.model.encode_images(torch.from_numpy(pixels))

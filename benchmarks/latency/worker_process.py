@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from r2gen_export.errors import CodedError, InternalError
+from r2gen_export.errors import CodedError, InternalError, cause_of
 
 if TYPE_CHECKING:
     from r2gen_export.reporting.report import Report
@@ -41,7 +41,7 @@ def main() -> None:
         put(answers, {"error": {"code": error.code, "message": error.message, "fix": error.fix}})
     except Exception as error:
         traceback.print_exc()
-        wrapped = InternalError(f"{type(error).__name__} in a measured process")
+        wrapped = InternalError(f"{cause_of(error)} in a measured process")
         put(answers, {"error": {"code": wrapped.code, "message": wrapped.message, "fix": wrapped.fix}})
 
 
@@ -60,7 +60,12 @@ def serve(answers: TextIO) -> None:
         numbers = json.loads(line)["studies"]
         studies = [job["studies"][number] for number in numbers]
         cpu, started = process_time(), perf_counter()
-        reports = _without_names(run, studies)
+        try:
+            reports = run(studies)
+        except CodedError as error:
+            # The pipeline counts the studies of one call.
+            shown = ", ".join(str(number + 1) for number in numbers)
+            raise error.about(f"study {shown}" if len(numbers) == 1 else f"batch of studies {shown}") from error
         ended = perf_counter()
         put(
             answers,
@@ -101,20 +106,6 @@ def _fields(report: Report) -> dict[str, Any]:
         "drafted": report.drafted,
         "accepted": report.accepted,
     }
-
-
-def _without_names(run: Run, studies: list[list[str]]) -> list[dict[str, Any]]:
-    """Run; an error that names an image names its number instead: file names may identify patients."""
-    from r2gen_export.studies.collect import Study, without_names
-
-    try:
-        return run(studies)
-    except CodedError as error:
-        message = error.message
-        for number, images in enumerate(studies, start=1):
-            study = Study("", tuple(Path(image) for image in images))
-            message = without_names(type(error)(error.code, message, error.fix), study, number)
-        raise type(error)(error.code, message, error.fix) from error
 
 
 def put(answers: TextIO, fields: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TextIO
 
 import typer
 
-from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of
 from r2gen_export.system.interrupts import Terminated, signals_held, termination_raises
 from r2gen_export.system.memory import is_out_of_host_memory, out_of_host_memory
 
@@ -53,13 +53,17 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def explain(error: BaseException) -> int:
-    """Print a failure to stderr, without a traceback unless `R2GEN_DEBUG=1`.
+    """Print a failure to stderr, without a traceback unless `R2GEN_DEBUG=1`. The one place where exceptions are shown.
+
+    Our own errors name no study but by its number. Of any other exception only the type and the system's text for its
+    errno are printed, never its own text: that of an `OSError` holds the file's path, which may identify a patient.
 
     Returns:
         The exit status: 1 our bug, 2 the user can fix it, 3 a gate, 4 some studies failed, 130 interrupted, 128 + n for
         signal n, 141 the reader of stdout has gone.
     """
     if os.environ.get(DEBUG_VARIABLE) == "1":
+        say(f"{DEBUG_VARIABLE}=1: the traceback may hold names of files, which may identify patients")
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
         _abandon(sys.stdout)
@@ -73,10 +77,8 @@ def explain(error: BaseException) -> int:
     if not isinstance(error, CodedError) and is_out_of_host_memory(error):
         error = out_of_host_memory("this command needs more", type(error).__name__)
     if not isinstance(error, CodedError):
-        first_line = str(error).partition("\n")[0]
-        error = InternalError(
-            f"{type(error).__name__}: {first_line}", f"run again with {DEBUG_VARIABLE}=1 and report what it prints"
-        )
+        fix = f"run again with {DEBUG_VARIABLE}=1 and report what it prints, without names of patients"
+        error = InternalError(cause_of(error), fix)
     say(error.render())
     return error.exit_status
 

@@ -14,7 +14,7 @@ from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, open_bundle, s
 from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.collect import collect_studies
-from r2gen_export.studies.images import load_image, preprocess
+from r2gen_export.studies.images import load_views
 
 
 def verify_bundle(
@@ -157,5 +157,6 @@ def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:
         R2GenError: `R2G-IMAGE-*`, `R2G-DATA-*`.
     """
     return [
-        preprocess([load_image(view) for view in study.images], spec) for study in collect_studies([images]).studies
+        load_views(study.images, spec, f"study {number}")
+        for number, study in enumerate(collect_studies([images]).studies, start=1)
     ]

@@ -29,9 +29,13 @@ class Report:
         logprobs: natural log of the model's own probability of each of `token_ids`, before any penalty or filter.
         score: the beam's score in Hugging Face's scoring, None without beam search.
         finish_reason: `eos`, or `length` when max_new_tokens cut the report off.
-        timings_ms: milliseconds spent in each of `STAGES`, and their `total`. Studies decoded together share
-            `prefill` and `decode`: each names the time of the whole batch.
-        decode_steps_ms: raw samples, one per pass of the decoder after the prefill.
+        timings_ms: milliseconds by stage. `preprocess` (reading the images included), `encode` and `detokenize` are
+            this study's own. `prefill` and `decode` are those of all `batch_size` studies together: every report of
+            the batch gives the same time, and a study's share is that divided by `batch_size`. `total` runs from the
+            start of the batch, before the first image of any of its studies was read, until this report was done; in
+            a batch it is larger than the sum of the stages, by what the other studies took for theirs. In a batch of
+            one every figure is this study's own.
+        decode_steps_ms: raw samples, one per pass of the decoder after the prefill; a pass is of the whole batch.
         batch_size: studies decoded together with this one, itself included.
         decoding: the settings in force, after preset and overrides.
         preset: the preset they started from.
@@ -39,6 +43,10 @@ class Report:
         bundle_id: first 12 hex digits of the hash over the bundle's files; `model_id` is the manifest's name.
         execution_provider: what ran the graphs; `provider_steps` says why each faster one was not taken.
         notice: research use only; goes with the text wherever it goes.
+        created: when the report was done, in UTC, ISO 8601: `2026-01-31T12:00:00.000+00:00`.
+        r2gen_version: the release of r2gen that made it.
+        inputs: SHA-256 as hex of each view, in their order: of the bytes of the file, as they were read for this
+            report, or of the bytes of the array that was given in its place.
         drafted: tokens that were proposed from earlier reports and verified; `accepted`: those the model chose too.
         passes: passes of the decoder after the prefill.
         study: number of the study in its call, counted from 1. `views`: images of the study.
@@ -62,6 +70,9 @@ class Report:
     execution_provider: str
     provider_steps: tuple[str, ...]
     notice: str
+    created: str
+    r2gen_version: str
+    inputs: tuple[str, ...]
     drafted: int = 0
     accepted: int = 0
     passes: int = 0

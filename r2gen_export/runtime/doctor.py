@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from r2gen_export.errors import CodedError, InternalError
+from r2gen_export.errors import CodedError, InternalError, cause_of
 from r2gen_export.system.versions import VERSION, installed_version
 
 if TYPE_CHECKING:
@@ -196,5 +196,5 @@ def _trial(pipeline: Pipeline) -> Check:
 
 
 def _failed(area: str, name: str, error: Exception) -> Check:
-    coded = error if isinstance(error, CodedError) else InternalError(f"{type(error).__name__}: {error}")
+    coded = error if isinstance(error, CodedError) else InternalError(cause_of(error))
     return Check(area, name, "fail", coded.message, coded.code, coded.fix)

@@ -6,17 +6,18 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
-from r2gen_export.errors import CodedError, InternalError, R2GenError
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of
 from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.backends.cpu_timing import is_large
@@ -29,15 +30,12 @@ from r2gen_export.runtime.decoding.generate import TokenEvent, generate
 from r2gen_export.runtime.detokenizer import Detokenizer, TextStream
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
+from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
-from r2gen_export.studies.images import Picture, preprocess, read_image
+from r2gen_export.studies.images import preprocess
 from r2gen_export.system.huge_pages import use_huge_pages
-
-Image: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8]"
-"""A file, or pixels uint8 [H, W] grey or [H, W, 3] RGB."""
-Images: TypeAlias = "Image | Sequence[Image]"
-"""One image, or the views of one study."""
+from r2gen_export.system.versions import VERSION
 
 T = TypeVar("T")
 
@@ -46,7 +44,10 @@ BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one study of many: exactly one of `report` and `error` is set. `study` counts from 1."""
+    """What became of one study of many: exactly one of `report` and `error` is set. `study` counts from 1.
+
+    The error's message begins with the study's number, and with the view's where it is about one.
+    """
 
     study: int
     report: Report | None = None
@@ -69,6 +70,7 @@ class _Encoded:
     prompt: NDArray[np.float32]
     preprocess_ms: float
     encode_ms: float
+    inputs: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -165,15 +167,19 @@ class Pipeline:
             overrides: fields of `r2gen_export.decoding.Decoding`; None leaves the preset's value.
 
         Raises:
-            R2GenError: `R2G-IMAGE-*`, `R2G-CONFIG-VALUE`, `R2G-GENERATE-*`.
+            R2GenError: `R2G-IMAGE-*`, which name an image by its number ("view 2"), `R2G-CONFIG-VALUE`,
+                `R2G-GENERATE-*`.
         """
         settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
         started = perf_counter()
-        return self._run(lambda: self._decode([self._encode(1, images)], settings, started, on_text)[0])
+        return self._run(lambda: self._decode([self._encode(1, read_pictures(images))], settings, started, on_text)[0])
 
     def stream(self, images: Images, **options: Any) -> ReportStream:
-        """`generate`, as an iterator over the pieces of text whose `report` is there when it ends."""
-        return ReportStream(lambda on_text: self.generate(images, on_text=on_text, **options))
+        """`generate`, as an iterator over the pieces of text whose `report` is there when it ends.
+
+        The last piece is the notice, behind the warnings where there are any, with empty lines before each.
+        """
+        return ReportStream(lambda on_text: self.generate(images, on_text=on_text, **options), self.manifest.notice)
 
     def generate_many(
         self,
@@ -221,9 +227,14 @@ class Pipeline:
         encoded: list[_Encoded] = []
         for number, images in batch:
             try:
-                encoded.append(self._encode(number, images))
+                pictures = read_pictures(images, f"study {number}")
             except Exception as error:
                 outcomes[number] = Outcome(number, error=_coded(error))
+                continue
+            try:
+                encoded.append(self._encode(number, pictures))
+            except Exception as error:
+                outcomes[number] = Outcome(number, error=_coded(error).about(f"study {number}"))
         waiting = [encoded[first : first + self._most] for first in range(0, len(encoded), self._most)]
         while waiting:
             part = waiting.pop(0)
@@ -250,12 +261,11 @@ class Pipeline:
         try:
             return Outcome(study.study, self._decode([study], settings, perf_counter())[0])
         except Exception as error:
-            return Outcome(study.study, error=_coded(error))
+            return Outcome(study.study, error=_coded(error).about(f"study {study.study}"))
 
-    def _encode(self, study: int, images: Images) -> _Encoded:
-        views = _views(images)
+    def _encode(self, study: int, read: Pictures) -> _Encoded:
+        pictures = read.pictures
         start = perf_counter()
-        pictures = [_picture(view) for view in views]
         pixel_values = preprocess([picture.pixels for picture in pictures], self.manifest.image)  # [V, 3, H, W]
         ready = perf_counter()
         image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
@@ -264,7 +274,9 @@ class Pipeline:
         remarks = tuple(
             f"view {view}: {remark}" for view, picture in enumerate(pictures, start=1) for remark in picture.warnings
         )
-        return _Encoded(study, len(views), prompt, (ready - start) * 1000, (done - ready) * 1000, remarks)
+        preprocess_ms, encode_ms = read.read_ms + (ready - start) * 1000, (done - ready) * 1000
+        inputs = tuple(picture.sha256 for picture in pictures)
+        return _Encoded(study, len(pictures), prompt, preprocess_ms, encode_ms, inputs, remarks)
 
     def _decode(
         self,
@@ -333,6 +345,9 @@ class Pipeline:
             execution_provider=self.provider.name,
             provider_steps=tuple(self.provider.steps),
             notice=self.manifest.notice,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            r2gen_version=VERSION,
+            inputs=study.inputs,
             drafted=sequence.drafted,
             accepted=sequence.accepted,
             passes=len(sequence.decode_ms),
@@ -349,26 +364,6 @@ def bundle_path(path: str | os.PathLike[str] | None) -> Path:
     return Path(path)
 
 
-def _views(images: Images) -> list[Image]:
-    views = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else list(images)
-    if not views:
-        raise R2GenError("R2G-DATA-EMPTY", "a study without images", "give at least one image")
-    return views
-
-
-def _picture(image: Image) -> Picture:
-    if not isinstance(image, np.ndarray):
-        return read_image(Path(image))
-    pixels: NDArray[np.uint8] = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise R2GenError(
-            "R2G-IMAGE-FORMAT",
-            f"array of {image.dtype} {list(image.shape)}, expected uint8 [H, W] or [H, W, 3]",
-            "convert it first",
-        )
-    return Picture(pixels, ())
-
-
 def _on_token(stream: TextStream, on_text: Callable[[str], None]) -> Callable[[TokenEvent], None]:
     def push(event: TokenEvent) -> None:
         if piece := stream.push(event.token_id):
@@ -383,6 +378,6 @@ def _coded(error: Exception) -> CodedError:
     if isinstance(error, MemoryError):
         fix = "close other programs, or a smaller --batch-size"
         return R2GenError("R2G-RESOURCE-MEMORY", "there is not enough memory for this study", fix)
-    wrapped = InternalError(f"{type(error).__name__} while reporting a study")
+    wrapped = InternalError(f"{cause_of(error)} while reporting a study")
     wrapped.__cause__ = error
     return wrapped

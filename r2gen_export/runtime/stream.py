@@ -7,13 +7,23 @@ import threading
 from collections.abc import Callable, Iterator
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.reporting.report import Report
+from r2gen_export.reporting.report import Report, notice_block, warning_block
 
 
 class ReportStream:
-    """Iterator over a report's pieces of text. Closing it (or leaving a `with` block) stops the generation."""
+    """Iterator over a report's pieces of text. Closing it (or leaving a `with` block) stops the generation.
 
-    def __init__(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
+    The last piece is the notice, behind the warnings where there are any: whoever shows all pieces shows it too. It
+    also ends the pieces of a generation that failed after the first of them, before the error is raised.
+
+    Args:
+        produce: writes the report; it calls its argument with each piece of the text.
+        notice: research use only, of the bundle.
+    """
+
+    def __init__(self, produce: Callable[[Callable[[str], None]], Report], notice: str) -> None:
+        self._notice = notice
+        self._begun = False
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._report: Report | None = None
         self._error: BaseException | None = None
@@ -59,17 +69,23 @@ class ReportStream:
 
     def _run(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
         try:
-            self._report = produce(self._put)
+            report = produce(self._put)
+            parts = [warning_block(report.warnings), notice_block(self._notice)]
+            self._pieces.put("".join(f"\n\n{part}" for part in parts if part) + "\n")
+            self._report = report
         except _ClosedError:
             pass
         except BaseException as error:
             self._error = error
+            if self._begun:
+                self._pieces.put(f"\n\n{notice_block(self._notice)}\n")
         finally:
             self._pieces.put(None)
 
     def _put(self, piece: str) -> None:
         if self._closed:
             raise _ClosedError
+        self._begun = True
         self._pieces.put(piece)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of, errno_text
 
 SPLITS: Final = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 """Splits, and the names under which annotations have them."""
@@ -61,15 +61,23 @@ def read_text(path: Path, subject: str, *, errors: str = "strict") -> str:
         errors: `surrogateescape` keeps bytes that are not UTF-8, as file names do.
 
     Raises:
-        R2GenError: `R2G-DATA-ANNOTATION`.
+        R2GenError: `R2G-DATA-ANNOTATION`, `R2G-RESOURCE-MEMORY`. None names the file.
+        InternalError: anything else that went wrong.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for a writer
             raise _unreadable(subject, "is not a regular file", "name a file")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a possible path"
+        reason = errno_text(error) or ("the system does not say why" if isinstance(error, OSError) else "no path")
         raise _unreadable(subject, f"cannot be read ({reason})", "check the path and its permissions") from error
+    except MemoryError as error:
+        message = f"{subject} does not fit into memory"
+        raise R2GenError("R2G-RESOURCE-MEMORY", message, "close other programs") from error
+    except CodedError:
+        raise
+    except Exception as error:  # its text may hold the path
+        raise InternalError(f"{cause_of(error)} while reading {subject}") from error
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), None) or _unmarked(content)
     try:
         text = content.decode(encoding, errors if encoding == "utf-8" else "strict")

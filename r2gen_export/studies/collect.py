@@ -1,18 +1,17 @@
 """Which studies a call is about: image files, folders, lists and annotations; and what of them is passed over."""
 
-# ruff: noqa: PTH110, PTH112  os.path says False where Path raises: no permission, a name too long
+# ruff: noqa: PTH110, PTH112, PTH114  os.path says False where Path raises: no permission, a name too long
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.errors import R2GenError
 from r2gen_export.studies import annotation as study_files
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -58,7 +57,8 @@ class StudyList:
 
 
 def collect_studies(arguments: Sequence[Path], *, together: bool = False) -> StudyList:
-    """Studies named by the arguments of one call.
+    """Studies named by the arguments of one call: in the order of the arguments, of the lines of a list, of the splits
+    and entries of an annotation; what a folder holds, images and subfolders alike, sorted by name (`10` before `2`).
 
     Args:
         arguments: any number of image files, each a study of its own;
@@ -144,7 +144,7 @@ class _Collector:
 
     def _annotation(self, path: Path, subject: str) -> None:
         base = path.parent / "images"
-        bases = [base, path.parent] if base.is_dir() else [path.parent]
+        bases = [base, path.parent] if os.path.isdir(base) else [path.parent]
         splits, others = study_files.read_splits(path, subject)
         self._notes += study_files.describe_others(others, subject)
         studies = [
@@ -200,7 +200,7 @@ class _Collector:
             else:
                 path = folder / entry.name
                 images.append(path)
-                if entry.is_symlink():
+                if os.path.islink(path):
                     self._links[path] = os.path.realpath(path)
                 else:
                     self._seen.add(os.path.join(real, entry.name))  # noqa: PTH118
@@ -247,20 +247,6 @@ def _kind_of(entry: os.DirEntry[str]) -> str:
 
 def _counts(kinds: Mapping[str, int]) -> str:
     return "; ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()) if count)
-
-
-def without_names(error: CodedError, study: Study, number: int) -> str:
-    """The error's message about `study NUMBER, view V` instead of a path, for output that may be kept as a log."""
-    aliases: dict[str, str] = {}
-    for view, path in enumerate(study.images, start=1):
-        for spelling in (str(path.absolute()), str(path), path.name):
-            aliases.setdefault(spelling, f"study {number}, view {view}")
-    # Longest first, so that no folder of a path is left standing; in one pass, so that no alias is replaced again.
-    spellings = sorted(filter(None, aliases), key=len, reverse=True)
-    if not spellings:
-        return error.message
-    pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, spellings))})(?!\w)"
-    return re.sub(pattern, lambda match: aliases[match[0]], error.message)
 
 
 def _holds_many(argument: Path) -> bool:

@@ -6,6 +6,7 @@ filter on 8-bit grey levels, times `rescale_factor`, minus mean, over standard d
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from r2gen_export.bundle import ImageSpec
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of, errno_text
 from r2gen_export.studies import png, tiff
 from r2gen_export.studies.pixels import few_levels, to_eight_bits
 from r2gen_export.studies.refusal import AGAIN, RefusedError, damaged, not_read, too_large
@@ -38,18 +39,20 @@ class Picture(NamedTuple):
     Attributes:
         pixels: uint8 RGB [H, W, 3], upright; grey images have three equal channels.
         warnings: what a reader of the report should know about them, sentences without the subject.
+        sha256: of the bytes of the file, as hex; of the array's bytes where there was no file.
     """
 
     pixels: NDArray[np.uint8]
     warnings: tuple[str, ...]
+    sha256: str = ""
 
 
-def load_image(path: Path) -> NDArray[np.uint8]:
+def load_image(path: Path, subject: str = "the image") -> NDArray[np.uint8]:
     """`read_image` without its warnings: uint8 RGB [H, W, 3]."""
-    return read_image(path).pixels
+    return read_image(path, subject).pixels
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, subject: str = "the image") -> Picture:
     """Decode one image file.
 
     PNG, JPEG and TIFF. Up to 8 bits: grey, RGB, palette, CMYK, as Pillow converts them. More: grey and RGB with and
@@ -58,23 +61,31 @@ def read_image(path: Path) -> Picture:
     transparency is laid over black; text, colour profiles and damaged EXIF are ignored.
 
     Args:
-        path: the file. Errors name it; callers replace it by the study's number.
+        path: the file. No error names it: it may identify a patient.
+        subject: what errors call the image, such as "study 3, view 1".
 
     Raises:
         R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`,
             `R2G-RESOURCE-MEMORY`.
+        InternalError: anything else that went wrong.
     """
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures and of odd metadata; sizes are checked here.
             warnings.simplefilter("ignore")
-            picture = _decode(_contents(path), path.suffix.lower() == ".dcm")
+            data = read_contents(path)
+            picture = _decode(data, path.suffix.lower() == ".dcm")
+        check_pixels(picture.pixels, subject)
+        return picture._replace(sha256=hashlib.sha256(data).hexdigest())
     except RefusedError as error:
-        raise R2GenError(error.code, f"{path} {error.what}", error.fix) from error
+        raise R2GenError(error.code, f"{subject} {error.what}", error.fix) from error
     except MemoryError as error:
-        raise R2GenError("R2G-RESOURCE-MEMORY", f"{path} does not fit into memory", "close other programs") from error
-    check_pixels(picture.pixels, str(path))
-    return picture
+        message = f"{subject} does not fit into memory"
+        raise R2GenError("R2G-RESOURCE-MEMORY", message, "close other programs") from error
+    except CodedError:
+        raise
+    except Exception as error:  # its text may hold the path
+        raise InternalError(f"{cause_of(error)} while reading {subject}") from error
 
 
 def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[np.float32]:
@@ -100,9 +111,17 @@ def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[
     return views
 
 
-def load_views(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.float32]:
-    """`load_image` and `preprocess` for the views of one study: float32 [V, 3, spec.height, spec.width]."""
-    return preprocess([load_image(path) for path in paths], spec)
+def load_views(paths: Sequence[Path], spec: ImageSpec, subject: str = "") -> NDArray[np.float32]:
+    """`load_image` and `preprocess` for the views of one study: float32 [V, 3, spec.height, spec.width].
+
+    `subject` names the study in errors ("study 3").
+    """
+    return preprocess([load_image(path, view_of(subject, view)) for view, path in enumerate(paths, start=1)], spec)
+
+
+def view_of(subject: str, view: int) -> str:
+    """A view's name in errors: "study 3, view 1", or "view 1" for a study without a name. Views count from 1."""
+    return f"{subject}, view {view}" if subject else f"view {view}"
 
 
 def check_pixels(image: NDArray[np.uint8], name: str = "the image") -> None:
@@ -122,7 +141,12 @@ _SMALLER: Final = f"give an image of at most {MAX_PIXELS // 1_000_000} megapixel
 _DICOM_FIX: Final = "export the view from a viewer that applies its window and polarity, as PNG, JPEG or TIFF"
 
 
-def _contents(path: Path) -> bytes:
+def read_contents(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        RefusedError: whatever the system says about the file, without its name.
+    """
     missing = "R2G-IMAGE-MISSING"
     try:
         if path.is_dir() or (path.exists() and not path.is_file()):
@@ -136,7 +160,7 @@ def _contents(path: Path) -> bytes:
     except PermissionError as error:
         raise RefusedError(missing, "may not be read", "check its permissions") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a possible path"
+        reason = errno_text(error) or ("the system does not say why" if isinstance(error, OSError) else "no path")
         raise RefusedError(missing, f"cannot be read ({reason})", "check the path and its disk") from error
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, errno_text
 
 
 def write_error(path: Path, error: OSError) -> R2GenError:
     """The coded error for a failed write: names the artefact and the cause (disk full, no permission)."""
-    cause = error.strerror or str(error)
+    cause = errno_text(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         cause = "the disk is full"
     elif error.errno == errno.EBADF:

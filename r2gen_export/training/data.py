@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.studies import annotation as study_files
-from r2gen_export.studies.images import load_views
+from r2gen_export.studies.images import load_image, preprocess
 from r2gen_export.training.hub import PAD_TOKEN_ID
 from r2gen_export.training.source_files.preprocessor import image_spec
 
@@ -45,6 +45,10 @@ class Study:
     id: str
     report: str
     images: tuple[Path, ...]
+
+    def view(self, number: int) -> str:
+        """What messages call one of its images, counted from 0 as in the annotation."""
+        return f"{self.where}.image_path[{number}] of {SUBJECT}"
 
 
 class Item(NamedTuple):
@@ -101,7 +105,7 @@ def read_studies(
     if not studies:
         raise R2GenError("R2G-DATA-EMPTY", f"split {split!r} of {SUBJECT} has no study", "name another annotation")
     absent = [
-        f"{study.where}.image_path[{number}]"
+        study.view(number)
         for study in studies
         for number, path in enumerate(study.images)
         if not os.path.isfile(path)  # noqa: PTH113  says False where Path raises
@@ -130,12 +134,7 @@ def unread_parts(annotation: Path) -> list[str]:
 
 def read_view(study: Study, number: int, spec: ImageSpec) -> Tensor:
     """One preprocessed view [1, 3, H, W]. Raises `R2G-IMAGE-*` with its place in the annotation, without its name."""
-    path = study.images[number]
-    try:
-        return torch.from_numpy(load_views([path], spec))
-    except R2GenError as error:
-        message = error.message.replace(str(path), f"{study.where}.image_path[{number}]")
-        raise R2GenError(error.code, message, error.fix) from error
+    return torch.from_numpy(preprocess([load_image(study.images[number], study.view(number))], spec))
 
 
 def tokenize_reports(

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from r2gen_export.bundle import ImageSpec, sha256_file
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import InternalError, R2GenError, cause_of, errno_text
 from r2gen_export.system.files import atomic_file
 from r2gen_export.training.data import Study, read_view
 from r2gen_export.training.hub import check_finite
@@ -77,8 +77,8 @@ class FeatureCache:
             with Progress(*columns, console=console, transient=True) as bar:
                 task = bar.add_task("looking up features", total=len(studies))
                 for study in studies:
-                    for number, path in enumerate(study.images):
-                        entry = self._entry(path)
+                    for number in range(len(study.images)):
+                        entry = self._entry(study, number)
                         if not entry.is_file():
                             missing[entry] = (study, number)
                     bar.advance(task)
@@ -96,7 +96,7 @@ class FeatureCache:
 
     def view(self, study: Study, number: int) -> Tensor:
         """Features [T, C] of one view; computed when its entry is missing or damaged."""
-        entry = self._entry(study.images[number])
+        entry = self._entry(study, number)
         found = _read_entry(entry)
         if found is None:
             self._compute({entry: (study, number)}, lambda _: None)
@@ -128,11 +128,29 @@ class FeatureCache:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _entry(self, path: Path) -> Path:
-        """Where the features of an image file lie. Files are hashed once; then size and time stand for the content."""
+    def _entry(self, study: Study, number: int) -> Path:
+        """Where the features of an image file lie.
+
+        Raises:
+            R2GenError: `R2G-IMAGE-MISSING` when the file cannot be read; it is named by its place in the annotation.
+        """
+        path = study.images[number]
         known = self._entries.get(path)
         if known is not None:
             return known
+        try:
+            return self._looked_up(path)
+        except OSError as error:
+            reason = errno_text(error) or "the system does not say why"
+            message = f"{study.view(number)} cannot be read ({reason})"
+            raise R2GenError("R2G-IMAGE-MISSING", message, "check the path and its disk") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # its text may hold the path
+            raise InternalError(f"{cause_of(error)} while reading {study.view(number)}") from error
+
+    def _looked_up(self, path: Path) -> Path:
+        """Files are hashed once; then size and time stand for the content."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         # The index must not carry file names.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -90,8 +92,13 @@ def test_a_reader_that_goes_ends_the_command_quietly() -> None:
 def test_stdout_holds_the_report_and_stderr_the_rest() -> None:
     done = run_cli("infer", PHANTOM)
     assert done.returncode == 0
-    assert "r2gen-demo" in done.stderr
-    assert "CPU" in done.stderr
+    pipeline = Pipeline.from_bundle(None, device="cpu")
+    (backend,) = done.stderr.splitlines()
+    assert backend.startswith(f"r2gen-demo ({pipeline.bundle_id}) on ")
+    (asked_for,) = run_cli("infer", PHANTOM, "--device", "cpu", "--preset", "fast").stderr.splitlines()
+    assert asked_for == f"r2gen-demo ({pipeline.bundle_id}) on CPU (ONNX Runtime)"
+    verbose = run_cli("infer", PHANTOM, "--device", "cpu", "--preset", "fast", "-v").stderr.splitlines()
+    assert verbose == [asked_for, *(f"  {step}" for step in pipeline.provider.steps)]
     assert "r2gen-demo" not in done.stdout
     assert done.stdout.endswith("\n")
     assert not done.stdout.endswith("\n\n")
@@ -190,6 +197,31 @@ def test_names_are_shown_when_asked_for(tmp_path: Path) -> None:
     assert found[1]["error"]["code"] == "R2G-IMAGE-FORMAT"
     assert NOTICE in found[1]["notice"]
     assert "text" not in found[1]
+
+
+def test_studies_are_numbered_in_the_order_of_the_arguments_and_of_names(tmp_path: Path) -> None:
+    """And named with `--names`, in text as in JSON; a line at the end counts them."""
+    folder = studies_folder(tmp_path / "studies")
+    arguments = ("infer", REAL, folder, "--preset", "fast", "--names")
+    expected = [REAL, folder / "a.png", folder / "doe^john", folder / "z.png"]
+    shown = run_cli(*arguments, "--format", "json")
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [line["name"] for line in lines] == list(map(str, expected))
+    assert lines[0]["inputs"] == [hashlib.sha256(REAL.read_bytes()).hexdigest()]
+    assert [len(line["inputs"]) for line in lines] == [1, 1, 2, 1]
+    assert re.fullmatch(r"4 reports, \d+\.\d reports/s", shown.stderr.splitlines()[-1])
+    (folder / "z.png").write_text("not an image")
+    out = tmp_path / "reports.txt"
+    failed = run_cli(*arguments, "--out", out)
+    titles = [line for line in out.read_text().splitlines() if line.startswith("== ")]
+    views = ["", "", ", 2 views", ""]
+    assert titles == [
+        f"== study {number} of 4{view}: {path} =="
+        for number, (view, path) in enumerate(zip(views, expected, strict=True), 1)
+    ]
+    pattern = r"3 reports in reports.txt, 1 study without one, \d+\.\d reports/s"
+    assert [line for line in failed.stderr.splitlines() if re.fullmatch(pattern, line)]
+    assert run_cli("infer", REAL, "--names", "--preset", "fast").stdout.startswith(f"== {REAL} ==\n")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ REPORT = Report(
     execution_provider="CPUExecutionProvider",
     provider_steps=("CPU: taken",),
     notice=f"{NOTICE} {DEMO_NOTICE}",
+    created="2026-01-31T12:00:00.000+00:00",
+    r2gen_version="0.1.0",
+    inputs=("0" * 64,),
 )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ from PIL import Image
 
 from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle, seal
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.reporting.report import STAGES
+from r2gen_export.reporting.report import STAGES, Report, notice_block
 from r2gen_export.runtime.backends.ort_session import out_of_memory
 from r2gen_export.runtime.pipeline import Pipeline
+from r2gen_export.runtime.stream import ReportStream
+from r2gen_export.system.versions import VERSION
 
 DATA = Path(__file__).parents[1] / "data"
 PHANTOM = DATA / "phantom.png"
@@ -77,10 +82,40 @@ def test_pieces_of_a_stream_make_the_text(demo: Pipeline) -> None:
     with demo.stream(PHANTOM, preset="fast") as stream:
         pieces = list(stream)
     assert len(pieces) > 5
-    assert "".join(pieces).strip() == whole.text
+    assert "".join(pieces).strip() == whole.to_text()
+    assert pieces[-1].strip() == notice_block(whole.notice)
     assert stream.report.token_ids == whole.token_ids
     with demo.stream(PHANTOM, preset="paper") as stream:
-        assert "".join(stream).strip() == stream.report.text
+        assert "".join(stream).strip() == stream.report.to_text()
+
+
+def test_a_stream_that_fails_after_its_first_words_ends_with_the_notice() -> None:
+    def produce(on_text: Callable[[str], None]) -> Report:
+        on_text("The lungs")
+        raise R2GenError("R2G-GENERATE-NONFINITE", "a token's scores are not finite")
+
+    stream = ReportStream(produce, NOTICE)
+    assert next(stream) == "The lungs"
+    assert next(stream).strip() == notice_block(NOTICE)
+    with pytest.raises(R2GenError):
+        next(stream)
+
+
+def test_a_report_records_its_images_by_their_bytes(demo: Pipeline, tmp_path: Path) -> None:
+    """The file is gone when the report is there: the hash is of what was read."""
+    image = Path(shutil.copy(PHANTOM, tmp_path / "doe.png"))
+    pixels = np.asarray(Image.open(PHANTOM).convert("L"))
+    before = datetime.now(UTC)
+    with demo.stream([image, pixels], preset="fast") as stream:
+        next(stream)
+        image.unlink()
+        list(stream)
+    report = stream.report
+    expected = (PHANTOM.read_bytes(), pixels.tobytes())
+    assert report.inputs == tuple(hashlib.sha256(data).hexdigest() for data in expected)
+    assert before - timedelta(seconds=1) <= datetime.fromisoformat(report.created) <= datetime.now(UTC)
+    assert report.created.endswith("+00:00")
+    assert report.r2gen_version == VERSION
 
 
 def test_a_stream_can_be_left(demo: Pipeline) -> None:
@@ -108,7 +143,7 @@ def test_many_studies_are_what_each_is_alone(demo: Pipeline, batch_size: int, pr
     assert outcomes[3].report is None
     for study, outcome in zip(studies, outcomes, strict=True):
         if outcome.study == 4:
-            with pytest.raises(R2GenError, match="none"):
+            with pytest.raises(R2GenError, match="study 4, view 1 is not there"):
                 outcome.unwrap()
             continue
         assert outcome.unwrap().token_ids == demo.generate(study, preset=preset).token_ids

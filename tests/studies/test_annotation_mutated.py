@@ -15,7 +15,7 @@ import pytest
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.drafting.read_reports import read_reports
-from r2gen_export.studies.collect import collect_studies, without_names
+from r2gen_export.studies.collect import collect_studies
 from r2gen_export.studies.images import read_image
 from r2gen_export.training.data import SPLITS, read_studies, unread_parts
 
@@ -129,8 +129,8 @@ def test_a_result_or_a_coded_error(folder: Path) -> None:
                 for study in result.studies[:3]:
                     for image in study.images[:2]:
                         try:
-                            read_image(image)
+                            read_image(image, "study 1, view 1")
                         except R2GenError as error:
-                            message = without_names(error, study, 1)
-                            check(R2GenError(error.code, message, error.fix), folder)
+                            assert error.message.startswith("study 1, view 1 ")
+                            check(error, folder)
     assert min(outcomes.values()) > MUTATIONS / 4, outcomes

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.studies.collect import Study, StudyList, collect_studies, without_names
+from r2gen_export.studies.collect import Study, StudyList, collect_studies
 
 PHANTOM = Path(__file__).parents[1] / "data/phantom.png"
 NAMES = ("b.png", "a.JPG", "smith/2.png", "smith/1.png", ".hidden.png", "notes.csv", "empty/readme")
@@ -232,18 +232,3 @@ def test_a_list_of_which_nothing_is_there(tmp_path):
     error = _error(tmp_path / "list.txt")
     assert (error.code, error.message) == ("R2G-IMAGE-MISSING", "none of the 2 images that the list names is there")
     assert "tabs" in error.fix
-
-
-def test_messages_lose_their_names():
-    study = Study("smith", (Path("ward/smith_1950.png"), Path("ward/smith_1950_lateral.png")))
-    for spelling in ("ward/smith_1950_lateral.png", "smith_1950.png", str(Path("ward/smith_1950.png").absolute())):
-        message = without_names(R2GenError("R2G-IMAGE-FORMAT", f"{spelling} is no image"), study, 4)
-        view = 2 if "lateral" in spelling else 1
-        assert message == f"study 4, view {view} is no image"
-
-
-def test_aliases_are_not_replaced_again():
-    """Names of one letter stand inside other words and inside the words that replace them."""
-    study = Study("s", (Path("a"), Path("i"), Path("1/a")))
-    error = R2GenError("R2G-IMAGE-MISSING", "no file 1/a, nor i")
-    assert without_names(error, study, 7) == "no file study 7, view 3, nor study 7, view 2"
