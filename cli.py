@@ -47,6 +47,7 @@ from r2gen_export.commands.options import (
     VisionPrecisionOption,
     overrides,
 )
+from r2gen_export.commands.tune import tune
 from r2gen_export.system.extras import needs
 from r2gen_export.system.versions import VERSION
 
@@ -70,6 +71,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(drafts, name="drafts")
 app.add_typer(engines, name="engines")
 app.command()(build)
+app.command()(tune)
 
 
 @app.callback()

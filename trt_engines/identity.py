@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from r2gen_export.bundle import sha256_file
-from r2gen_export.bundle.manifest_json import decode_fields
+from r2gen_export.bundle.manifest_json import MalformedError, decode_fields
 from r2gen_export.errors import R2GenError
 from trt_engines.backends import PRODUCTS, Backend
 from trt_engines.machine import gpu, platform_name
@@ -97,7 +97,7 @@ class Identity:
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
         (folder / IDENTITY).write_text(text, encoding="utf-8")
 
-    def build_command(self, bundle: Path, machine: Machine | None = None) -> str:
+    def build_command(self, bundle: Path = Path("BUNDLE"), machine: Machine | None = None) -> str:
         """What builds this engine again from its bundle, for the same target or for a machine's backend and GPU."""
         backend, capabilities = self.backend, self.compute_capabilities
         if machine is not None:
@@ -140,9 +140,9 @@ def read_identity(folder: Path) -> Identity:
     Raises:
         R2GenError: `R2G-ENGINE-MISSING` without plan or identity; `R2G-ENGINE-IDENTITY` when it is not readable.
     """
-    path = folder / IDENTITY
+    path, name = folder / IDENTITY, f"{_in_bundle(folder)}/{IDENTITY}"
     if not path.is_file() or not (folder / PLAN).is_file():
-        raise R2GenError("R2G-ENGINE-MISSING", f"{folder} holds no {PLAN} with its {IDENTITY}", REBUILD)
+        raise R2GenError("R2G-ENGINE-MISSING", f"{_in_bundle(folder)} holds no {PLAN} with its {IDENTITY}", REBUILD)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict) or (fields.get("format"), fields.get("format_version")) != (
@@ -151,17 +151,19 @@ def read_identity(folder: Path) -> Identity:
         ):
             raise ValueError(f"it is not {FORMAT!r} version {FORMAT_VERSION}")
         identity: Identity = decode_fields(Identity, fields, "")
-    except (ValueError, RecursionError, OSError) as error:
-        raise R2GenError("R2G-ENGINE-IDENTITY", f"{path} cannot be read: {error}", REBUILD) from error
-    except R2GenError as error:
-        problem = error.message.removeprefix("manifest.json: ")
-        raise R2GenError("R2G-ENGINE-IDENTITY", f"{path}: {problem}", REBUILD) from error
+    except OSError as error:
+        message = f"{name} cannot be read: {error.strerror or type(error).__name__}"
+        raise R2GenError("R2G-ENGINE-IDENTITY", message, REBUILD) from error
+    except (ValueError, RecursionError) as error:
+        raise R2GenError("R2G-ENGINE-IDENTITY", f"{name} cannot be read: {error}", REBUILD) from error
+    except MalformedError as error:
+        raise R2GenError("R2G-ENGINE-IDENTITY", f"{name}: {error.problem}", REBUILD) from error
     return identity
 
 
-def bundle_of(folder: Path) -> Path:
-    """The bundle an engine's folder lies in: `BUNDLE/engines/TARGET/PART`."""
-    return folder.parent.parent.parent
+def _in_bundle(folder: Path) -> str:
+    """An engine's folder, `BUNDLE/engines/TARGET/PART`, relative to its bundle: messages are kept in reports."""
+    return "/".join(folder.parts[-3:])
 
 
 def verify_plan(folder: Path, identity: Identity) -> None:
@@ -170,18 +172,16 @@ def verify_plan(folder: Path, identity: Identity) -> None:
     Raises:
         R2GenError: `R2G-ENGINE-HASH`.
     """
-    plan = folder / PLAN
+    plan, name = folder / PLAN, f"{_in_bundle(folder)}/{PLAN}"
     size = plan.stat().st_size
     if size != identity.plan_bytes:
-        found = f"{plan} has {size} bytes, its identity says {identity.plan_bytes}"
+        message = f"{name} has {size} bytes, its identity says {identity.plan_bytes}"
     else:
         digest = sha256_file(plan)
         if digest == identity.plan_sha256:
             return
-        found = f"{plan} has SHA-256 {digest[:12]}..., its identity says {identity.plan_sha256[:12]}..."
-    raise R2GenError(
-        "R2G-ENGINE-HASH", found, f"do not load it; build it again: {identity.build_command(bundle_of(folder))}"
-    )
+        message = f"{name} has SHA-256 {digest[:12]}..., its identity says {identity.plan_sha256[:12]}..."
+    raise R2GenError("R2G-ENGINE-HASH", message, f"do not load it; build it again: {identity.build_command()}")
 
 
 def compare(identity: Identity, machine: Machine, *, source_sha256: str | None = None) -> list[str]:

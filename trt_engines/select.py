@@ -1,19 +1,19 @@
-"""Which engines of a bundle this machine can run, and opening them: the first rung of the runtime's ladder."""
+"""Which engines of a bundle this machine can run, and opening them: the first candidates of the runtime."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from r2gen_export.bundle import Dims, Manifest
+from r2gen_export.candidates import ENGINE, Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.cache_folder import cache_folder
 from trt_engines.backends import Backend, load_backend
 from trt_engines.cuda import Cuda
-from trt_engines.identity import Identity, bundle_of, compare, read_identity, this_machine, verify_plan
+from trt_engines.identity import Identity, compare, read_identity, this_machine, verify_plan
 from trt_engines.sessions import EngineDecoder, EngineVision
 from trt_engines.store import PARTS, Engine, list_engines, source_sha256
 
@@ -37,8 +37,10 @@ class Fitting:
         return cache_folder() / self.backend.name / f"{self.identity.plan_sha256[:16]}.cache"
 
 
-def find_engines(bundle: Path, manifest: Manifest, device_id: int = 0) -> tuple[dict[str, Fitting], dict[str, str]]:
-    """For each part the newest engine that fits this machine, or the reason why none does. Loads no plan.
+def find_engines(
+    bundle: Path, manifest: Manifest, device_id: int = 0
+) -> tuple[dict[str, Fitting], dict[str, list[Candidate]]]:
+    """For each part the newest engine that fits this machine, or why none does: a record each. Loads no plan.
 
     Args:
         bundle: the folder.
@@ -46,28 +48,32 @@ def find_engines(bundle: Path, manifest: Manifest, device_id: int = 0) -> tuple[
         device_id: the GPU they are to run on, as CUDA counts them.
     """
     fitting: dict[str, Fitting] = {}
-    reasons: dict[str, str] = {}
+    refused: dict[str, list[Candidate]] = {}
     for part in PARTS:
-        found = [_examine(bundle, manifest, one, device_id) for one in list_engines(bundle) if one.part == part]
-        fits = [one for one in found if isinstance(one, Fitting)]
+        examined = [_examine(manifest, engine, device_id) for engine in list_engines(bundle) if engine.part == part]
+        fits = [result for result in examined if isinstance(result, Fitting)]
         if fits:
-            fitting[part] = max(fits, key=lambda one: one.identity.created)
-        else:
-            said = "; ".join(one for one in found if isinstance(one, str))
-            reasons[part] = said or f"none built (r2gen build {shlex.quote(str(bundle))} --parts {part})"
-    return fitting, reasons
+            fitting[part] = max(fits, key=lambda fit: fit.identity.created)
+            continue
+        none_built = Candidate(
+            ENGINE, part, False, Reason.not_built, "none built", f"r2gen build BUNDLE --parts {part}"
+        )
+        refused[part] = [result for result in examined if isinstance(result, Candidate)] or [none_built]
+    return fitting, refused
 
 
-def _examine(bundle: Path, manifest: Manifest, engine: Engine, device_id: int) -> Fitting | str:
-    """An engine that fits; else "built for X, found Y, run this"."""
+def _examine(manifest: Manifest, engine: Engine, device_id: int) -> Fitting | Candidate:
+    """An engine that fits; else why it does not, with the command that builds one that does."""
     try:
         identity = read_identity(engine.folder)
         backend = load_backend(identity.backend)
     except R2GenError as error:
-        return f"{error.message} ({error.fix})"
+        reason = Reason.not_installed if error.code == "R2G-ENGINE-BACKEND" else Reason.unreadable
+        return Candidate(ENGINE, engine.part, False, reason, error.message, error.fix)
     machine = this_machine(backend, device_id)
     if differences := compare(identity, machine, source_sha256=source_sha256(manifest, engine.part)):
-        return f"{'; '.join(differences)} (run: {identity.build_command(bundle, machine)})"
+        command = identity.build_command(machine=machine)
+        return Candidate(ENGINE, engine.part, False, Reason.other_target, "; ".join(differences), command)
     return Fitting(engine, identity, backend)
 
 
@@ -104,6 +110,6 @@ def _explained(fitting: Fitting, device_id: int) -> Iterator[None]:
         here = this_machine(fitting.backend, device_id)
         built = f"{identity.version}, {' or '.join(identity.compute_capabilities)}, driver {identity.driver or 'none'}"
         found = f"{here.version}, {here.compute_capability}, driver {here.driver}"
-        command = identity.build_command(bundle_of(folder), here)
+        command = identity.build_command(machine=here)
         message = f"{error.message} (built for {built}; found {found})"
         raise R2GenError(error.code, message, f"build it again: {command}") from error

@@ -8,11 +8,13 @@ are the checkpoint's own, in float32 or bfloat16, whatever precision the bundle 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.latency.measure import Measured
+from r2gen_export.candidates import Candidate, Reason
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +80,8 @@ def open_reference(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         ]
 
     name = f"PyTorch {torch.__version__}, {dtype}"
-    return run, {"provider": name, "steps": [f"LLM in {dtype}, vision encoder in fp32"]}
+    taken = Candidate("PyTorch", "all", True, Reason.requested, f"LLM in {dtype}, vision encoder in fp32")
+    return run, {"provider": name, "backends": [asdict(taken)]}
 
 
 def _generate(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -25,9 +25,9 @@ from benchmarks.latency.stability import steadiness
 from benchmarks.latency.statistics import INTERVAL, METHOD, RESAMPLES, summarise
 from benchmarks.machine_rates import Machine
 from r2gen_export.bundle import Manifest
+from r2gen_export.candidates import ENGINE, Candidate, render
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.ort_providers import CPU, OPENVINO
-from r2gen_export.runtime.backends.select import STEP
 
 SCHEMA: Final = "r2gen-bench/1"
 """Changes its number when a field changes its meaning or goes."""
@@ -101,13 +101,15 @@ def _configuration(
     one = measured.configuration
     samples = clusters(measured.starts)
     loaded = [facts for start in measured.starts for facts in start["loaded"]]
+    candidates = [_shown(Candidate.from_fields(fields), bundle) for fields in loaded[0]["backends"]]
     summaries = {name: found.to_dict() for name, lists in samples.items() if (found := summarise(lists)) is not None}
     return {
         "name": one.name,
         "engine": one.engine,
         "device": one.device,
         "provider": loaded[0]["provider"],
-        "provider_steps": [without_folders(step, bundle) for step in loaded[0]["steps"]],
+        "provider_steps": [render(candidate) for candidate in candidates],
+        "backends": [asdict(candidate) for candidate in candidates],
         "preset": one.settings.preset,
         "semantics": one.settings.semantics,
         "decoding": asdict(one.settings.decoding),
@@ -125,9 +127,23 @@ def _configuration(
         "per_token": per_token(measured),
         "words": _words(measured),
         "steadiness": steadiness(measured, machine, cores),
-        "roofline": _roofline(one, loaded[0], summaries, machine, work, views=_views(measured, pictures)),
+        "roofline": _roofline(
+            one,
+            loaded[0]["provider"],
+            candidates,
+            summaries,
+            machine=machine,
+            work=work,
+            views=_views(measured, pictures),
+        ),
         "unavailable": {"energy_cpu": measured.watch.rapl.reason, "energy_gpu": measured.watch.nvml.reason},
     }
+
+
+def _shown(candidate: Candidate, bundle: Path) -> Candidate:
+    """A record as reports have it: a library's message may name a folder, and a folder a user."""
+    message, fix = (without_folders(text, bundle) for text in (candidate.message, candidate.fix))
+    return replace(candidate, message=message, fix=fix)
 
 
 def _sample_studies(measured: Measured) -> list[list[str]]:
@@ -193,16 +209,23 @@ def _words(measured: Measured) -> dict[str, str]:
 
 
 def _roofline(
-    one: Configuration, ran: dict[str, Any], summaries: dict[str, Any], machine: Machine, work: Work, *, views: float
+    one: Configuration,
+    provider: str,
+    candidates: Sequence[Candidate],
+    summaries: dict[str, Any],
+    *,
+    machine: Machine,
+    work: Work,
+    views: float,
 ) -> dict[str, Any]:
     """Floors and how many times above them the medians are; a reason instead, where there are no floors.
 
-    `ran`: what a process said when it had loaded. Its provider is the decoder's; the vision encoder alone may have an
-    engine.
+    `provider` is the decoder's, as a process said when it had loaded; the vision encoder alone may have an engine.
     """
     if one.engine != "r2gen":
         return {"reason": "the floors are those of the bundle; the reference runs other weights"}
-    if ran["provider"] not in (CPU, OPENVINO) or any(step.startswith(f"{STEP}: taken") for step in ran["steps"]):
+    engines = any(candidate.taken and candidate.name == ENGINE for candidate in candidates)
+    if provider not in (CPU, OPENVINO) or engines:
         return {"reason": "rates were measured on the CPU only"}
     if one.concurrency > 1:
         return {"reason": "processes at once share the bandwidth and the cores the floors are computed from"}

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.backends.select import EngineRung
+from r2gen_export.runtime.backends.select import EngineCandidates
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.system.cores import available_cores, thread_count
 
@@ -76,7 +76,8 @@ class BenchSettings:
 class Configuration:
     """One contender: `concurrency` processes which report at the same time, `batch` studies decoded together in each.
 
-    `engine` is `r2gen`, or `torch` for the PyTorch reference.
+    `engine` is `r2gen`, or `torch` for the PyTorch reference. `threads`: of one graph; with `own_threads` a process
+    chooses them itself, as `infer` does: the decoder's by the record of `r2gen tune`, and else this number.
     """
 
     device: str
@@ -85,6 +86,12 @@ class Configuration:
     concurrency: int
     threads: int
     engine: str = "r2gen"
+    own_threads: bool = False
+
+    @property
+    def requested_threads(self) -> int | None:
+        """Threads that a process is told to take; None where it chooses itself."""
+        return None if self.own_threads else self.threads
 
     @property
     def name(self) -> str:
@@ -117,12 +124,19 @@ def plan(settings: BenchSettings, manifest: Manifest) -> list[Configuration]:
             raise R2GenError("R2G-CONFIG-VALUE", f"--{name} {wrong[0]}", "give 1 to 1024")
     thread_count(settings.threads)  # refused before anything is measured
     for device in settings.devices:
-        EngineRung(settings.bundle, manifest, device).choose(device)
+        EngineCandidates(settings.bundle, manifest, device).choose(device)
     presets = settings.presets or (manifest.default_preset,)
     resolved = [resolve_settings(manifest, preset=preset, overrides=settings.overrides) for preset in presets]
     cores = available_cores()
     contenders = [
-        Configuration(device, decoding, batch, together, settings.threads or max(1, cores // together))
+        Configuration(
+            device,
+            decoding,
+            batch,
+            together,
+            settings.threads or max(1, cores // together),
+            own_threads=settings.threads is None and together == 1,
+        )
         for device, decoding, batch, together in product(
             settings.devices, resolved, settings.batches, settings.concurrencies
         )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.latency.settings import BenchSettings, Configuration
 from r2gen_export.bundle import load_manifest
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.runtime.backends.cpu_timing import is_large
+from r2gen_export.runtime.backends.decoders import is_large
 from r2gen_export.system.huge_pages import huge_page_environment
 
 ROOT: Final = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ class Group:
             "engine": configuration.engine,
             "bundle": str(settings.bundle),
             "device": configuration.device,
-            "threads": configuration.threads,
+            "threads": configuration.requested_threads,
             "batch": configuration.batch,
             "draft": settings.draft,
             "preset": decoding.preset,

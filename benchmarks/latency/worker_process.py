@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -84,10 +85,16 @@ def open_r2gen(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     from r2gen_export.runtime.pipeline import Pipeline
 
     # Without learning: a benchmark leaves the bundle as it was.
-    pipeline = Pipeline.from_bundle(
-        job["bundle"], device=job["device"], threads=job["threads"], draft=job["draft"], learn=False
-    )
     options = {"preset": job["preset"], "semantics": job["semantics"], **job["overrides"]}
+    pipeline = Pipeline.from_bundle(
+        job["bundle"],
+        device=job["device"],
+        threads=job["threads"],
+        draft=job["draft"],
+        learn=False,
+        batch=job["batch"],
+        decoding=options,
+    )
 
     def run(studies: list[list[str]]) -> list[dict[str, Any]]:
         if job["batch"] == 1:
@@ -95,7 +102,7 @@ def open_r2gen(job: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         outcomes = pipeline.generate_many(studies, batch_size=job["batch"], **options)
         return [_fields(outcome.unwrap()) for outcome in outcomes]
 
-    return run, {"provider": pipeline.provider.name, "steps": pipeline.provider.steps}
+    return run, {"provider": pipeline.provider.name, "backends": [asdict(one) for one in pipeline.provider.candidates]}
 
 
 def _fields(report: Report) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.peers.model import decoder_dims
 from r2gen_export.decoding import Decoding
-from r2gen_export.runtime.backends.cpu_timing import AnyDecoder
+from r2gen_export.runtime.backends.decoders import AnyDecoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession

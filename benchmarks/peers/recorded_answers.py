@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.peers.ours import Replay, open_decoder, replay
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import demo_bundle, load_manifest
-from r2gen_export.runtime.backends.cpu_timing import AnyDecoder
+from r2gen_export.runtime.backends.decoders import AnyDecoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams

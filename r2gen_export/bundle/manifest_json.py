@@ -26,9 +26,18 @@ def shown_name(name: str) -> str:
     return name if name.isprintable() and name.isascii() and 0 < len(name) <= 80 else shown(name)
 
 
-def malformed(where: str, problem: str) -> R2GenError:
-    """The error for a field that is not what it must be."""
-    return R2GenError("R2G-BUNDLE-MANIFEST", f"manifest.json: {where or 'the whole'}: {problem}", REEXPORT)
+class MalformedError(R2GenError):
+    """A field is not what it must be. `problem` says so without naming the file, which need not be a manifest."""
+
+    problem: str = ""
+
+
+def malformed(where: str, problem: str) -> MalformedError:
+    """The error for a field of `manifest.json` that is not what it must be."""
+    problem = f"{where or 'the whole'}: {problem}"
+    error = MalformedError("R2G-BUNDLE-MANIFEST", f"manifest.json: {problem}", REEXPORT)
+    error.problem = problem
+    return error
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

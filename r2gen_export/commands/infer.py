@@ -74,7 +74,7 @@ def run_infer(request: InferRequest) -> None:
         KeyboardInterrupt, Terminated: by a signal; reports that were finished are kept, and stderr says where.
     """
     from r2gen_export.bundle import load_manifest
-    from r2gen_export.runtime.backends.cpu_timing import is_large
+    from r2gen_export.runtime.backends.decoders import is_large
     from r2gen_export.runtime.pipeline import Pipeline, bundle_path
     from r2gen_export.system.cores import thread_count, use_cpus
     from r2gen_export.system.huge_pages import restart_with_huge_pages
@@ -87,7 +87,13 @@ def run_infer(request: InferRequest) -> None:
     thread_count(request.threads)
     studies = _collect(request)
     pipeline = Pipeline.from_bundle(
-        request.bundle, device=request.device, threads=request.threads, draft=request.draft, learn=request.learn
+        request.bundle,
+        device=request.device,
+        threads=request.threads,
+        draft=request.draft,
+        learn=request.learn,
+        batch=request.batch_size if studies.many else 1,
+        decoding=request.options,
     )
     if not request.quiet:
         name = pipeline.provider.name

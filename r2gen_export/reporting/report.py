@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from r2gen_export.candidates import Candidate
 from r2gen_export.decoding import Decoding, Semantics
 
 REPORT_SCHEMA: Final = "r2gen-report/1"
@@ -42,6 +43,7 @@ class Report:
         semantics: `hf-current` or `hf-4.30` (design, section 1).
         bundle_id: first 12 hex digits of the hash over the bundle's files; `model_id` is the manifest's name.
         execution_provider: what ran the graphs; `provider_steps` says why each faster one was not taken.
+        backends: the same as records, one for each backend that was considered; `provider_steps` is their text.
         notice: research use only; goes with the text wherever it goes.
         created: when the report was done, in UTC, ISO 8601: `2026-01-31T12:00:00.000+00:00`.
         r2gen_version: the release of r2gen that made it.
@@ -80,6 +82,7 @@ class Report:
     views: int = 1
     warnings: tuple[str, ...] = ()
     name: str | None = None
+    backends: tuple[Candidate, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: `schema` and every attribute under its own name; `name` only where it is kept."""

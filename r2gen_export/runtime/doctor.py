@@ -16,6 +16,8 @@ from r2gen_export.errors import CodedError, InternalError, cause_of
 from r2gen_export.system.versions import VERSION, installed_version
 
 if TYPE_CHECKING:
+    from r2gen_export.bundle import Manifest
+    from r2gen_export.candidates import Candidate
     from r2gen_export.runtime.pipeline import Pipeline
 
 BASE_PACKAGES: Final = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "pillow", "typer", "rich", "filelock")
@@ -137,25 +139,43 @@ def _gpus(nvml: Any) -> Iterator[Gpu]:
         yield Gpu(name, memory.total / 2**30, f"{major.value}.{minor.value}")
 
 
-def provider_checks(device: str, bundle: Path | None = None) -> list[Check]:
-    """The ladder: what `infer` takes for a bundle, and why each faster rung is not taken. Loads no graph."""
+def backend_checks(device: str, bundle: Path | None = None) -> tuple[list[Check], tuple[Candidate, ...]]:
+    """What `infer` takes for a bundle, and a record for each backend that was considered. Loads no graph."""
     try:
         from r2gen_export.bundle import load_manifest
-        from r2gen_export.runtime.backends.ort_providers import choose_providers
-        from r2gen_export.runtime.backends.select import EngineRung
+        from r2gen_export.runtime.backends.decoders import choose_cpu_decoder
+        from r2gen_export.runtime.backends.ort_providers import CPU, choose_providers
+        from r2gen_export.runtime.backends.select import EngineCandidates
         from r2gen_export.runtime.pipeline import bundle_path
 
         folder = bundle_path(bundle)
+        checks: list[Check] = []
         try:
             manifest = load_manifest(folder)
         except CodedError:  # what is wrong with it is told under "bundle"
             choice = choose_providers(device)
         else:
-            choice = EngineRung(folder, manifest, device).choose(device)
+            engines = EngineCandidates(folder, manifest, device)
+            choice = engines.choose(device)
+            if choice.providers[0] == CPU and "decoder" not in engines.fitting:
+                choice = choose_cpu_decoder(manifest, choice, device=device).choice
+                checks = [_tuning_check(manifest)]
     except Exception as error:
-        return [_failed("providers", "chosen", error)]
-    steps = [Check("providers", "step", "info", step) for step in choice.steps]
-    return [*steps, Check("providers", "chosen", "ok", choice.name)]
+        return [_failed("backends", "chosen", error)], ()
+    return [Check("backends", "chosen", "ok", choice.name), *checks], choice.candidates
+
+
+def _tuning_check(manifest: Manifest) -> Check:
+    """Whether the backends of the CPU were measured for this bundle on this machine."""
+    from r2gen_export.runtime.backends.tuning import WORKLOADS, read_tuning
+
+    record = read_tuning(manifest)
+    if record is None:
+        detail = "none for this bundle on this machine: ONNX Runtime decodes (r2gen tune BUNDLE measures)"
+        return Check("backends", "tuning record", "info", detail, fix="r2gen tune BUNDLE")
+    chosen = [(workload.title, record.best(workload)) for workload in WORKLOADS]
+    settings = [f"{title}: {best.backend}, threads {best.threads}" for title, best in chosen if best is not None]
+    return Check("backends", "tuning record", "ok", "; ".join(settings))
 
 
 def bundle_checks(bundle: Path | None, device: str) -> list[Check]:

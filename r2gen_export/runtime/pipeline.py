@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
+from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of
 from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.reporting.report import Report
-from r2gen_export.runtime.backends.cpu_timing import is_large
+from r2gen_export.runtime.backends.decoders import is_large
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
+from r2gen_export.runtime.backends.tuning import Workload, workload_of
 from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
 from r2gen_export.runtime.decoding.generate import TokenEvent, generate
 from r2gen_export.runtime.detokenizer import Detokenizer, TextStream
@@ -114,24 +116,31 @@ class Pipeline:
         threads: int | None = None,
         draft: bool | None = None,
         learn: bool = True,
+        batch: int = 1,
+        decoding: Mapping[str, Any] | None = None,
     ) -> Pipeline:
         """Check a bundle's hashes and load it.
 
         Args:
             path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
             device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index, `cuda:1`.
-            threads: CPU threads for one graph; one for each physical core this process may use when None.
+            threads: CPU threads for one graph. When None, the decoder's come from the record of `r2gen tune`, if this
+                machine has one; else one for each physical core this process may use.
             draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
                 None, where the bundle has a store of them.
             learn: save what is written to that store, where there is one.
+            batch: studies that `generate_many` will decode together. Any number can be, whatever is said here: with
+                `decoding` it chooses between what `r2gen tune` measured for single reports and for batches.
+            decoding: settings of the calls to come, as `generate` takes them; the bundle's default preset when None.
 
         Raises:
-            R2GenError: `R2G-BUNDLE-*`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
+            R2GenError: `R2G-BUNDLE-*`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
         """
         folder = bundle_path(path)
         manifest = open_bundle(folder)
         worker = Worker() if may_use_gpu(device) else None
-        opening = partial(open_sessions, folder, manifest, device=device, threads=threads)
+        workload = _workload(manifest, batch, decoding or {})
+        opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
         drafts = has_store(folder) if draft is None else draft
@@ -253,8 +262,9 @@ class Pipeline:
     def _halved(self, part: list[_Encoded]) -> list[list[_Encoded]]:
         """A batch for which the GPU's memory did not suffice, as two; later ones are no larger, and reports say so."""
         self._most = (len(part) + 1) // 2
-        step = f"batch: {len(part)} studies did not fit into the GPU's memory, {self._most} at a time"
-        self.provider = self.provider.with_step(step)
+        message = f"the GPU's memory does not suffice; {self._most} at a time"
+        refused = Candidate(f"batch of {len(part)}", "decoder", False, Reason.out_of_memory, message)
+        self.provider = self.provider.with_candidates(refused)
         return [part[: self._most], part[self._most :]]
 
     def _alone(self, study: _Encoded, settings: Settings) -> Outcome:
@@ -354,7 +364,18 @@ class Pipeline:
             study=study.study,
             views=study.views,
             warnings=study.warnings,
+            backends=self.provider.candidates,
         )
+
+
+def _workload(manifest: Manifest, batch: int, decoding: Mapping[str, Any]) -> Workload:
+    """What will be decoded together; sampled studies are decoded one by one."""
+    names = ("preset", "semantics")
+    overrides = {name: value for name, value in decoding.items() if name not in names}
+    settings = resolve_settings(
+        manifest, preset=decoding.get("preset"), semantics=decoding.get("semantics"), overrides=overrides
+    ).decoding
+    return workload_of(1 if settings.do_sample else batch, settings.num_beams)
 
 
 def bundle_path(path: str | os.PathLike[str] | None) -> Path:

@@ -1,4 +1,4 @@
-"""Where what this machine found out is kept between starts: races, engines of ONNX Runtime."""
+"""Per-user cache directory: records of `r2gen tune`, engines of ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
 from benchmarks.machine_rates import Machine, Rates
 from r2gen_export.bundle import demo_bundle, load_manifest
+from r2gen_export.candidates import ENGINE, Candidate, Reason
 from r2gen_export.commands.bench import progress
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.settings import resolve_settings
@@ -27,6 +28,7 @@ from tests.benchmarks.synthetic import starts
 
 MANIFEST = load_manifest(demo_bundle())
 MACHINE = Machine(2, (Rates(50.0, 100.0, 800.0, 30.0),) * 2)
+TAKEN = Candidate("CPU", "all", True, Reason.fastest_usable)
 ALONE = Configuration("auto", resolve_settings(MANIFEST, overrides={}), 1, 1, 2)
 
 
@@ -35,10 +37,10 @@ def work() -> Work:
     return count_work(demo_bundle(), MANIFEST)
 
 
-def measured(configuration: Configuration, provider: str, steps: list[str]) -> Measured:
+def measured(configuration: Configuration, provider: str, candidates: list[Candidate]) -> Measured:
     found = starts([[100.0, 110.0], [105.0, 100.0]])
     for start in found:
-        start["loaded"][0] |= {"provider": provider, "steps": steps}
+        start["loaded"][0] |= {"provider": provider, "backends": [asdict(one) for one in candidates]}
     return Measured(configuration, Watch(Rapl(), Nvml()), found)
 
 
@@ -48,17 +50,17 @@ def report(work: Work, contenders: list[Measured], bundle: Path) -> dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("provider", "steps", "floors"),
+    ("provider", "candidates", "floors"),
     [
-        ("CPUExecutionProvider", ["TensorRT engine: not taken, none built", "CPU: taken"], True),
-        ("OpenVINO", ["OpenVINO: taken for the decoder"], True),
-        ("CUDAExecutionProvider", ["CUDA: taken"], False),
-        ("TensorRT-RTX", ["TensorRT engine: taken for the decoder, TensorRT-RTX 1.7"], False),
-        ("CPUExecutionProvider", ["TensorRT engine: taken for the vision, TensorRT-RTX 1.7", "CPU: taken"], False),
+        ("CPUExecutionProvider", [Candidate(ENGINE, "all", False, Reason.not_built), TAKEN], True),
+        ("OpenVINO", [Candidate("OpenVINO", "decoder", True, Reason.measured_faster)], True),
+        ("CUDAExecutionProvider", [Candidate("CUDA", "all", True, Reason.fastest_usable)], False),
+        ("TensorRT-RTX", [Candidate(ENGINE, "decoder", True, Reason.fastest_usable)], False),
+        ("CPUExecutionProvider", [Candidate(ENGINE, "vision", True, Reason.fastest_usable), TAKEN], False),
     ],
 )
-def test_floors_are_of_what_ran_not_of_what_was_asked_for(work, provider, steps, floors):
-    (one,) = report(work, [measured(ALONE, provider, steps)], demo_bundle())["configurations"]
+def test_floors_are_of_what_ran_not_of_what_was_asked_for(work, provider, candidates, floors):
+    (one,) = report(work, [measured(ALONE, provider, candidates)], demo_bundle())["configurations"]
     assert one["device"] == "auto"
     assert ("decode" in one["roofline"]) == floors
     assert ("reason" in one["roofline"]) != floors
@@ -66,12 +68,17 @@ def test_floors_are_of_what_ran_not_of_what_was_asked_for(work, provider, steps,
 
 def test_steps_show_no_folders(work, tmp_path):
     bundle = tmp_path / "Jane Doe" / "model"
-    steps = [
-        f"TensorRT engine: not taken for the vision, none built (r2gen build {bundle} --parts vision)",
-        "CUDA: not taken, its libraries do not load (/opt/doe/lib/libcudnn.so.9: cannot open)",
-        f"CPU: taken, fp16/int8 of '{Path.home() / 'x/y.so'}'",
+    broken = "its libraries do not load (/opt/doe/lib/libcudnn.so.9: cannot open)"
+    candidates = [
+        Candidate(ENGINE, "vision", False, Reason.not_built, "none built", f"r2gen build {bundle} --parts vision"),
+        Candidate("CUDA", "all", False, Reason.does_not_load, broken),
+        replace(TAKEN, message=f"fp16/int8 of '{Path.home() / 'x/y.so'}'"),
     ]
-    (one,) = report(work, [measured(ALONE, "CPUExecutionProvider", steps)], bundle)["configurations"]
+    (one,) = report(work, [measured(ALONE, "CPUExecutionProvider", candidates)], bundle)["configurations"]
+    assert one["backends"][1] == {
+        "name": "CUDA", "part": "all", "taken": False, "reason": "does-not-load", "fix": "",
+        "message": "its libraries do not load (libcudnn.so.9: cannot open)",
+    }  # fmt: skip
     assert one["provider_steps"] == [
         "TensorRT engine: not taken for the vision, none built (r2gen build model --parts vision)",
         "CUDA: not taken, its libraries do not load (libcudnn.so.9: cannot open)",

@@ -6,7 +6,7 @@ import pytest
 
 from tests.command import run_cli
 
-COMMANDS = ("infer", "bench", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build")
+COMMANDS = ("infer", "bench", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build", "tune")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -315,7 +315,7 @@ def test_nan_in_the_weights(tmp_path: Path) -> None:
 
 def test_a_large_bundle_starts_again_with_huge_pages_and_says_the_same(tmp_path: Path) -> None:
     large = (
-        "import sys, r2gen_export.runtime.backends.cpu_timing as e; e.LARGE = 0; print(); from cli import main; main()"
+        "import sys, r2gen_export.runtime.backends.decoders as e; e.LARGE = 0; print(); from cli import main; main()"
     )
     command = [sys.executable, "-c", large, "infer", str(PHANTOM), "--preset", "fast", "--format", "json"]
     environment = {**os.environ, "R2GEN_CACHE": str(tmp_path), "PYTHONUNBUFFERED": "1"}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle, seal
+from r2gen_export.candidates import Candidate, Reason, render
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.reporting.report import STAGES, Report, notice_block
 from r2gen_export.runtime.backends.ort_session import out_of_memory
@@ -169,10 +170,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(room: int) -> None:
         expected.generate(one, preset="fast").token_ids for one in studies
     ]
     assert max(report.batch_size for report in reports) <= room
-    said = [step for step in reports[-1].provider_steps if step.startswith("batch: ")]
-    assert said[0] == "batch: 5 studies did not fit into the GPU's memory, 3 at a time"
+    halved = [one for one in reports[-1].backends if one.reason is Reason.out_of_memory]
+    assert halved[0] == Candidate(
+        "batch of 5", "decoder", False, Reason.out_of_memory, "the GPU's memory does not suffice; 3 at a time"
+    )
+    assert set(map(render, halved)) <= set(reports[-1].provider_steps)
     again = [outcome.unwrap() for outcome in pipeline.generate_many(studies, batch_size=5, preset="fast")]
-    assert len([step for step in again[-1].provider_steps if step.startswith("batch: ")]) == len(said)
+    assert [one for one in again[-1].backends if one.reason is Reason.out_of_memory] == halved
 
 
 def test_sampling_with_a_seed_does_not_depend_on_neighbours(demo: Pipeline) -> None:

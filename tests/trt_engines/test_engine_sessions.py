@@ -11,10 +11,11 @@ import pytest
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import demo_bundle, load_manifest, sha256_file
+from r2gen_export.candidates import Reason, render
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
-from r2gen_export.runtime.backends.select import EngineRung, _open_engines
+from r2gen_export.runtime.backends.select import EngineCandidates, _open_engines
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.pipeline import Pipeline
 from tests.trt_engines.fake_cuda import FakeRuntime
@@ -75,7 +76,7 @@ def test_a_bundle_reports_through_its_engines(
     tokenizer = bundle / layout.TOKENIZER
     pipeline = Pipeline(
         manifest=manifest, vision=opened["vision"], decoder=opened["decoder"],
-        embed_tokens=EmbeddingTable(bundle / layout.EMBED_TOKENS), provider=ProviderChoice([], "TensorRT", []),
+        embed_tokens=EmbeddingTable(bundle / layout.EMBED_TOKENS), provider=ProviderChoice([], "TensorRT"),
         detokenizer=Detokenizer(tokenizer, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id),
     )  # fmt: skip
     reference = Pipeline.from_bundle(bundle, device="cpu")
@@ -357,7 +358,7 @@ def test_engines_that_do_not_load_step_down_and_leave_nothing_on_the_gpu(
     rig.cuda.close()
     bundle = demo_bundle()
     manifest = load_manifest(bundle)
-    rung = EngineRung(bundle, manifest, "cpu")
+    engines = EngineCandidates(bundle, manifest, "cpu")
     for part in store.PARTS:
         identity = Identity(
             backend=rig.backend.name, version=rig.backend.version, platform=platform_name(),
@@ -367,13 +368,15 @@ def test_engines_that_do_not_load_step_down_and_leave_nothing_on_the_gpu(
             timing_cache_sha256=None, options=(), created="1", build_s=1.0, peak_rss_bytes=1, parameter_bytes=1,
             layer_source="network",
         )  # fmt: skip
-        rung.fitting[part] = Fitting(store.Engine("target", part, rig.folder), identity, rig.backend)
-    assert rung.steps[1] == f"TensorRT engine: taken for the decoder, {rig.backend.product} 1.2.3, fp16"
-    assert _open_engines(rung, manifest)[:2] == (None, None)
-    assert not rung.fitting
+        engines.fitting[part] = Fitting(store.Engine("target", part, rig.folder), identity, rig.backend)
+    assert render(engines.candidates[1]) == f"TensorRT engine: taken for the decoder, {rig.backend.product} 1.2.3, fp16"
+    assert _open_engines(engines, manifest)[:2] == (None, None)
+    assert not engines.fitting
     for part, missing in (("vision", "pixel_values"), ("decoder", "past_key_values.0.value")):
-        assert rung.reasons[part].startswith("R2G-ENGINE-MISMATCH: the engine is not one of this bundle: inputs ")
-        assert missing in rung.reasons[part]
+        (refused,) = engines.refused[part]
+        assert refused.reason is Reason.does_not_load
+        assert refused.message.startswith("R2G-ENGINE-MISMATCH: the engine is not one of this bundle: inputs ")
+        assert missing in refused.message
     assert not rig.runtime.blocks
     assert rig.runtime.calls.count("cudaStreamCreateWithFlags") == rig.runtime.calls.count("cudaStreamDestroy") == 2
 

@@ -1,198 +1,121 @@
-"""Which engine decodes on the CPU: ONNX Runtime, or OpenVINO where it is installed and was measured to be faster.
+"""Times the CPU backends of a bundle's decoder, for `r2gen tune`: separately for single reports, beams and batches.
 
-Neither wins everywhere: OpenVINO reads prompts in about half the time, ONNX Runtime takes less for a single position on
-some machines. So the two race once for each bundle and machine, and the result is kept in the user's cache folder.
+No backend wins everywhere: OpenVINO reads prompts in about half the time, ONNX Runtime takes less for a single position
+on some machines, and more than one thread costs a tiny model more than it gains.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
-import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 
-from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id
 from r2gen_export.errors import R2GenError
-from r2gen_export.precision import PRECISIONS
-from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder, why_not_openvino
-from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.backends.ort_providers import CPU, OPENVINO, PLAIN, Acceleration, ProviderChoice
-from r2gen_export.system.cache_folder import cache_folder
-from r2gen_export.system.cores import thread_count
-from r2gen_export.system.files import atomic_file
-from r2gen_export.system.versions import installed_version
-
-LARGE: Final = 2048 * 16
-"""Width times layers from which an LLM's speed is worth a race, or huge pages for its weights."""
-
-REPORT: Final = 100
-"""Tokens of the report that the race is about."""
+from r2gen_export.runtime.backends.decoders import AnyDecoder, open_cpu_decoder, openvino_obstacle
+from r2gen_export.runtime.backends.tuning import (
+    ONNX_RUNTIME,
+    OPENVINO,
+    SINGLE,
+    WORKLOADS,
+    Backend,
+    Timing,
+    Tuning,
+    Workload,
+    this_machine,
+)
 
 PASSES: Final = 12
-"""Single positions each engine decodes."""
+"""Passes of one position that are timed for each workload."""
 
-MARGIN: Final = 0.9
-"""OpenVINO is taken below this part of ONNX Runtime's time: shared machines drift by less."""
+HOPELESS: Final = 1.5
+"""Fewer threads that take so many times the time of a single report are not measured on more rows."""
 
-AnyDecoder = DecoderSession | OpenVinoDecoder
-
-
-@dataclass(frozen=True)
-class Race:
-    """Milliseconds of each engine for a report: its prompt, and `REPORT` passes of one position."""
-
-    onnxruntime: float
-    openvino: float
-
-    @property
-    def ratio(self) -> float:
-        """OpenVINO's time divided by ONNX Runtime's."""
-        return self.openvino / self.onnxruntime
+Advance = Callable[[str], None]
 
 
-def is_large(manifest: Manifest) -> bool:
-    """Whether the LLM is of a size where memory bandwidth counts."""
-    return manifest.dims.d_llm * manifest.dims.num_layers >= LARGE
+def setting_count(manifest: Manifest) -> int:
+    """Settings that `measure` goes through: backends times numbers of threads."""
+    return len(_backends(manifest)) * len(_thread_counts())
 
 
-def open_decoder(
-    folder: Path,
-    manifest: Manifest,
-    choice: ProviderChoice,
-    *,
-    device: str,
-    threads: int | None,
-    acceleration: Acceleration = PLAIN,
-) -> tuple[AnyDecoder, ProviderChoice]:
-    """Load the decoder of a bundle.
+def measure(folder: Path, manifest: Manifest, advance: Advance = lambda setting: None) -> Tuning:
+    """Time every backend with every number of threads, one after the other: a 7B model may not fit twice.
 
     Args:
         folder: the bundle.
-        manifest: its manifest.
-        choice: what the graphs run on, from `choose_providers`.
-        device: what was asked for; with `auto` on the CPU the faster engine is taken.
-        threads: CPU threads, None: the cores this process may use.
-        acceleration: of the CUDA provider.
+        manifest: its manifest, verified.
+        advance: told what is measured next, like "OpenVINO, 2 threads".
 
     Returns:
-        The decoder; and the choice with a step that says why OpenVINO was taken or not.
+        The record; nothing is written.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-GRAPH`, `R2G-DEVICE-UNAVAILABLE`.
+        R2GenError: what ONNX Runtime raises for the decoder; a failure of OpenVINO is recorded as `skipped`.
     """
-    path = folder / layout.DECODER
-
-    def onnxruntime() -> AnyDecoder:
-        tuning = None
-        if choice.builds_engines:
-            from r2gen_export.runtime.backends.ort_tensorrt import decoder_tuning
-
-            tuning = decoder_tuning(manifest)
-        return DecoderSession(
-            path,
-            manifest.dims,
-            providers=choice.providers,
-            threads=threads,
-            tuning=tuning,
-            acceleration=acceleration,
-            gpu=choice.gpu,
-        )
-
-    def openvino() -> AnyDecoder:
-        return OpenVinoDecoder(path, manifest.dims, threads=threads)
-
-    if device == "openvino":
-        return openvino(), choice
-    if device != "auto" or choice.providers[0] != CPU:
-        return onnxruntime(), choice
-    if reason := why_not_openvino() or _why_not_raced(manifest):
-        return onnxruntime(), choice.with_step(f"OpenVINO: not taken, {reason}")
-    record = _record_path(manifest, thread_count(threads))
-    try:
-        race = _recorded(record) or _keep(record, run_race(manifest, onnxruntime, openvino))
-    except R2GenError as error:
-        return onnxruntime(), choice.with_step(f"OpenVINO: not taken, {error.message}")
-    measured = f"{race.ratio:.2f} of ONNX Runtime's time for a report of {REPORT} tokens, measured here"
-    if race.ratio < MARGIN:
-        return openvino(), choice.with_step(f"OpenVINO: taken for the decoder, {measured}", OPENVINO)
-    return onnxruntime(), choice.with_step(f"OpenVINO: not taken, {measured}")
+    timings: list[Timing] = []
+    obstacle = openvino_obstacle(manifest)
+    skipped: dict[str, str] = {OPENVINO: obstacle.message} if obstacle else {}
+    for backend in _backends(manifest):
+        for threads in _thread_counts():
+            if backend in skipped:
+                continue
+            advance(f"{backend}, {threads} thread{'s' if threads > 1 else ''}")
+            earlier = [timing for timing in timings if (timing.backend, timing.workload) == (backend, SINGLE.name)]
+            try:
+                timings += _time_setting(folder, manifest, backend, threads, earlier[0] if earlier else None)
+            except R2GenError as error:
+                if backend == ONNX_RUNTIME:
+                    raise
+                skipped[backend] = error.message
+            gc.collect()  # the decoder's memory goes before the next one loads
+    complete = tuple(timing for timing in timings if timing.backend not in skipped)
+    return Tuning(bundle_id(manifest), this_machine(), complete, skipped)
 
 
-def run_race(manifest: Manifest, *engines: Callable[[], AnyDecoder]) -> Race:
-    """Time a report of the default preset with one engine after the other: a 7B model may not fit twice."""
+def _backends(manifest: Manifest) -> list[Backend]:
+    return [ONNX_RUNTIME] if openvino_obstacle(manifest) else [ONNX_RUNTIME, OPENVINO]
+
+
+def _thread_counts() -> list[int]:
+    """Every physical core first, which is the default, then one thread."""
+    return list(dict.fromkeys([this_machine().cores, 1]))
+
+
+def _time_setting(
+    folder: Path, manifest: Manifest, backend: Backend, threads: int, earlier: Timing | None
+) -> list[Timing]:
+    """Every workload with one backend and number of threads; `earlier`: a single report with more threads."""
     prompt = manifest.prompt.length(manifest.dims.image_tokens)
-    rows = manifest.presets[manifest.default_preset].num_beams
     embeds = np.random.default_rng(0).normal(0, 0.02, (1, prompt, manifest.dims.d_llm)).astype(np.float32)
-    times = []
-    for engine in engines:
-        times.append(_time(engine(), embeds, rows))
-        gc.collect()  # the engine's memory goes before the next one loads
-    return Race(*times)
+    decoder = open_cpu_decoder(folder, manifest, backend, threads)
+    decoder.share_prefix(embeds[:, : 1 + len(manifest.prompt.before_ids)])
+    timings: list[Timing] = []
+    for workload in WORKLOADS:
+        _time_workload(decoder, embeds, workload, 2)  # the first passes of a shape are not like the others
+        # The lower of two rounds: other processes of the machine can only add to a time.
+        rounds = [_time_workload(decoder, embeds, workload, PASSES) for _ in range(2)]
+        prefill_ms, step_ms = (min(times) for times in zip(*rounds, strict=True))
+        timings.append(Timing(workload.name, backend, threads, prefill_ms, step_ms))
+        if earlier is not None and timings[0].report_ms > HOPELESS * earlier.report_ms:
+            break
+    return timings
 
 
-def _time(decoder: AnyDecoder, embeds: Any, rows: int) -> float:
-    decoder.share_prefix(embeds[:, :1])
-    _report_ms(decoder, embeds, rows)  # the first pass of a shape is not like the others
-    return _report_ms(decoder, embeds, rows)
-
-
-def _report_ms(decoder: AnyDecoder, embeds: Any, rows: int) -> float:
+def _time_workload(decoder: AnyDecoder, embeds: Any, workload: Workload, passes: int) -> tuple[float, float]:
+    """Milliseconds of the prefill [studies, S, d], and the median of passes of one position [studies * beams, 1, d]."""
     started = perf_counter()
-    state = decoder.prefill(embeds, PASSES)
-    prefill = (perf_counter() - started) * 1000
-    state.reorder(np.zeros(rows, np.int64))
-    token = np.repeat(embeds[:, :1], rows, axis=0)
-    times = []
-    for _ in range(PASSES):
+    state = decoder.prefill(np.repeat(embeds, workload.studies, axis=0), passes)
+    prefill_ms = (perf_counter() - started) * 1000
+    state.reorder(np.repeat(np.arange(workload.studies), workload.beams))
+    token = np.repeat(embeds[:, :1], workload.rows, axis=0)
+    steps_ms = []
+    for _ in range(passes):
         started = perf_counter()
         state.decode(token)
-        times.append((perf_counter() - started) * 1000)
-    return float(prefill + REPORT * np.median(times))
-
-
-def _why_not_raced(manifest: Manifest) -> str:
-    if manifest.dialect != "ort" or PRECISIONS[manifest.precision["decoder"]].half:
-        return f"it cannot run a decoder of dialect {manifest.dialect} in {manifest.precision['decoder']}"
-    return "" if is_large(manifest) else "the LLM is too small to matter"
-
-
-def _record_path(manifest: Manifest, threads: int) -> Path:
-    """One file for what the result depends on: bundle, processor, threads, versions."""
-    versions = [installed_version(name) or "" for name in ("openvino", "onnxruntime-gpu", "onnxruntime")]
-    facts = [bundle_id(manifest), _processor(), str(threads), *versions]
-    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    return cache_folder() / "engines" / f"{name}.json"
-
-
-def _recorded(path: Path) -> Race | None:
-    try:
-        race = Race(**json.loads(path.read_text(encoding="utf-8")))
-        return race if race.onnxruntime > 0 and race.openvino > 0 else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _keep(path: Path, race: Race) -> Race:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as scratch:
-            scratch.write_text(json.dumps(race.__dict__), encoding="utf-8")
-    except (OSError, R2GenError):
-        pass  # a cache folder that cannot be written costs the next start a race
-    return race
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
-    except OSError:
-        return platform.processor()
+        steps_ms.append((perf_counter() - started) * 1000)
+    return prefill_ms, float(np.median(steps_ms))

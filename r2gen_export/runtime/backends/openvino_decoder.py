@@ -1,7 +1,7 @@
 """`decoder/model.onnx` in OpenVINO on the CPU, behind the interface of `ort_decoder.DecoderSession`.
 
 Its 4-bit kernels take wide passes (prompts, batches) better than ONNX Runtime's, and passes of one position worse on
-some machines; `cpu_timing.py` measures which is faster here.
+some machines; `r2gen tune` measures which is faster here.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class OpenVinoDecoder:
     """
 
     def __init__(self, path: Path, dims: Dims, *, threads: int | None = None) -> None:
-        if reason := why_not_openvino():
-            raise R2GenError("R2G-DEVICE-UNAVAILABLE", reason, "pip install 'r2gen[openvino]', or --device cpu")
+        if message := why_not_openvino():
+            raise R2GenError("R2G-DEVICE-UNAVAILABLE", message, "pip install 'r2gen[openvino]', or --device cpu")
         library = import_openvino()
         options = {**SETTINGS, "INFERENCE_NUM_THREADS": thread_count(threads)}
         try:

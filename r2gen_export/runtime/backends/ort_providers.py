@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from r2gen_export.candidates import Candidate, Obstacle, Reason, render
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.placement import RECORD
 from r2gen_export.system.gpu import why_no_gpu, why_no_such_gpu, why_old_driver
@@ -31,9 +32,6 @@ OPENVINO: Final = "OpenVINO"
 """What reports call a decoder in OpenVINO on the CPU; the vision encoder is then ONNX Runtime's."""
 
 DEVICES: Final = ("auto", "cpu", "openvino", "cuda", "tensorrt")
-
-CUDA_TAKEN: Final = "CUDA: taken"
-"""The step of `auto` that goes when CUDA does not start after all."""
 
 PROVIDER_NAMES: Final = {CPU: "CPU", CUDA: "CUDA", TENSORRT: "TensorRT", TENSORRT_RTX: "TensorRT-RTX"}
 
@@ -61,16 +59,21 @@ PLAIN: Final = Acceleration(cuda_graph=False, int4_gemm=False)
 class ProviderChoice:
     """`providers`: what sessions are opened with, best first. `name`: the first one, as reports record it.
 
-    `steps` says of every rung of the ladder (a TensorRT engine, TensorRT through ONNX Runtime, CUDA, CPU) why it was
-    taken or not. `gpu`: index of the GPU, as CUDA counts them. `trial`: of what runs on a
-    GPU, None before it and on the CPU.
+    `candidates`: every backend that was considered (a TensorRT engine, TensorRT through ONNX Runtime, CUDA, CPU), best
+    first, and why it was taken or not. `gpu`: index of the GPU, as CUDA counts them. `trial`: of what runs on a GPU,
+    None before it and on the CPU.
     """
 
     providers: list[str]
     name: str
-    steps: list[str]
+    candidates: tuple[Candidate, ...] = ()
     gpu: int = 0
     trial: Trial | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """The candidates, each as a line of text."""
+        return [render(candidate) for candidate in self.candidates]
 
     @property
     def builds_engines(self) -> bool:
@@ -84,11 +87,12 @@ class ProviderChoice:
 
     def tried(self, trial: Trial) -> ProviderChoice:
         """The same choice after a trial pass."""
-        return replace(self, trial=trial, steps=[*self.steps, f"{PROVIDER_NAMES.get(self.name, self.name)}: {trial}"])
+        name = PROVIDER_NAMES.get(self.name, self.name)
+        return replace(self.with_candidates(Candidate(name, "all", True, Reason.trial_passed, str(trial))), trial=trial)
 
-    def with_step(self, step: str, name: str | None = None) -> ProviderChoice:
-        """The same choice with a further step, and another name when one is given."""
-        return replace(self, name=name or self.name, steps=[*self.steps, step])
+    def with_candidates(self, *candidates: Candidate, name: str | None = None) -> ProviderChoice:
+        """The same choice with further candidates, and another name when one is given."""
+        return replace(self, name=name or self.name, candidates=(*self.candidates, *candidates))
 
 
 def provider_options(
@@ -151,45 +155,54 @@ def choose_providers(device: str) -> ProviderChoice:
     """
     kind, gpu = parse_device(device)
     if kind == "cpu":
-        return ProviderChoice([CPU], CPU, ["CPU: asked for"])
+        return ProviderChoice([CPU], CPU, (_requested("CPU"),))
     if kind == "openvino":
-        return ProviderChoice([CPU], OPENVINO, ["OpenVINO: asked for"])
+        return ProviderChoice([CPU], OPENVINO, (_requested("OpenVINO"),))
     if kind == "tensorrt":
         return _choose_tensorrt(gpu)
-    reason = _why_not_cuda(gpu)
+    obstacle = _why_not_cuda(gpu)
     if kind == "cuda":
-        if reason:
-            raise _unavailable("CUDA", reason)
-        return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: asked for"], gpu)
-    skipped = "TensorRT: not taken, through ONNX Runtime it builds engines while the bundle loads (--device tensorrt)"
-    if reason:
-        return ProviderChoice([CPU], CPU, [skipped, f"CUDA: not taken, {reason}", "CPU: taken"])
-    return ProviderChoice([CUDA, CPU], CUDA, [skipped, CUDA_TAKEN])
+        if obstacle:
+            raise _unavailable("CUDA", obstacle)
+        return ProviderChoice([CUDA, CPU], CUDA, (_requested("CUDA"),), gpu)
+    slow = "through ONNX Runtime it builds engines while the bundle loads"
+    skipped = Candidate("TensorRT", "all", False, Reason.not_requested, slow, "--device tensorrt")
+    if obstacle:
+        refused = Candidate.refused("CUDA", "all", obstacle)
+        return ProviderChoice([CPU], CPU, (skipped, refused, Candidate("CPU", "all", True, Reason.fastest_usable)))
+    return ProviderChoice([CUDA, CPU], CUDA, (skipped, Candidate("CUDA", "all", True, Reason.fastest_usable)))
+
+
+def _requested(name: str, message: str = "requested") -> Candidate:
+    return Candidate(name, "all", True, Reason.requested, message)
 
 
 def _choose_tensorrt(gpu: int) -> ProviderChoice:
     """ONNX Runtime's TensorRT provider, else the one for TensorRT-RTX."""
     # Both keep their tensors in the memory of ONNX Runtime's CUDA provider.
-    if reason := _why_not_cuda(gpu):
-        raise _unavailable("TensorRT", reason)
-    if not (reason := _why_not_tensorrt()):
-        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, ["TensorRT: asked for, through ONNX Runtime"], gpu)
+    if obstacle := _why_not_cuda(gpu):
+        raise _unavailable("TensorRT", obstacle)
+    requested = "requested, through ONNX Runtime"
+    if not (obstacle := _why_not_tensorrt()):
+        return ProviderChoice([TENSORRT, CUDA, CPU], TENSORRT, (_requested("TensorRT", requested),), gpu)
     if rtx := _why_not_rtx():
-        raise _unavailable("TensorRT", f"{reason}; for TensorRT-RTX, {rtx}")
-    steps = [f"TensorRT: not taken, through ONNX Runtime {reason}", "TensorRT-RTX: asked for, through ONNX Runtime"]
-    return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, steps, gpu)
+        both = Obstacle(obstacle.reason, f"{obstacle.message}; for TensorRT-RTX, {rtx.message}", obstacle.fix)
+        raise _unavailable("TensorRT", both)
+    refused = Candidate.refused("TensorRT", "all", obstacle)
+    return ProviderChoice([TENSORRT_RTX, CPU], TENSORRT_RTX, (refused, _requested("TensorRT-RTX", requested)), gpu)
 
 
-def _why_not_cuda(gpu: int = 0) -> str:
-    """Empty when the CUDA provider can start, with cuDNN, on a GPU that is there."""
-    if reason := why_no_gpu() or why_no_such_gpu(gpu):
-        return reason
+def _why_not_cuda(gpu: int = 0) -> Obstacle | None:
+    """None when the CUDA provider can start, with cuDNN, on a GPU that is there."""
+    if message := why_no_gpu() or why_no_such_gpu(gpu):
+        return Obstacle(Reason.no_gpu, message)
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
-        return f"the installed onnxruntime {onnxruntime.__version__} is a build without CUDA"
-    if reason := why_old_driver(_cuda_of_build()):
-        return reason
+        message = f"the installed onnxruntime {onnxruntime.__version__} is a build without CUDA"
+        return Obstacle(Reason.not_installed, message)
+    if message := why_old_driver(_cuda_of_build()):
+        return Obstacle(Reason.old_driver, message)
     _load_cuda_wheels()
     # ONNX Runtime loads cuDNN when a convolution first runs: without it, it starts and fails in the first report.
     return _why_not_loaded("cuda") or _why_no_cudnn()
@@ -218,36 +231,39 @@ def _load_cuda_wheels() -> None:
         onnxruntime.preload_dlls(directory="")
 
 
-def _why_no_cudnn() -> str:
+def _why_no_cudnn() -> Obstacle | None:
     try:
         if sys.platform == "win32":
             ctypes.CDLL("cudnn64_9.dll", winmode=0)  # searches PATH too, where cuDNN's installer puts it
         else:
             ctypes.CDLL("libcudnn.so.9")
     except OSError:
-        return "cuDNN 9 is not installed (pip install 'r2gen[cuda]')"
-    return ""
+        return Obstacle(Reason.not_installed, "cuDNN 9 is not installed", "pip install 'r2gen[cuda]'")
+    return None
 
 
-def _why_not_tensorrt() -> str:
+def _why_not_tensorrt() -> Obstacle | None:
     import onnxruntime
 
     if TENSORRT not in onnxruntime.get_available_providers():
-        return f"the installed onnxruntime {onnxruntime.__version__} is a build without TensorRT"
+        message = f"the installed onnxruntime {onnxruntime.__version__} is a build without TensorRT"
+        return Obstacle(Reason.not_installed, message)
     with contextlib.suppress(ImportError, OSError):  # loads the libraries of TensorRT's wheel, which nothing else finds
         importlib.import_module("tensorrt_libs")
-    if reason := _why_not_loaded("tensorrt"):
-        return f"{reason}; it needs TensorRT 10 (pip install 'tensorrt>=10.15,<11')"
-    return ""
+    if obstacle := _why_not_loaded("tensorrt"):
+        message = f"{obstacle.message}; it needs TensorRT 10"
+        return Obstacle(obstacle.reason, message, "pip install 'tensorrt>=10.15,<11'")
+    return None
 
 
-def _why_not_rtx() -> str:
+def _why_not_rtx() -> Obstacle | None:
     if importlib.util.find_spec(RTX_PLUGIN) is None:
-        return f"the package {RTX_PLUGIN.replace('_', '-')} is not installed"
+        return Obstacle(Reason.not_installed, f"the package {RTX_PLUGIN.replace('_', '-')} is not installed")
     try:
-        return "" if rtx_devices() else "it finds no GPU it runs on"
+        return None if rtx_devices() else Obstacle(Reason.no_gpu, "it finds no GPU it runs on")
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        return f"its library does not load ({str(error).strip().partition(chr(10))[0]})"
+        first = str(error).strip().partition("\n")[0]
+        return Obstacle(Reason.does_not_load, f"its library does not load ({first})")
 
 
 def rtx_devices() -> list[Any]:
@@ -262,8 +278,8 @@ def rtx_devices() -> list[Any]:
     return devices
 
 
-def _why_not_loaded(provider: str) -> str:
-    """Whether the provider's library and all it is linked against can be loaded; the loader's message if not."""
+def _why_not_loaded(provider: str) -> Obstacle | None:
+    """The loader's message, unless the provider's library and all it is linked against can be loaded."""
     import onnxruntime
 
     stem = f"onnxruntime_providers_{provider}"
@@ -275,13 +291,13 @@ def _why_not_loaded(provider: str) -> str:
             ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / name))
     except OSError as error:
-        return f"its libraries do not load ({str(error).rsplit('/', maxsplit=1)[-1]})"
-    return ""
+        message = f"its libraries do not load ({str(error).rsplit('/', maxsplit=1)[-1]})"
+        return Obstacle(Reason.does_not_load, message)
+    return None
 
 
-def _unavailable(name: str, reason: str) -> R2GenError:
+def _unavailable(name: str, obstacle: Obstacle) -> R2GenError:
+    fix = "for a GPU: an NVIDIA driver and pip install 'onnxruntime-gpu[cuda,cudnn]'"
     return R2GenError(
-        "R2G-DEVICE-UNAVAILABLE",
-        f"{name} is not usable: {reason}",
-        "--device cpu; for a GPU: an NVIDIA driver and pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        "R2G-DEVICE-UNAVAILABLE", f"{name} is not usable: {obstacle.message}", f"--device cpu; {obstacle.fix or fix}"
     )

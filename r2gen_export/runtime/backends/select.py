@@ -1,13 +1,12 @@
-"""What a bundle runs on: the best rung this machine has, and for every better one the reason why it was not taken.
+"""What a bundle runs on: the fastest backend usable here, and a record of why each faster one was not taken.
 
-TensorRT engines that were built of the bundle; TensorRT through ONNX Runtime, where asked for; CUDA; the CPU, there in
-OpenVINO or ONNX Runtime (`cpu_timing.py`). Vision encoder and decoder may end on different rungs.
+TensorRT engines that were built of the bundle; TensorRT through ONNX Runtime, where requested; CUDA; the CPU, there in
+OpenVINO or ONNX Runtime (`decoders.py`). Vision encoder and decoder may end on different backends.
 """
 
 from __future__ import annotations
 
 import gc
-import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest
+from r2gen_export.candidates import ENGINE, Candidate, Obstacle, Part, Reason, render
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Encoder, PrefixDecoder
-from r2gen_export.runtime.backends.cpu_timing import open_decoder
+from r2gen_export.runtime.backends.decoders import open_decoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_memory import estimate, require_gpu_memory
 from r2gen_export.runtime.backends.ort_providers import (
     CPU,
     CUDA,
-    CUDA_TAKEN,
     PLAIN,
     PROVIDER_NAMES,
     Acceleration,
@@ -37,6 +36,7 @@ from r2gen_export.runtime.backends.ort_providers import (
 from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.placement import require_gpu_kernels
 from r2gen_export.runtime.backends.trial_pass import Trial, run_trial, trial_prompt
+from r2gen_export.runtime.backends.tuning import SINGLE, Workload
 from r2gen_export.system.gpu import why_no_gpu, why_no_such_gpu
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ Opened: TypeAlias = tuple[Encoder, PrefixDecoder, ProviderChoice]
 ENGINES: Final = "engines"
 """Folder of a bundle."""
 
-STEP: Final = "TensorRT engine"
 DECODER: Final = "decoder"
+PARTS: Final[tuple[Part, ...]] = ("vision", "decoder")
 
 
-class EngineRung:
-    """The first rung: the engines of a bundle that fit this machine. Loads none of them.
+class EngineCandidates:
+    """The first candidates: the engines of a bundle that fit this machine. Loads none of them.
 
     Args:
         folder: the bundle.
@@ -63,29 +63,34 @@ class EngineRung:
 
     Attributes:
         fitting: by part.
-        reasons: by part, why it has none here; empty where engines were not asked for.
+        refused: by part, why it has no engine here; empty where engines were not requested.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
-        self._folder, self._manifest = folder, manifest
+        self._manifest = manifest
         self.fitting: dict[str, Fitting] = {}
-        self.reasons: dict[str, str] = {}
+        self.refused: dict[str, list[Candidate]] = {}
         kind, self._gpu = parse_device(device)
         if kind not in ("auto", "tensorrt"):
             return
         # In this order, so that a machine without a GPU is not told to build, and imports nothing of TensorRT.
-        built = f"none built (r2gen build {shlex.quote(str(folder))})" if not (folder / ENGINES).is_dir() else ""
-        if reason := why_no_gpu() or why_no_such_gpu(self._gpu) or built:
-            self.reasons = {"vision": reason, DECODER: reason}
+        if message := why_no_gpu() or why_no_such_gpu(self._gpu):
+            obstacle = Obstacle(Reason.no_gpu, message)
+        elif not (folder / ENGINES).is_dir():
+            obstacle = Obstacle(Reason.not_built, "none built", "r2gen build BUNDLE")
+        else:
+            from trt_engines.select import find_engines
+
+            self.fitting, self.refused = find_engines(folder, manifest, self._gpu)
             return
-        from trt_engines.select import find_engines
+        for part in PARTS:
+            self.refused[part] = [Candidate.refused(ENGINE, part, obstacle)]
 
-        self.fitting, self.reasons = find_engines(folder, manifest, self._gpu)
-
-    def drop(self, part: str, error: R2GenError) -> None:
+    def drop(self, part: Part, error: R2GenError) -> None:
         """An engine that does not load after all."""
         del self.fitting[part]
-        self.reasons[part] = f"{error.code}: {error.message} ({error.fix})"
+        message = f"{error.code}: {error.message}"
+        self.refused[part] = [Candidate(ENGINE, part, False, Reason.does_not_load, message, error.fix)]
 
     @property
     def gpu(self) -> int:
@@ -98,24 +103,25 @@ class EngineRung:
         return self.fitting[DECODER].identity.precision if DECODER in self.fitting else None
 
     @property
-    def steps(self) -> list[str]:
-        """What was taken, and what was not and why, for the ladder. Reports keep them: no folder of a user in them."""
-        return [_without_folder(step, self._folder) for step in self._steps()]
-
-    def _steps(self) -> list[str]:
-        steps = [f"{STEP}: taken for the {part}, {one.product}" for part, one in self.fitting.items()]
-        if len(set(self.reasons.values())) == 1 and not self.fitting:
-            return [f"{STEP}: not taken, {self.reasons[DECODER]}"]
-        return steps + [f"{STEP}: not taken for the {part}, {reason}" for part, reason in self.reasons.items()]
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The engines taken, and those not taken and why. Reports keep them: no folder of a user in them."""
+        taken = [
+            Candidate(ENGINE, part, True, Reason.fastest_usable, self.fitting[part].product)
+            for part in PARTS
+            if part in self.fitting
+        ]
+        refused = [candidate for part in PARTS for candidate in self.refused.get(part, [])]
+        merged = dict.fromkeys(replace(candidate, part="all") for candidate in refused)
+        return tuple(merged) if not taken and len(merged) == 1 else (*taken, *refused)
 
     def choose(self, device: str) -> ProviderChoice:
-        """The whole ladder: these engines, and providers of ONNX Runtime for what has none.
+        """Every candidate: these engines, and providers of ONNX Runtime for the parts without one.
 
         Raises:
             R2GenError: as `choose_providers`, when no engine fits either.
         """
-        if self.fitting and not self.reasons:
-            return ProviderChoice([CPU], self.fitting[DECODER].backend.product, self.steps, self._gpu)
+        if self.fitting and not self.refused:
+            return ProviderChoice([CPU], self.fitting[DECODER].backend.product, self.candidates, self._gpu)
         try:
             rest = self._with_kernels(choose_providers(device), device)
         except R2GenError as error:
@@ -123,33 +129,25 @@ class EngineRung:
                 raise self._explained(error) from error
             rest = self._with_kernels(choose_providers("auto"), "auto")
         name = self.fitting[DECODER].backend.product if DECODER in self.fitting else rest.name
-        return replace(rest, name=name, steps=[*self.steps, *rest.steps])
+        return replace(rest, name=name, candidates=(*self.candidates, *rest.candidates))
 
     def _with_kernels(self, choice: ProviderChoice, device: str) -> ProviderChoice:
-        """The same choice, or the CPU where a GPU has no kernels for what is left to it and nobody asked for it."""
+        """The same choice, or the CPU where a GPU has no kernels for what is left to it and `device` is `auto`."""
         if choice.providers[0] == CPU:
             return choice
         try:
-            left = {part: part not in self.fitting for part in ("vision", DECODER)}
+            left = {part: part not in self.fitting for part in PARTS}
             require_gpu_kernels(self._manifest, **left)
         except R2GenError as error:
             if device != "auto":
                 raise
-            return _on_the_cpu(choice, f"not taken, {error.message} ({error.fix})")
+            return _on_the_cpu(choice, Reason.unsupported, error)
         return choice
 
     def _explained(self, error: R2GenError) -> R2GenError:
-        """The error of the next rung, with the reason for stepping down to it, unless that is the same."""
-        said = [step for step in self.steps if not error.message.endswith(step.rpartition(", ")[2])]
-        return R2GenError(error.code, "; ".join([error.message, *said]), error.fix)
-
-
-def _without_folder(step: str, folder: Path) -> str:
-    """A step with the bundle's folder named `BUNDLE` in commands, and left out of paths of its engines."""
-    engines = str(folder / ENGINES)
-    step = step.replace(f"r2gen build {shlex.quote(str(folder))}", "r2gen build BUNDLE")
-    # An OSError quotes a path, which on Windows doubles its backslashes.
-    return step.replace(engines, ENGINES).replace(repr(engines)[1:-1], ENGINES)
+        """The error of the next candidate, with the reasons against the engines unless it has the same one."""
+        reasons = [render(candidate) for candidate in self.candidates if candidate.reason is not Reason.no_gpu]
+        return R2GenError(error.code, "; ".join([error.message, *reasons]), error.fix)
 
 
 def may_use_gpu(device: str) -> bool:
@@ -157,14 +155,18 @@ def may_use_gpu(device: str) -> bool:
     return parse_device(device)[0] not in ("cpu", "openvino") and not why_no_gpu()
 
 
-def open_sessions(folder: Path, manifest: Manifest, *, device: str, threads: int | None) -> Opened:
-    """Load vision encoder and decoder on the best rung this machine has, and try it where it is a GPU.
+def open_sessions(
+    folder: Path, manifest: Manifest, *, device: str, threads: int | None, workload: Workload = SINGLE
+) -> Opened:
+    """Load vision encoder and decoder on the fastest backend usable here, and try it where it is a GPU.
 
     Args:
         folder: the bundle.
         manifest: its manifest, verified.
         device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index (`cuda:1`).
-        threads: CPU threads for one graph, None: the cores this process may use.
+        threads: CPU threads for one graph; None: for the decoder those of the record of `r2gen tune`, if there is
+            one, else the cores this process may use.
+        workload: what will be decoded together.
 
     Returns:
         Vision encoder, decoder, and what they run on.
@@ -172,37 +174,40 @@ def open_sessions(folder: Path, manifest: Manifest, *, device: str, threads: int
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
     """
-    rung = EngineRung(folder, manifest, device)
-    opening = _Opening(folder, manifest, device, threads)
-    if rung.fitting and (opened := _on_engines(rung, manifest, opening)):
+    engines = EngineCandidates(folder, manifest, device)
+    opening = _Opening(folder, manifest, device, threads, workload)
+    if engines.fitting and (opened := _on_engines(engines, manifest, opening)):
         return opened
-    gc.collect()  # the engines' memory goes before the next rung is loaded
-    choice = rung.choose(device)
+    gc.collect()  # the engines' memory goes before the next backend is loaded
+    choice = engines.choose(device)
     try:
         return opening.on(choice)
     except R2GenError as error:
         # A provider whose libraries load may still not start; whoever asked for it by name gets the error.
         if choice.providers[0] == CPU or device != "auto":
             raise
-        choice = _on_the_cpu(choice, f"not taken after all, {error.message} ({error.fix})")
+        choice = _on_the_cpu(choice, Reason.does_not_load, error)
     gc.collect()
     return opening.on(choice)
 
 
-def _on_the_cpu(choice: ProviderChoice, reason: str) -> ProviderChoice:
+def _on_the_cpu(choice: ProviderChoice, reason: Reason, error: R2GenError) -> ProviderChoice:
     """The CPU in the place of a GPU, and why."""
-    steps = [step for step in choice.steps if step != CUDA_TAKEN]
-    return ProviderChoice([CPU], CPU, [*steps, f"{PROVIDER_NAMES[choice.providers[0]]}: {reason}", "CPU: taken"])
+    name = PROVIDER_NAMES[choice.providers[0]]
+    others = [candidate for candidate in choice.candidates if not (candidate.taken and candidate.name == name)]
+    refused = Candidate(name, "all", False, reason, error.message, error.fix)
+    return ProviderChoice([CPU], CPU, (*others, refused, Candidate("CPU", "all", True, Reason.fastest_usable)))
 
 
 @dataclass(frozen=True)
 class _Opening:
-    """What stays the same from rung to rung."""
+    """What stays the same from backend to backend."""
 
     folder: Path
     manifest: Manifest
     device: str
     threads: int | None
+    workload: Workload
 
     def on(
         self,
@@ -225,7 +230,7 @@ class _Opening:
         if on_gpu and decoder is None and prompt is not None:
             return self._accelerated(vision, prompt, choice)
         if decoder is None:
-            decoder, choice = open_decoder(self.folder, self.manifest, choice, device=self.device, threads=self.threads)
+            decoder, choice = self._decoder(choice)
         if prompt is None:
             return vision, decoder, choice
         return vision, decoder, choice.tried(self._try(prompt, decoder, precision))
@@ -239,28 +244,33 @@ class _Opening:
         path = self.folder / layout.VISION
         return VisionSession(path, providers=choice.providers, threads=self.threads, tuning=tuning, gpu=choice.gpu)
 
+    def _decoder(
+        self, choice: ProviderChoice, acceleration: Acceleration = PLAIN
+    ) -> tuple[PrefixDecoder, ProviderChoice]:
+        return open_decoder(
+            self.folder,
+            self.manifest,
+            choice,
+            device=self.device,
+            threads=self.threads,
+            workload=self.workload,
+            acceleration=acceleration,
+        )
+
     def _accelerated(self, vision: Encoder, prompt: NDArray[np.float32], choice: ProviderChoice) -> Opened:
         """The decoder on a GPU; where the trial fails with what speeds it up, without."""
-        reason = ""
+        refused: Candidate | None = None
         for acceleration in (Acceleration(), PLAIN):
             try:
-                decoder, taken = open_decoder(
-                    self.folder,
-                    self.manifest,
-                    choice,
-                    device=self.device,
-                    threads=self.threads,
-                    acceleration=acceleration,
-                )
+                decoder, taken = self._decoder(choice, acceleration)
                 trial = self._try(prompt, decoder)
             except R2GenError as error:
                 # What a captured pass does wrong may also come as NaN, or as too little memory.
                 if choice.providers[0] != CUDA or acceleration == PLAIN:
                     raise
-                reason = error.message
+                refused = Candidate("CUDA graphs", "decoder", False, Reason.does_not_load, error.message)
             else:
-                step = f"CUDA graphs: not taken, {reason}"
-                return vision, decoder, (taken.with_step(step) if reason else taken).tried(trial)
+                return vision, decoder, (taken.with_candidates(refused) if refused else taken).tried(trial)
             decoder = None  # type: ignore[assignment]
             gc.collect()  # its weights go before they are loaded again
         raise InternalError("no trial pass was run")
@@ -276,32 +286,33 @@ class _Opening:
         return EmbeddingTable.of_bundle(self.folder, self.manifest.dims)
 
 
-def _on_engines(rung: EngineRung, manifest: Manifest, opening: _Opening) -> Opened | None:
-    """The bundle's engines, and what has none on the next rung, else on the CPU; None when the engines do not work."""
-    vision, decoder, cuda = _open_engines(rung, manifest)
+def _on_engines(engines: EngineCandidates, manifest: Manifest, opening: _Opening) -> Opened | None:
+    """The bundle's engines; a part without one on the next backend, else the CPU. None when the engines do not work."""
+    vision, decoder, cuda = _open_engines(engines, manifest)
     if cuda is None or (vision is None and decoder is None):
         return None
-    choice = rung.choose(opening.device)
+    choice = engines.choose(opening.device)
     choices = [choice] if choice.providers[0] == CPU else [choice, replace(choice, providers=[CPU])]
     for candidate in choices:
         try:
-            return opening.on(candidate, vision, decoder, precision=rung.precision)
+            return opening.on(candidate, vision, decoder, precision=engines.precision)
         except R2GenError as error:
             # Its words only: the exception holds the frames, and these the sessions, of what failed.
             failure = R2GenError(error.code, error.message, error.fix)
         gc.collect()
-    for name in list(rung.fitting):
-        rung.drop(name, failure)
+    for part in PARTS:
+        if part in engines.fitting:
+            engines.drop(part, failure)
     with suppress(R2GenError):
-        for part in (vision, decoder):
-            if part is not None:
-                part.close()
+        for session in (vision, decoder):
+            if session is not None:
+                session.close()
         cuda.close()
     return None
 
 
 def _open_engines(
-    rung: EngineRung, manifest: Manifest
+    engines: EngineCandidates, manifest: Manifest
 ) -> tuple[EngineVision | None, EngineDecoder | None, Cuda | None]:
     """Load the engines that fit, and what they run on; one that does not load steps down."""
     from trt_engines.cuda import Cuda
@@ -310,21 +321,22 @@ def _open_engines(
     vision: EngineVision | None = None
     decoder: EngineDecoder | None = None
     try:
-        cuda = Cuda(device_id=rung.gpu)
+        cuda = Cuda(device_id=engines.gpu)
     except R2GenError as error:
-        for part in list(rung.fitting):
-            rung.drop(part, error)
+        for part in PARTS:
+            if part in engines.fitting:
+                engines.drop(part, error)
         return None, None, None
-    if fitting := rung.fitting.get("vision"):
+    if fitting := engines.fitting.get("vision"):
         try:
             vision = open_engine_vision(fitting, manifest.dims, cuda)
         except R2GenError as error:
-            rung.drop("vision", error)
-    if fitting := rung.fitting.get(DECODER):
+            engines.drop("vision", error)
+    if fitting := engines.fitting.get(DECODER):
         try:
             decoder = open_engine_decoder(fitting, manifest.dims, cuda)
         except R2GenError as error:
-            rung.drop(DECODER, error)
+            engines.drop("decoder", error)
     if vision is None and decoder is None:
         with suppress(R2GenError):  # what is wrong with the GPU was said above
             cuda.close()

@@ -352,7 +352,7 @@ def test_devices():
     auto = choose_providers("auto")
     assert auto.name == auto.providers[0]
     assert auto.providers[-1] == "CPUExecutionProvider"
-    assert [step.split(":")[0] for step in auto.steps][:2] == ["TensorRT", "CUDA"]
+    assert [candidate.name for candidate in auto.candidates][:2] == ["TensorRT", "CUDA"]
     with pytest.raises(R2GenError, match="device 'tpu'") as caught:
         choose_providers("tpu")
     assert caught.value.code == "R2G-CONFIG-VALUE"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load_manifest, seal
+from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS, with_half_activations
 from r2gen_export.runtime.backends import select as ladder
@@ -142,6 +143,9 @@ def test_the_tolerance_is_that_of_the_coarsest_part(parts: tuple[Any, ...]) -> N
     assert tolerance_of(int8) == 0.1
 
 
+CUDA_TAKEN = Candidate("CUDA", "all", True, Reason.fastest_usable)
+
+
 class Machine:
     """A machine whose GPU is the CPU with a fault: what `open_sessions` makes of it."""
 
@@ -151,7 +155,7 @@ class Machine:
         opening = ladder.open_decoder
 
         def choose(device: str) -> ProviderChoice:
-            return ProviderChoice([CUDA, CPU], CUDA, ["CUDA: taken" if device == "auto" else "CUDA: asked for"])
+            return ProviderChoice([CUDA, CPU], CUDA, (CUDA_TAKEN,))
 
         def open_decoder(folder: Any, manifest: Any, choice: Any, **settings: Any) -> Any:
             on_gpu, fast = choice.providers[0] == CUDA, settings.pop("acceleration", PLAIN) != PLAIN
@@ -174,7 +178,7 @@ def test_a_gpu_that_computes_right_is_taken(monkeypatch: pytest.MonkeyPatch, tin
     choice = machine.open(tiny_bundle, "auto")
     assert (choice.name, machine.opened) == (CUDA, ["accelerated"])
     assert choice.trial is not None
-    assert choice.steps[-1].startswith("CUDA: trial pass within ")
+    assert choice.steps[-1].startswith("CUDA: taken, trial pass within ")
     assert not choice.decodes_on_cpu
 
 
@@ -185,7 +189,7 @@ def test_what_accelerates_is_dropped_where_it_computes_wrong(
     machine = Machine(monkeypatch, accelerated=fault)
     choice = machine.open(tiny_bundle, "cuda")
     assert (choice.name, machine.opened) == (CUDA, ["accelerated", "plain"])
-    assert choice.steps[-2].startswith("CUDA graphs: not taken, logits of the trial pass ")
+    assert choice.steps[-2].startswith("CUDA graphs: not taken for the decoder, logits of the trial pass ")
 
 
 def test_a_gpu_that_computes_wrong_is_an_error_or_a_step(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
@@ -193,8 +197,11 @@ def test_a_gpu_that_computes_wrong_is_an_error_or_a_step(monkeypatch: pytest.Mon
     choice = machine.open(tiny_bundle, "auto")
     assert (choice.name, machine.opened) == (CPU, ["accelerated", "plain", "cpu"])
     assert choice.decodes_on_cpu
-    assert choice.steps[-2].startswith("CUDA: not taken after all, ")
-    assert choice.steps[-1] == "CPU: taken"
+    assert [(one.name, one.taken, one.reason) for one in choice.candidates[-2:]] == [
+        ("CUDA", False, Reason.does_not_load),
+        ("CPU", True, Reason.fastest_usable),
+    ]
+    assert CUDA_TAKEN not in choice.candidates
     with pytest.raises(R2GenError, match="does not compute what was exported") as caught:
         machine.open(tiny_bundle, "cuda")
     assert caught.value.code == "R2G-DEVICE-UNAVAILABLE"
@@ -204,17 +211,17 @@ def test_auto_does_not_load_on_a_gpu_what_has_no_kernel_there(
     monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
 ) -> None:
     """The tiny bundle is `ort` in float32; a machine whose CUDA starts is all that is imagined here."""
-    chosen = ProviderChoice([CUDA, CPU], CUDA, ["CUDA: taken"])
+    chosen = ProviderChoice([CUDA, CPU], CUDA, (CUDA_TAKEN,))
     monkeypatch.setattr(ladder, "choose_providers", lambda device: chosen)
-    rung = ladder.EngineRung(tiny_bundle, load_manifest(tiny_bundle), "auto")
-    assert rung.choose("auto").providers == [CPU]
-    assert rung.choose("auto").steps[-2:] == [
+    engines = ladder.EngineCandidates(tiny_bundle, load_manifest(tiny_bundle), "auto")
+    assert engines.choose("auto").providers == [CPU]
+    assert engines.choose("auto").steps[-2:] == [
         "CUDA: not taken, attention of a decoder in dialect ort and fp32 has no kernel for the GPU "
         "(export it again with --precision fp16, or --dialect trt; or --device cpu)",
         "CPU: taken",
     ]
     with pytest.raises(R2GenError, match="no kernel for the GPU"):
-        rung.choose("cuda")
+        engines.choose("cuda")
 
 
 def test_doctor_says_what_the_trial_pass_showed(
