@@ -35,6 +35,20 @@ def test_help_loads_nothing_heavy(arguments):
     assert _loaded(*arguments).isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize(("arguments", "commands"), [(["--help"], set()), (["infer", "--help"], {"infer"})])
+def test_a_command_is_imported_when_it_is_called(arguments: list[str], commands: set[str]) -> None:
+    program = (
+        "import json, sys\n"
+        f"sys.argv = {['r2gen', *arguments]!r}\n"
+        "import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "names = {entry.name for entries in cli.Commands.sections.values() for entry in entries}\n"
+        "print(json.dumps([name for name in names if f'r2gen_export.commands.{name}' in sys.modules]))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert set(json.loads(child.stdout.splitlines()[-1])) == commands
+
+
 def test_the_public_api_is_imported_when_it_is_asked_for() -> None:
     program = (
         "import json, sys, r2gen_export\n"

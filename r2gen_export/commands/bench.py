@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
 from r2gen_export.commands.console import guarded, say, say_passed_over, write_out
-from r2gen_export.commands.options import CheckpointHelp, Format, LlmHelp, VisionHelp
+from r2gen_export.commands.help_page import HelpCommand, HelpGroup, command_app, examples
+from r2gen_export.commands.option_groups import option_groups
+from r2gen_export.commands.options import Format, OptionalSourceOptions
 from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from benchmarks.latency.settings import Sources
+
 DEFAULT: Final = "measure"
 PROCESSES: Final = 6
 
 
-class BenchGroup(TyperGroup):
+class BenchGroup(HelpGroup):
     """`r2gen bench compare A B` is a command of its own; everything else is `r2gen bench [BUNDLE]`."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -30,13 +34,6 @@ class BenchGroup(TyperGroup):
         if args and args[0] in self.commands and args[0] != DEFAULT:
             return super().make_context(info_name, args, parent, **extra)
         return self.commands[DEFAULT].make_context(info_name, args, parent, **extra)
-
-
-bench = typer.Typer(
-    cls=BenchGroup,
-    help="Measure a bundle's latency, memory and energy, or compare two measurements (bench compare A B).",
-    rich_markup_mode=None,
-)
 
 
 class Reference(StrEnum):
@@ -52,130 +49,252 @@ class ReferencePrecision(StrEnum):
     bf16 = "bf16"
 
 
-EPILOG: Final = "Compare two reports: r2gen bench compare A B [--fail-above 5%] [--force]"
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Runs."""
 
-
-@bench.command(DEFAULT, hidden=True, epilog=EPILOG)
-@guarded
-def measure(
-    bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="Default: $R2GEN_BUNDLE, else the embedded demo.")
-    ] = None,
-    *,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="PATH", help="Folder, list or annotation.json. Default: drawn phantoms."),
-    ] = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed reports of each configuration.")] = 24,
+        typer.Option(
+            "--images",
+            metavar="PATH",
+            help="Studies to report on: a folder, a .txt list or an annotation.json. Default: synthetic ones.",
+        ),
+    ] = None
+    runs: Annotated[
+        int, typer.Option("--runs", metavar="N", min=1, help="Number of timed reports of each configuration.")
+    ] = 24
     processes: Annotated[
         int | None,
         typer.Option(
             "--processes",
+            metavar="N",
             min=1,
-            help="Fresh processes they are spread over; 5 or more to compare single runs. Default: 6, at most --runs.",
+            help="Number of new processes that share the runs; bench compare needs 5 or more. Default: 6, at most "
+            "--runs.",
         ),
-    ] = None,
-    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Reports before them in each process.")] = 2,
+    ] = None
+    warmup: Annotated[
+        int,
+        typer.Option("--warmup", metavar="N", min=1, help="Number of reports before the timed ones in each process."),
+    ] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationOptions:
+    """Configurations.
+
+    Every combination of the values that are lists is measured.
+    """
+
     devices: Annotated[
-        str, typer.Option("--devices", metavar="cpu,cuda,...", help="auto, cpu, openvino, cuda, tensorrt.")
-    ] = "auto",
+        str,
+        typer.Option(
+            "--devices",
+            metavar="cpu,cuda,...",
+            help="Backends to measure, separated by commas: auto, cpu, openvino, cuda, tensorrt.",
+        ),
+    ] = "auto"
     presets: Annotated[
-        str | None, typer.Option("--presets", metavar="paper,fast", help="Default: the bundle's own.")
-    ] = None,
-    batch: Annotated[str, typer.Option("--batch", metavar="1,4", help="Studies decoded together.")] = "1",
+        str | None,
+        typer.Option(
+            "--presets",
+            metavar="paper,fast",
+            help="Decoding presets to measure, separated by commas. Default: the bundle's.",
+        ),
+    ] = None
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="1,4", help="Numbers of studies decoded together, separated by commas.")
+    ] = "1"
     concurrency: Annotated[
-        str, typer.Option("--concurrency", metavar="1,2", help="Processes that report at the same time.")
-    ] = "1",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each process.")] = None,
-    draft: Annotated[bool | None, typer.Option("--draft/--no-draft", help="Draft from earlier reports.")] = None,
+        str,
+        typer.Option(
+            "--concurrency",
+            metavar="1,2",
+            help="Numbers of processes that report at the same time, separated by commas.",
+        ),
+    ] = "1"
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="CPU threads of each process. Default: one per core."),
+    ] = None
+    draft: Annotated[
+        bool | None,
+        typer.Option(
+            "--draft/--no-draft",
+            help="Use speculative decoding from earlier reports. Default: on when the bundle has a store of reports.",
+        ),
+    ] = None
     min_new_tokens: Annotated[
-        int | None, typer.Option("--min-new-tokens", min=0, help="Default: the preset's.")
-    ] = None,
+        int | None,
+        typer.Option("--min-new-tokens", metavar="N", min=0, help="Fewest tokens of a report. Default: the preset's."),
+    ] = None
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Default: the preset's.")
-    ] = None,
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", min=1, help="Most tokens of a report. Default: the preset's."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Output."""
+
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; it must not exist. Default: by time.")
-    ] = None,
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder to write; it must not exist. Default: a folder named by date and time."
+        ),
+    ] = None
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="RUN", help="Earlier report folder to compare with.")
-    ] = None,
-    reference: Annotated[
-        Reference | None, typer.Option("--reference", help="Measure PyTorch beside it; needs the three sources.")
-    ] = None,
-    reference_precision: Annotated[
-        ReferencePrecision, typer.Option("--reference-precision", help="Of PyTorch's LLM.")
-    ] = ReferencePrecision.fp32,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help=CheckpointHelp)] = None,
-    vision: Annotated[str | None, typer.Option("--vision", metavar="MODEL", help=VisionHelp)] = None,
-    llm: Annotated[str | None, typer.Option("--llm", metavar="MODEL", help=LlmHelp)] = None,
+        Path | None,
+        typer.Option("--baseline", metavar="DIR", help="Folder of an earlier report to compare the new one with."),
+    ] = None
     peers: Annotated[
-        Path | None, typer.Option("--peers", metavar="FILE", help="Results of benchmarks.peers --json to show.")
+        Path | None,
+        typer.Option(
+            "--peers",
+            metavar="FILE",
+            hidden=True,
+            help="Results of other programs, as python -m benchmarks.peers --json writes them, to show in the report.",
+        ),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """PyTorch reference."""
+
+    reference: Annotated[
+        Reference | None,
+        typer.Option(
+            "--reference",
+            help="Measure PyTorch on the same studies too; needs --checkpoint, --vision and --llm.",
+        ),
+    ] = None
+    reference_precision: Annotated[
+        ReferencePrecision, typer.Option("--reference-precision", help="Precision of the LLM in PyTorch.")
+    ] = ReferencePrecision.fp32
+
+
+app = command_app("Measure latency, memory and energy, or compare two reports.", cls=BenchGroup)
+
+
+@app.command(
+    DEFAULT,
+    hidden=True,
+    cls=HelpCommand,
+    epilog=examples(
+        "r2gen bench --out latency",
+        "r2gen bench my-bundle --presets paper,fast --images studies/ --out latency",
+        "r2gen bench compare A B --fail-above 5%",
+    ),
+)
+@guarded
+@option_groups
+def measure(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="BUNDLE", help="Bundle folder. Default: $R2GEN_BUNDLE, else the embedded demo."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
+    *,
+    runs: RunOptions,
+    configurations: ConfigurationOptions,
+    output: ReportOptions,
+    reference: ReferenceOptions,
+    torch: OptionalSourceOptions,
 ) -> None:
-    """Measure stages, percentiles, memory and energy of a bundle, beside the limit of this hardware."""
+    """Measure latency, memory and energy, or compare two reports.
+
+    Measures every stage of a report in new processes, and the limits of this hardware in the same run. r2gen bench
+    compare A B compares two such reports; r2gen bench compare --help shows its options.
+    """
     from datetime import datetime
 
     from benchmarks.latency.bench import default_out, run_benchmark
     from benchmarks.latency.environment import command_line
-    from benchmarks.latency.settings import BenchSettings, Sources
+    from benchmarks.latency.settings import BenchSettings
     from r2gen_export.runtime.pipeline import bundle_path
     from r2gen_export.studies.collect import collect_studies
 
-    sources = None
-    if reference is not None:
-        given = {"--checkpoint": checkpoint, "--vision": vision, "--llm": llm}
-        if missing := ", ".join(name for name, value in given.items() if value is None):
-            raise R2GenError("R2G-CONFIG-VALUE", f"--reference needs its sources, {missing} missing", f"add {missing}")
-        assert checkpoint and vision and llm
-        sources = Sources(checkpoint, vision, llm, reference_precision.value)
-    folder = out or default_out(f"{datetime.now():%Y%m%d-%H%M%S}")
+    sources = _sources(reference, torch)
+    folder = output.out or default_out(f"{datetime.now():%Y%m%d-%H%M%S}")
+    lengths = {"min_new_tokens": configurations.min_new_tokens, "max_new_tokens": configurations.max_new_tokens}
     settings = BenchSettings(
         bundle=bundle_path(bundle),
         out=folder,
-        images=images,
-        runs=runs,
-        processes=min(PROCESSES, runs) if processes is None else processes,
-        warmup=warmup,
-        devices=_words("devices", devices),
-        presets=_words("presets", presets) if presets else (),
-        batches=_numbers("batch", batch),
-        concurrencies=_numbers("concurrency", concurrency),
-        threads=threads,
-        draft=draft,
-        overrides={
-            name: value
-            for name, value in (("min_new_tokens", min_new_tokens), ("max_new_tokens", max_new_tokens))
-            if value is not None
-        },
+        images=runs.images,
+        runs=runs.runs,
+        processes=min(PROCESSES, runs.runs) if runs.processes is None else runs.processes,
+        warmup=runs.warmup,
+        devices=_words("devices", configurations.devices),
+        presets=_words("presets", configurations.presets) if configurations.presets else (),
+        batches=_numbers("batch", configurations.batch),
+        concurrencies=_numbers("concurrency", configurations.concurrency),
+        threads=configurations.threads,
+        draft=configurations.draft,
+        overrides={name: value for name, value in lengths.items() if value is not None},
         sources=sources,
-        peers=peers,
-        baseline=baseline,
+        peers=output.peers,
+        baseline=output.baseline,
         command=command_line(sys.argv[1:]),
     )
-    if images is not None:
-        say_passed_over(collect_studies([images]), quiet=quiet)
-    with progress(quiet) as tell:
+    if runs.images is not None:
+        say_passed_over(collect_studies([runs.images]), quiet=output.quiet)
+    with progress(output.quiet) as tell:
         report = run_benchmark(settings, tell)
     write_out(summary(report))
-    if not quiet:
+    if not output.quiet:
         say(f"report in {folder}: report.html, report.md, report.json, samples.csv")
 
 
-@bench.command("compare")
+def _sources(reference: ReferenceOptions, torch: OptionalSourceOptions) -> Sources | None:
+    """What PyTorch is measured with; None without `--reference`.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`.
+    """
+    from benchmarks.latency.settings import Sources
+
+    if reference.reference is None:
+        return None
+    given = {"--checkpoint": torch.checkpoint, "--vision": torch.vision, "--llm": torch.llm}
+    if missing := ", ".join(name for name, value in given.items() if value is None):
+        raise R2GenError("R2G-CONFIG-VALUE", f"--reference needs its sources, {missing} missing", f"add {missing}")
+    assert torch.checkpoint and torch.vision and torch.llm
+    return Sources(torch.checkpoint, torch.vision, torch.llm, reference.reference_precision.value)
+
+
+@app.command(
+    "compare",
+    cls=HelpCommand,
+    epilog=examples("r2gen bench compare latency latency-again", "r2gen bench compare A B --fail-above 5%"),
+)
 @guarded
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Baseline: a report folder, or a folder of several.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="What is judged against it.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="Baseline: the folder of a report, or a folder of several such folders.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Report, or folder of reports, that is judged against A.")],
     fail_above: Annotated[
         str | None,
-        typer.Option("--fail-above", metavar="5%", help="Exit status 3 when a judged metric is worse by more."),
+        typer.Option(
+            "--fail-above",
+            metavar="5%",
+            help="End with exit status 3 when a judged metric of B is worse by more than this.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare although conditions differ.")] = False,
-    form: Annotated[Format, typer.Option("--format", help="json: the comparison as data.")] = Format.text,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although the reports were made under different conditions.")
+    ] = False,
+    form: Annotated[
+        Format, typer.Option("--format", help="Form of the comparison: text, or json with one object of all figures.")
+    ] = Format.text,
 ) -> None:
-    """Say what differs between two reports by more than chance: effect, interval, noise, verdict."""
+    """Compare two reports: which differences are more than chance.
+
+    Shows the effect, its confidence interval, the noise of the measurement and a verdict for each metric.
+    """
     import json
 
     from benchmarks.latency.compare import compare_reports, slower_than, unjudged

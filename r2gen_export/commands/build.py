@@ -1,14 +1,17 @@
-"""`r2gen build`: TensorRT engines of a bundle."""
+"""`r2gen build`: its options, progress, and what was built."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from r2gen_export.commands.console import guarded, progress_bar, say
+from r2gen_export.commands.help_page import HelpCommand, command_app, examples
+from r2gen_export.commands.option_groups import option_groups
+from r2gen_export.commands.options import BundleArgument
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.extras import needs
 
@@ -36,49 +39,97 @@ class EnginePrecision(StrEnum):
     int4 = "int4"
 
 
-@guarded
-def build(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
-    *,
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Engines."""
+
     backend: Annotated[
-        BackendName, typer.Option("--backend", help="auto: TensorRT where there is a GPU, else TensorRT-RTX.")
-    ] = BackendName.auto,
-    parts: Annotated[str, typer.Option("--parts", metavar="PART,...", help="vision, decoder.")] = "vision,decoder",
+        BackendName,
+        typer.Option(
+            "--backend", help="Library that builds; auto is tensorrt on a machine with a GPU, else tensorrt-rtx."
+        ),
+    ] = BackendName.auto
+    parts: Annotated[
+        str, typer.Option("--parts", metavar="PART,...", help="Parts of the model to build: vision, decoder, or both.")
+    ] = "vision,decoder"
     precision: Annotated[
         EnginePrecision | None,
-        typer.Option("--precision", help="Default: int4 when the bundle's decoder is, else fp16. Vision has no int4."),
-    ] = None,
+        typer.Option(
+            "--precision",
+            help="Precision of the engines; int4 is that of the decoder's weights, with an fp16 vision encoder. "
+            "Default: int4 when the bundle's decoder is int4, else fp16.",
+        ),
+    ] = None
     capabilities: Annotated[
         list[str] | None,
         typer.Option(
             "--compute-capability",
             metavar="8.9",
-            help="Of the GPU that will run it; may be given again (TensorRT-RTX). Default: this machine's GPU.",
+            help="Compute capability of the GPU that will run the engines; may be repeated with tensorrt-rtx. Default: "
+            "that of this machine's GPU.",
         ),
-    ] = None,
+    ] = None
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build engines again that exist already.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """Limits."""
+
     max_length: Annotated[
-        int | None, typer.Option("--max-length", min=1, help="Positions of the cache. Default: prompt and preset.")
-    ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Rows decoded together: studies x beams.")] = 8,
-    max_views: Annotated[int, typer.Option("--max-views", min=1, help="Views of one study.")] = 8,
+        int | None,
+        typer.Option(
+            "--max-length",
+            metavar="N",
+            min=1,
+            help="Positions of the decoder's cache. Default: prompt and longest report of the bundle's preset.",
+        ),
+    ] = None
+    max_batch: Annotated[
+        int,
+        typer.Option("--max-batch", metavar="N", min=1, help="Most sequences decoded together: studies times beams."),
+    ] = 8
+    max_views: Annotated[
+        int, typer.Option("--max-views", metavar="N", min=1, help="Most images (views) of one study.")
+    ] = 8
     weight_streaming: Annotated[
-        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory when the GPU's is short.")
-    ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is there already.")] = False,
-) -> None:
-    """Build a bundle's TensorRT engines, into its folder `engines`. TensorRT-RTX needs no GPU for it."""
+        bool,
+        typer.Option(
+            "--weight-streaming", help="Allow weights to stay in host memory when the GPU's memory is too small."
+        ),
+    ] = False
+
+
+app = command_app()
+
+
+@app.command(
+    cls=HelpCommand,
+    epilog=examples(
+        "r2gen build demo/bundle --backend tensorrt-rtx --compute-capability 8.9",
+        "r2gen build bundle --precision fp16 --max-batch 12",
+    ),
+)
+@guarded
+@option_groups
+def build(bundle: BundleArgument, engines: EngineOptions, limits: LimitOptions) -> None:
+    """Build TensorRT engines for a bundle.
+
+    The engines are written into the bundle's folder engines, and infer uses them where they fit the machine.
+    TensorRT-RTX builds on a machine without a GPU too.
+    """
     with needs("tensorrt-rtx"):
         from trt_engines.build import Settings, build_engines
         from trt_engines.prepare import Limits
 
     settings = Settings(
-        backend=backend.value,
-        parts=_parts(parts),
-        precision=precision.value if precision else None,
-        capabilities=tuple(capabilities or ()),
-        limits=Limits(max_views, max_batch, max_length),
-        weight_streaming=weight_streaming,
-        rebuild=rebuild,
+        backend=engines.backend.value,
+        parts=_parts(engines.parts),
+        precision=engines.precision.value if engines.precision else None,
+        capabilities=tuple(engines.capabilities or ()),
+        limits=Limits(limits.max_views, limits.max_batch, limits.max_length),
+        weight_streaming=limits.weight_streaming,
+        rebuild=engines.rebuild,
     )
     with progress_bar() as bar:
 

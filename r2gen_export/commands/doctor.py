@@ -1,4 +1,4 @@
-"""`r2gen doctor`: gather the checks and show them."""
+"""`r2gen doctor`: its options, and the checks as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from r2gen_export.commands.console import write_out
+import typer
+
+from r2gen_export.commands.console import guarded, write_out
+from r2gen_export.commands.help_page import HelpCommand, command_app, examples
+from r2gen_export.commands.options import BundleOption, DeviceOption, Format
 from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
@@ -17,6 +21,26 @@ if TYPE_CHECKING:
 
 DOCTOR_SCHEMA: Final = "r2gen-doctor/1"
 MARKS: Final = {"ok": "ok", "info": "-", "fail": "FAIL"}
+
+app = command_app()
+
+
+@app.command(cls=HelpCommand, epilog=examples("r2gen doctor", "r2gen doctor --bundle my-bundle --device cuda"))
+@guarded
+def doctor(
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="Form of the result: text, or json with one object that lists all checks."),
+    ] = Format.text,
+) -> None:
+    """Check whether this machine can run infer, and by which backend.
+
+    Shows versions, backends and why a faster one is not used, the GPU, and the health of the bundle. The exit status is
+    not 0 when infer could not run.
+    """
+    run_doctor(bundle, device, form.value)
 
 
 def run_doctor(bundle: Path | None, device: str, form: Literal["text", "json"]) -> None:

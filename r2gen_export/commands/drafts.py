@@ -1,4 +1,4 @@
-"""`r2gen drafts`: the reports a bundle drafts from."""
+"""`r2gen drafts`: the store of reports that a bundle drafts from."""
 
 from __future__ import annotations
 
@@ -8,29 +8,50 @@ from typing import Annotated
 import typer
 
 from r2gen_export.commands.console import guarded, say, write_out
-from r2gen_export.commands.options import DatasetName
+from r2gen_export.commands.help_page import HelpCommand, HelpGroup, command_app, examples
+from r2gen_export.commands.options import BundleArgument, DatasetName
 
-drafts = typer.Typer(
-    help="Reports to draft from: same words, sooner. They are patient data.",
+app = command_app(
+    """Manage the earlier reports that speculative decoding uses.
+
+    Reports resemble each other, so r2gen can propose the next words from earlier reports and let the model check
+    several at once: the same words in less time. A bundle's store of reports holds their token ids, which are patient
+    data.
+    """,
+    cls=HelpGroup,
     no_args_is_help=True,
-    rich_markup_mode=None,
+    epilog=examples("r2gen drafts build bundle --reports annotation.json", "r2gen drafts show bundle"),
 )
 
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
 
-
-@drafts.command()
+@app.command(
+    cls=HelpCommand,
+    epilog=examples(
+        "r2gen drafts build bundle --reports phantoms/annotation.json",
+        "r2gen drafts build bundle --reports reports.txt --reports more.txt --dataset mimic_cxr",
+    ),
+)
 @guarded
 def build(
-    bundle: Bundle,
+    bundle: BundleArgument,
     reports: Annotated[
-        list[Path], typer.Option("--reports", metavar="FILE", help=".txt (one a line), annotation.json, infer's JSON.")
+        list[Path],
+        typer.Option(
+            "--reports",
+            metavar="FILE",
+            help="Reports to store: a .txt with one a line, an annotation.json (splits train and val), or the JSON of "
+            "infer; may be repeated.",
+        ),
     ],
     dataset: Annotated[
-        DatasetName, typer.Option("--dataset", help="Clean reports up as its training did.")
+        DatasetName,
+        typer.Option("--dataset", help="Data set whose rules clean the reports up, as in the model's training."),
     ] = DatasetName.none,
 ) -> None:
-    """Fill a bundle's store with a site's reports, as token ids; what the model writes is learned from then on."""
+    """Fill a bundle's store with a site's reports.
+
+    Afterwards infer drafts from them, and adds the reports that the model writes.
+    """
     from r2gen_export.bundle import open_bundle
     from r2gen_export.runtime.drafting.read_reports import read_reports, tokenise
     from r2gen_export.runtime.drafting.store import build_store
@@ -41,10 +62,10 @@ def build(
     say(f"{len(texts)} reports in {bundle}")
 
 
-@drafts.command()
+@app.command(cls=HelpCommand, epilog=examples("r2gen drafts show bundle"))
 @guarded
-def show(bundle: Bundle) -> None:
-    """Say how much a bundle's store holds."""
+def show(bundle: BundleArgument) -> None:
+    """Show how many reports a bundle's store holds."""
     from r2gen_export.bundle import open_bundle
     from r2gen_export.runtime.drafting.store import describe
 
@@ -52,13 +73,15 @@ def show(bundle: Bundle) -> None:
         write_out(f"{line}\n")
 
 
-@drafts.command()
+@app.command(cls=HelpCommand, epilog=examples("r2gen drafts wipe bundle", "r2gen drafts wipe bundle --learned"))
 @guarded
 def wipe(
-    bundle: Bundle,
-    learned: Annotated[bool, typer.Option("--learned", help="Only what the model wrote itself.")] = False,
+    bundle: BundleArgument,
+    learned: Annotated[
+        bool, typer.Option("--learned", help="Remove only the reports that the model wrote itself.")
+    ] = False,
 ) -> None:
-    """Remove a bundle's store."""
+    """Remove a bundle's store of reports."""
     from r2gen_export.bundle import open_bundle
     from r2gen_export.runtime.drafting.store import wipe_store
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from r2gen_export.commands.console import guarded, say, write_out
-from r2gen_export.commands.options import Format, FormatOption
+from r2gen_export.commands.help_page import HelpCommand, HelpGroup, command_app, examples
+from r2gen_export.commands.options import BundleArgument, Format
 
 if TYPE_CHECKING:
     from trt_engines.store import Engine
 
-engines = typer.Typer(
-    help="The TensorRT engines of a bundle.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
-Target = Annotated[str, typer.Argument(metavar="TARGET", help="Name of the target's folder, as `list` shows it.")]
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="Name of the target's folder, as r2gen engines list shows it.")
+]
 
 MEBI = 2**20
 
@@ -33,10 +28,24 @@ class PartName(StrEnum):
     decoder = "decoder"
 
 
-@engines.command("list")
+app = command_app(
+    """List, inspect or remove the TensorRT engines of a bundle.
+
+    r2gen build makes them. The bundle itself stays as it is.
+    """,
+    cls=HelpGroup,
+    no_args_is_help=True,
+    epilog=examples("r2gen engines list bundle"),
+)
+
+
+@app.command("list", cls=HelpCommand, epilog=examples("r2gen engines list bundle"))
 @guarded
-def list_(bundle: Bundle) -> None:
-    """One line for each engine: target, part, precision, size of the plan; or what is wrong with it."""
+def list_(bundle: BundleArgument) -> None:
+    """List the engines of a bundle.
+
+    One line per engine: target, part, precision and size of its plan, or why it cannot be used.
+    """
     from r2gen_export.bundle import load_manifest
     from trt_engines.store import list_engines
 
@@ -48,10 +57,20 @@ def list_(bundle: Bundle) -> None:
         say(f"no engines in {bundle}; r2gen build {bundle} builds them")
 
 
-@engines.command()
+@app.command(cls=HelpCommand, epilog=examples("r2gen engines inspect bundle TARGET --format json"))
 @guarded
-def inspect(bundle: Bundle, target: Target, form: FormatOption = Format.text) -> None:
-    """Where a target's engines come from, whether their plans are whole, and whether they fit this machine."""
+def inspect(
+    bundle: BundleArgument,
+    target: Target,
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="Form of the result: text, or json with one object per engine, one a line."),
+    ] = Format.text,
+) -> None:
+    """Show where a target's engines come from.
+
+    Checks that their plans are complete, and shows what keeps them from running on this machine.
+    """
     import dataclasses
     import json
 
@@ -77,14 +96,17 @@ def inspect(bundle: Bundle, target: Target, form: FormatOption = Format.text) ->
             write_out(f"{engine.part}.{name}: {shown}\n")
 
 
-@engines.command()
+@app.command(cls=HelpCommand, epilog=examples("r2gen engines remove bundle TARGET --part vision"))
 @guarded
 def remove(
-    bundle: Bundle,
+    bundle: BundleArgument,
     target: Target,
-    part: Annotated[PartName | None, typer.Option("--part", help="Only this one. Default: the whole target.")] = None,
+    part: Annotated[
+        PartName | None,
+        typer.Option("--part", help="Part whose engine is removed. Default: all parts of the target."),
+    ] = None,
 ) -> None:
-    """Remove a target's engines; the bundle itself stays as it is."""
+    """Remove a target's engines."""
     from r2gen_export.bundle import load_manifest
     from trt_engines.store import remove_engines
 

@@ -1,323 +1,256 @@
-"""`r2gen infer`: one study streamed, or many with a progress bar and failures kept apart.
-
-Names of studies and images, which may identify patients, are added here and only with `--names`.
-"""
+"""`r2gen infer`: its options, and the request they make."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Annotated, Any
 
-from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
-from r2gen_export.errors import CodedError, R2GenError
-from r2gen_export.system.files import partial_path
-from r2gen_export.system.versions import VERSION
+import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+from r2gen_export.commands.console import guarded
+from r2gen_export.commands.help_page import HelpCommand, command_app, examples
+from r2gen_export.commands.option_groups import option_groups, plain
+from r2gen_export.commands.options import BundleOption, DeviceOption, Format, SemanticsName
 
-    from r2gen_export.reporting.report import Report
-    from r2gen_export.runtime.pipeline import Outcome, Pipeline
-    from r2gen_export.studies.collect import Study, StudyList
-
-UNFINISHED = "[unfinished draft: the generation stopped here]"
-
-BACKENDS: Final = {
-    "CPUExecutionProvider": "CPU (ONNX Runtime)",
-    "CUDAExecutionProvider": "GPU (ONNX Runtime, CUDA)",
-    "TensorrtExecutionProvider": "GPU (ONNX Runtime, TensorRT)",
-    "NvTensorRTRTXExecutionProvider": "GPU (ONNX Runtime, TensorRT-RTX)",
-    "OpenVINO": "CPU (OpenVINO)",
-}
-"""What stderr calls the names in reports; those of TensorRT engines are shown as they are."""
+PRESET = "Default: the preset's."
 
 
-@dataclass(frozen=True)
-class InferRequest:
-    """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
+class EarlyStopping(StrEnum):
+    """When beam search stops: at num_beams finished reports, by its heuristic, or when no better one is possible."""
 
-    `together`: the images are the views of one study.
+    true = "true"
+    false = "false"
+    never = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Input."""
+
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Images (PNG, JPEG, TIFF), folders, .txt lists or annotation.json files. Each image is a study; so is "
+            "each image of a folder, each subfolder with images, each line of a list, each entry of an annotation. "
+            "Studies are numbered in this order, those of a folder sorted by name.",
+        ),
+    ]
+    together: Annotated[
+        bool, typer.Option("--study", help="Treat all images of the call as the views of one study.")
+    ] = False
+    bundle: BundleOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Output."""
+
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Form of the reports: text, or json with one object per study, one a line, that adds token ids, log "
+            "probabilities, timings and settings.",
+        ),
+    ] = Format.text
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write the reports to FILE, which must not exist, and not to stdout."
+        ),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out if it exists.")] = False
+    names: Annotated[
+        bool, typer.Option("--names", help="Show file names in reports and errors; they may identify patients.")
+    ] = False
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Print the text of a single report while it is generated. Default: on a terminal.",
+        ),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print on stderr why each faster backend was not taken.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """Decoding.
+
+    Settings that replace the preset's; None keeps them. The names are those of `Pipeline.generate`.
     """
 
-    images: tuple[Path, ...]
-    together: bool = False
-    bundle: Path | None = None
-    format: Literal["text", "json"] = "text"
-    out: Path | None = None
-    overwrite: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    cpus: str | None = None
-    batch_size: int = 8
-    names: bool = False
-    stream: bool | None = None
-    quiet: bool = False
-    verbose: bool = False
-    draft: bool | None = None
-    learn: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="paper|fast",
+            help="Decoding settings: paper is the paper's beam search, fast is greedy. Default: the bundle's.",
+        ),
+    ] = None
+    semantics: Annotated[
+        SemanticsName | None,
+        typer.Option(
+            "--semantics",
+            help="transformers release whose decoding is reproduced: hf-4.30 is that of the published code. Default: "
+            "the bundle's.",
+        ),
+    ] = None
+    num_beams: Annotated[
+        int | None,
+        typer.Option("--num-beams", metavar="N", min=1, help="Beams of the beam search; 1 turns it off. " + PRESET),
+    ] = None
+    min_new_tokens: Annotated[
+        int | None, typer.Option("--min-new-tokens", metavar="N", min=0, help="Fewest tokens of a report. " + PRESET)
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="Most tokens of a report. " + PRESET)
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--repetition-penalty",
+            metavar="X",
+            help="Penalty for tokens the report already has; 1 turns it off. " + PRESET,
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--length-penalty",
+            metavar="X",
+            help="Exponent of the length by which beam search divides scores; above 0 favours longer reports. "
+            + PRESET,
+        ),
+    ] = None
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        typer.Option(
+            "--early-stopping",
+            help="When beam search stops: true at as many finished reports as beams, false by a heuristic, never only "
+            "when no better report is possible. " + PRESET,
+        ),
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None,
+        typer.Option(
+            "--no-repeat-ngram-size",
+            metavar="N",
+            min=0,
+            help="Length of token sequences that may occur only once in a report; 0 turns the rule off. " + PRESET,
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", metavar="X", help="Sample with this temperature instead of taking the likeliest token."
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p", metavar="X", help="Sample from the likeliest tokens that reach this probability; 1 turns it off."
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", metavar="N", min=0, help="Sample from this many likeliest tokens; 0 turns it off."),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="Sample with this random seed, to repeat a report.")
+    ] = None
+
+    def as_options(self) -> dict[str, Any]:
+        """Keyword arguments of `Pipeline.generate`."""
+        stopping = {"true": True, "false": False, "never": "never", None: None}[self.early_stopping]
+        return {**plain(self), "early_stopping": stopping}
 
 
-def run_infer(request: InferRequest) -> None:
-    """Write the reports of a call to stdout or `out`; everything else goes to stderr.
+@dataclass(frozen=True, kw_only=True)
+class DraftingOptions:
+    """Drafting."""
 
-    Raises:
-        R2GenError: what the single study raises; `R2G-STUDIES-FAILED` after many when some could not be reported;
-            `R2G-OUTPUT-EXISTS` before any work.
-        KeyboardInterrupt, Terminated: by a signal; reports that were finished are kept, and stderr says where.
-    """
-    from r2gen_export.bundle import load_manifest
-    from r2gen_export.runtime.backends.decoders import is_large
-    from r2gen_export.runtime.pipeline import Pipeline, bundle_path
-    from r2gen_export.system.cores import thread_count, use_cpus
-    from r2gen_export.system.huge_pages import restart_with_huge_pages
-
-    check_output(request.out, overwrite=request.overwrite)
-    if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
-        restart_with_huge_pages()
-    if request.cpus is not None:
-        use_cpus(request.cpus)
-    thread_count(request.threads)
-    studies = _collect(request)
-    pipeline = Pipeline.from_bundle(
-        request.bundle,
-        device=request.device,
-        threads=request.threads,
-        draft=request.draft,
-        learn=request.learn,
-        batch=request.batch_size if studies.many else 1,
-        decoding=request.options,
-    )
-    if not request.quiet:
-        name = pipeline.provider.name
-        say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")
-        for step in pipeline.provider.steps if request.verbose else ():
-            say(f"  {step}")
-    if studies.many:
-        _many(request, pipeline, studies)
-    else:
-        _one(request, pipeline, studies.studies[0])
+    draft: Annotated[
+        bool | None,
+        typer.Option(
+            "--draft/--no-draft",
+            help="Use speculative decoding from earlier reports: the same words in less time. Default: on when the "
+            "bundle has a store of reports.",
+        ),
+    ] = None
+    learn: Annotated[
+        bool,
+        typer.Option("--learn/--no-learn", help="Add the report's token ids to the bundle's store of reports, if any."),
+    ] = True
 
 
-def _collect(request: InferRequest) -> StudyList:
-    """The studies of the call; what was passed over goes to stderr."""
-    from r2gen_export.studies.collect import collect_studies
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Device."""
 
-    try:
-        studies = collect_studies(request.images, together=request.together)
-    except R2GenError as error:
-        if not request.names:
-            raise
-        listed = ", ".join(f"{number}: {path}" for number, path in enumerate(request.images[:10], start=1))
-        raise error.with_message(f"{error.message} (arguments: {listed})") from error
-    say_passed_over(studies, quiet=request.quiet)
-    return studies
-
-
-def _decodes_on_cpu(device: str) -> bool:
-    """Whether weights will be in this process's memory, as far as that is known before anything is loaded."""
-    from r2gen_export.system.gpu import why_no_gpu
-
-    return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
+    device: DeviceOption = "auto"
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Number of CPU threads. Default: one per core.")
+    ] = None
+    cpus: Annotated[
+        str | None,
+        typer.Option("--cpus", metavar="LIST", help="Logical CPUs to run on, for example 0-3,8. Default: all of them."),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Number of studies decoded together.")
+    ] = 8
 
 
-def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
-    parts = [f"{len(study.images)} views"] if len(study.images) > 1 else []
-    title = ": ".join([*parts, study.name] if request.names else parts)
-    title = f"== {title} ==\n" if title else ""
-    with output(request.out) as write:
-        if request.format == "text" and request.out is None and _streams(request):
-            _stream(request, pipeline, study, title)
-            return
-        report = _generate(request, pipeline, study)
-        for warning in report.warnings:
-            say(f"WARNING {warning}")
-        report = dataclasses.replace(report, name=study.name if request.names else None)
-        write((_json(report.to_dict()) if request.format == "json" else title + report.to_text()) + "\n")
+app = command_app()
 
 
-def _generate(
-    request: InferRequest, pipeline: Pipeline, study: Study, on_text: Callable[[str], None] | None = None
-) -> Report:
-    """The report of the only study; its errors number the images, and with `--names` say which those are."""
-    try:
-        return _with_view_warnings(pipeline.generate(study.images, on_text=on_text, **request.options), study)
-    except CodedError as error:
-        if not request.names:
-            raise
-        listed = ", ".join(f"view {number}: {path}" for number, path in enumerate(study.images, start=1))
-        raise error.with_message(f"{error.message} ({listed})") from error
-
-
-def _with_view_warnings(report: Report, study: Study) -> Report:
-    from r2gen_export.studies.views import view_warnings
-
-    return dataclasses.replace(report, warnings=(*report.warnings, *view_warnings(study.images)))
-
-
-def _streams(request: InferRequest) -> bool:
-    return sys.stdout.isatty() if request.stream is None else request.stream
-
-
-def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str) -> None:
-    from r2gen_export.reporting.report import notice_block, warning_block
-
-    begun = False
-
-    def show(piece: str) -> None:
-        nonlocal begun
-        first, begun = not begun, True
-        write_out(title + piece if first else piece)
-
-    notice = f"\n\n{notice_block(pipeline.manifest.notice)}\n"
-    try:
-        report = _generate(request, pipeline, study, on_text=show)
-    except BrokenPipeError:
-        raise
-    except BaseException:
-        # What was shown stays on the screen: it must not stand there without the notice.
-        if begun:
-            write_out(f"\n{UNFINISHED}{notice}")
-        raise
-    warnings = warning_block(report.warnings)
-    write_out(f"\n\n{warnings}{notice}" if warnings else notice)
-
-
-def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None:
-    total = len(studies.studies)
-    progress = _Progress()
-    started = perf_counter()
-    try:
-        with output(request.out) as write, progress_bar() as bar:
-            _write_all(request, pipeline, studies, _Screen(request, bar, write), progress)
-    except BrokenPipeError:
-        raise
-    except BaseException:
-        if progress.written:
-            where = partial_path(request.out) if request.out else "stdout"
-            say(f"{where} has the {progress.written} of {total} studies that were finished")
-        raise
-    if not request.quiet:
-        say(_summary(request, progress, perf_counter() - started))
-    if progress.failed:
-        shown = ", ".join(map(str, progress.failed[:10])) + (", ..." if len(progress.failed) > 10 else "")
-        raise R2GenError(
-            "R2G-STUDIES-FAILED",
-            f"{len(progress.failed)} of {total} studies have no report: {shown}",
-            "see the lines above; --names shows which files they are",
-        )
-
-
-@dataclass
-class _Progress:
-    """How far a call with many studies is: entries written, and the numbers of studies without a report."""
-
-    written: int = 0
-    failed: list[int] = field(default_factory=list)
-
-
-def _summary(request: InferRequest, progress: _Progress, seconds: float) -> str:
-    """`60 reports in reports.jsonl, 2 studies without one, 14.2 reports/s`; loading the bundle does not count."""
-    failed = len(progress.failed)
-    reports = progress.written - failed
-    parts = [f"{reports} report{'s' * (reports != 1)}" + (f" in {request.out.name}" if request.out else "")]
-    if failed:
-        parts.append(f"{failed} {'study' if failed == 1 else 'studies'} without one")
-    return ", ".join([*parts, f"{reports / max(seconds, 1e-9):.1f} reports/s"])
-
-
-class _Screen:
-    """stdout or a file, and stderr with its progress bar, which may be one terminal."""
-
-    def __init__(self, request: InferRequest, bar: Bar, write: Callable[[str], Any]) -> None:
-        self.bar, self._write = bar, write
-        self._shared = request.out is None and sys.stdout.isatty() and bar.console.is_terminal
-
-    def say(self, line: str) -> None:
-        """A line on stderr."""
-        self._show(line, say)
-
-    def write(self, text: str) -> None:
-        """An entry on stdout or in the file."""
-        self._show(text, self._write)
-
-    def _show(self, text: str, to: Callable[[str], Any]) -> None:
-        if self._shared:
-            self.bar.stop()
-        to(text)
-        if self._shared:
-            self.bar.start()
-
-
-def _write_all(
-    request: InferRequest, pipeline: Pipeline, studies: StudyList, screen: _Screen, progress: _Progress
+@app.command(
+    cls=HelpCommand,
+    epilog=examples(
+        "r2gen infer chest.png",
+        "r2gen infer frontal.png lateral.png --study --preset paper",
+        "r2gen infer studies/ --bundle my-bundle --format json --out reports.jsonl",
+    ),
+)
+@guarded
+@option_groups
+def infer(
+    images: InputOptions,
+    output: OutputOptions,
+    decoding: DecodingOptions,
+    drafting: DraftingOptions,
+    device: DeviceOptions,
 ) -> None:
-    total = len(studies.studies)
-    outcomes = pipeline.generate_many(
-        (study.images for study in studies.studies), batch_size=request.batch_size, **request.options
+    """Write draft reports of radiographs.
+
+    Reports go to stdout, or to the file of --out; everything else goes to stderr. Research use only: the reports are
+    unverified drafts, never a diagnosis.
+    """
+    from r2gen_export.commands.infer_studies import InferRequest, run_infer
+
+    request = InferRequest(
+        images=tuple(images.images),
+        together=images.together,
+        bundle=images.bundle,
+        format=output.form.value,
+        out=output.out,
+        overwrite=output.overwrite,
+        device=device.device,
+        threads=device.threads,
+        cpus=device.cpus,
+        batch_size=device.batch_size,
+        names=output.names,
+        stream=output.stream,
+        quiet=output.quiet,
+        verbose=output.verbose,
+        draft=drafting.draft,
+        learn=drafting.learn,
+        options=decoding.as_options(),
     )
-    task = screen.bar.add_task("studies", total=total, visible=not request.quiet)
-    steps = len(pipeline.provider.steps)
-    for study, bare in zip(studies.studies, outcomes, strict=True):
-        outcome = bare
-        if bare.report is not None:
-            outcome = dataclasses.replace(bare, report=_with_view_warnings(bare.report, study))
-        for step in pipeline.provider.steps[steps:]:
-            screen.say(step)
-        steps = len(pipeline.provider.steps)
-        if outcome.error is not None:
-            progress.failed.append(outcome.study)
-            screen.say(f"{outcome.error.code}: {_message(request, study, outcome.error)}")
-        for warning in outcome.report.warnings if outcome.report is not None else ():
-            screen.say(f"WARNING study {outcome.study}, {warning}")
-        screen.write(_entry(request, pipeline, study, outcome, total))
-        progress.written += 1
-        screen.bar.advance(task)
-
-
-def _message(request: InferRequest, study: Study, error: CodedError) -> str:
-    """The error's message, which begins with the study's number; with `--names`, its name behind it."""
-    return f"{error.message} ({study.name})" if request.names else error.message
-
-
-def _entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outcome, total: int) -> str:
-    """One study's line of JSON, or its block of text."""
-    name = study.name if request.names else None
-    if outcome.report is not None:
-        report = dataclasses.replace(outcome.report, name=name)
-        if request.format == "json":
-            return _json(report.to_dict()) + "\n"
-        body = report.to_text()
-    else:
-        assert outcome.error is not None
-        message = _message(request, study, outcome.error)
-        if request.format == "json":
-            return _json(_failure(outcome, message, name, pipeline.manifest.notice)) + "\n"
-        body = f"no report: {outcome.error.code}: {message}"
-    views = f", {len(study.images)} views" if len(study.images) > 1 else ""
-    title = f"study {outcome.study} of {total}{views}" + (f": {name}" if name else "")
-    return f"== {title} ==\n{body}\n\n"
-
-
-def _failure(outcome: Outcome, message: str, name: str | None, notice: str) -> dict[str, Any]:
-    from r2gen_export.reporting.report import FAILURE_SCHEMA
-
-    assert outcome.error is not None
-    created = datetime.now(UTC).isoformat(timespec="milliseconds")
-    fields: dict[str, Any] = {"schema": FAILURE_SCHEMA, "study": outcome.study, "created": created}
-    fields["r2gen_version"] = VERSION
-    if name is not None:
-        fields["name"] = name
-    error = {"code": outcome.error.code, "message": message, "fix": outcome.error.fix}
-    return {**fields, "error": error, "notice": notice}
-
-
-def _json(fields: dict[str, Any]) -> str:
-    return json.dumps(fields)
+    run_infer(request)

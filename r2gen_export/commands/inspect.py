@@ -1,65 +1,36 @@
-"""`r2gen inspect`: what is in a checkpoint, without loading the models it belongs to."""
+"""`r2gen inspect`: its options."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from r2gen_export.commands.console import write_out
-from r2gen_export.errors import R2GenError
-from r2gen_export.training import checkpoint as own
-from r2gen_export.training import published
+import typer
+
+from r2gen_export.commands.console import guarded
+from r2gen_export.commands.help_page import HelpCommand, command_app, examples
+from r2gen_export.commands.options import CHECKPOINT, Format
+from r2gen_export.system.extras import needs
+
+app = command_app()
 
 
-def run_inspect(path: Path, form: str = "text") -> None:
-    """Print to stdout; JSON: `file`, `kind`, `facts`, `settings`, `model` (null when the file does not say), `tensors`.
+@app.command(cls=HelpCommand, epilog=examples("r2gen inspect run/best", "r2gen inspect published.pth --format json"))
+@guarded
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help=CHECKPOINT)],
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="Form of the result: text, or json with one object of kind, settings, model and tensors."
+        ),
+    ] = Format.text,
+) -> None:
+    """Show what is in a checkpoint, without loading a model.
 
-    Raises:
-        R2GenError: `R2G-CHECKPOINT-MISSING`, `R2G-CHECKPOINT-FORMAT`, `R2G-CHECKPOINT-UNSAFE`.
+    Shows its kind, the settings it records, and name, shape and dtype of its tensors. No code in the file is executed.
     """
-    content = inspect_own(path) if own.is_own(path) else inspect_foreign(path)
-    write_out(json.dumps(content, indent=1) + "\n" if form == "json" else _text(content))
+    with needs("export"):
+        from r2gen_export.commands.checkpoint_contents import run_inspect
 
-
-def inspect_own(folder: Path) -> dict[str, Any]:
-    """A folder that r2gen wrote."""
-    content = _content(published.read_file(folder / own.ADAPTER))
-    named = {"file": folder.name, "kind": "r2gen", "facts": own.train_facts(folder)}
-    return {**content, **named, "model": dataclasses.asdict(own.read_config(folder))}
-
-
-def inspect_foreign(path: Path) -> dict[str, Any]:
-    """A file of the published code, of Lightning, or of tensors only."""
-    file = published.read_file(published.find_file(path))
-    content = _content(file)
-    try:
-        trained = published.understand(file, {})
-    except R2GenError as error:
-        return {**content, "unclear": error.message}
-    decoding = dataclasses.asdict(trained.decoding) if trained.decoding else None
-    return {**content, "model": dataclasses.asdict(trained.config), "decoding": decoding}
-
-
-def _content(file: published.CheckpointFile) -> dict[str, Any]:
-    tensors = {
-        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        for name, value in sorted(file.tensors.items())
-    }
-    about = {"file": file.path.name, "kind": file.kind, "facts": dict(file.facts), "settings": dict(file.settings)}
-    return {**about, "model": None, "tensors": tensors}
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    lines = [f"{content['file']}: {content['kind']} checkpoint, {len(content['tensors'])} tensors"]
-    for title in ("facts", "model", "decoding", "settings"):
-        if values := content.get(title):
-            lines += ["", title, *(f"  {name} = {value!r}" for name, value in values.items())]
-    if content.get("unclear"):
-        lines += ["", f"model unclear: {content['unclear']}"]
-    lines += ["", "tensors"]
-    width = max(map(len, content["tensors"]), default=0)
-    lines += [f"  {name:<{width}}  {one['dtype']} {one['shape']}" for name, one in content["tensors"].items()]
-    return "\n".join(lines) + "\n"
+        run_inspect(path, form.value)

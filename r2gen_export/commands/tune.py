@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r2gen_export.commands.console import guarded, progress_bar, say, write_out
+from r2gen_export.commands.help_page import HelpCommand, command_app, examples
 from r2gen_export.commands.options import Format
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 HEADINGS = ("workload", "backend", "threads", "prompt ms", "step ms", "100 tokens ms", "taken")
 
+app = command_app()
 
+
+@app.command(cls=HelpCommand, epilog=examples("r2gen tune my-bundle", "r2gen tune my-bundle --format json"))
 @guarded
 def tune(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle to measure.")],
@@ -27,7 +31,7 @@ def tune(
         Format, typer.Option("--format", help="Show the timings as a table (text) or as one object (json).")
     ] = Format.text,
 ) -> None:
-    """Measure which CPU backend and number of threads decode a bundle fastest here, and record it for later calls.
+    """Measure how a bundle decodes fastest on this CPU, and record it.
 
     Compares ONNX Runtime with OpenVINO (where it is installed), with one thread and with one for each physical core,
     separately for single reports, beam search and batches. `infer`, `bench` and the Python API read the record, which
@@ -37,14 +41,12 @@ def tune(
     from r2gen_export.runtime.backends.decoders import is_large
     from r2gen_export.runtime.backends.tuning import write_tuning
     from r2gen_export.system.huge_pages import restart_with_huge_pages
-    from r2gen_export.system.interrupts import termination_raises
 
     if is_large(load_manifest(bundle)):
         restart_with_huge_pages()  # as `infer` does: the timings are of the same conditions
-    with termination_raises():
-        manifest = open_bundle(bundle)
-        record = _measure(bundle, manifest)
-        path = write_tuning(manifest, record)
+    manifest = open_bundle(bundle)
+    record = _measure(bundle, manifest)
+    path = write_tuning(manifest, record)
     say(f"recorded in {path}")
     write_out(json.dumps(record.to_dict()) + "\n" if form is Format.json else as_table(record))
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from r2gen_export.bundle import NOTICE
-from r2gen_export.commands.infer import UNFINISHED
+from r2gen_export.commands.infer_studies import UNFINISHED
 from r2gen_export.reporting.report import FAILURE_SCHEMA, REPORT_SCHEMA, Report
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.system.huge_pages import TUNABLES, huge_page_environment
