@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from r2gen_export.exporting.export import export_bundle
     from r2gen_export.exporting.settings import ExportSettings
     from r2gen_export.reporting.report import Report
-    from r2gen_export.runtime.pipeline import Outcome, Pipeline
+    from r2gen_export.runtime.outcome import Outcome
+    from r2gen_export.runtime.pipeline import Pipeline
 
 PUBLIC: Final = {
     "ExportSettings": "r2gen_export.exporting.settings",
-    "Outcome": "r2gen_export.runtime.pipeline",
+    "Outcome": "r2gen_export.runtime.outcome",
     "Pipeline": "r2gen_export.runtime.pipeline",
     "R2GenError": "r2gen_export.errors",
     "Report": "r2gen_export.reporting.report",

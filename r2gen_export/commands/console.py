@@ -213,7 +213,7 @@ def check_output(path: Path | None, *, overwrite: bool) -> None:
     for there, what in ((path, ""), (partial_path(path), ", reports of a run that was stopped")):
         if there.exists() and not overwrite:
             message = f"{there} is there already{what}"
-            raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --overwrite")
+            raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --resume or --overwrite")
 
 
 @contextmanager

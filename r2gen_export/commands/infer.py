@@ -63,6 +63,14 @@ class OutputOptions:
         ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out if it exists.")] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue a run that was stopped: studies whose report is in the file of --out already, by the same "
+            "bundle, settings and images, are left out.",
+        ),
+    ] = False
     names: Annotated[
         bool, typer.Option("--names", help="Show file names in reports and errors; they may identify patients.")
     ] = False
@@ -232,7 +240,8 @@ def infer(
     Reports go to stdout, or to the file of --out; everything else goes to stderr. Research use only: the reports are
     unverified drafts, never a diagnosis.
     """
-    from r2gen_export.commands.infer_studies import InferRequest, run_infer
+    from r2gen_export.commands.infer_results import InferRequest
+    from r2gen_export.commands.infer_studies import run_infer
 
     request = InferRequest(
         images=tuple(images.images),
@@ -241,6 +250,7 @@ def infer(
         format=output.form.value,
         out=output.out,
         overwrite=output.overwrite,
+        resume=output.resume,
         device=device.device,
         threads=device.threads,
         cpus=device.cpus,

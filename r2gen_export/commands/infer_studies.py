@@ -6,25 +6,22 @@ Names of studies and images, which may identify patients, are added here and onl
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
+from r2gen_export.commands.infer_results import InferRequest, Work, as_json, entry, message_of, remaining, results
 from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.system.files import partial_path
-from r2gen_export.system.versions import VERSION
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from r2gen_export.reporting.report import Report
-    from r2gen_export.runtime.pipeline import Outcome, Pipeline
+    from r2gen_export.runtime.pipeline import Pipeline
     from r2gen_export.studies.collect import Study, StudyList
 
 UNFINISHED = "[unfinished draft: the generation stopped here]"
@@ -37,32 +34,6 @@ BACKENDS: Final = {
     "OpenVINO": "CPU (OpenVINO)",
 }
 """What stderr calls the names in reports; those of TensorRT engines are shown as they are."""
-
-
-@dataclass(frozen=True)
-class InferRequest:
-    """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
-
-    `together`: the images are the views of one study.
-    """
-
-    images: tuple[Path, ...]
-    together: bool = False
-    bundle: Path | None = None
-    format: Literal["text", "json"] = "text"
-    out: Path | None = None
-    overwrite: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    cpus: str | None = None
-    batch_size: int = 8
-    names: bool = False
-    stream: bool | None = None
-    quiet: bool = False
-    verbose: bool = False
-    draft: bool | None = None
-    learn: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def run_infer(request: InferRequest) -> None:
@@ -79,7 +50,10 @@ def run_infer(request: InferRequest) -> None:
     from r2gen_export.system.cores import thread_count, use_cpus
     from r2gen_export.system.huge_pages import restart_with_huge_pages
 
-    check_output(request.out, overwrite=request.overwrite)
+    if request.resume and (request.out is None or request.overwrite):
+        message = "--resume goes on with the file of --out" if request.out is None else "--resume and --overwrite"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "give --resume and --out FILE, without --overwrite")
+    check_output(request.out, overwrite=request.overwrite or request.resume)
     if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
         restart_with_huge_pages()
     if request.cpus is not None:
@@ -100,7 +74,7 @@ def run_infer(request: InferRequest) -> None:
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")
         for step in pipeline.provider.steps if request.verbose else ():
             say(f"  {step}")
-    if studies.many:
+    if studies.many or request.resume:
         _many(request, pipeline, studies)
     else:
         _one(request, pipeline, studies.studies[0])
@@ -140,7 +114,7 @@ def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
         for warning in report.warnings:
             say(f"WARNING {warning}")
         report = dataclasses.replace(report, name=study.name if request.names else None)
-        write((_json(report.to_dict()) if request.format == "json" else title + report.to_text()) + "\n")
+        write((as_json(report.to_dict()) if request.format == "json" else title + report.to_text()) + "\n")
 
 
 def _generate(
@@ -195,14 +169,17 @@ def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None
     progress = _Progress()
     started = perf_counter()
     try:
-        with output(request.out) as write, progress_bar() as bar:
-            _write_all(request, pipeline, studies, _Screen(request, bar, write), progress)
+        with results(request) as (write, earlier), progress_bar() as bar:
+            work = remaining(request, pipeline, studies, earlier)
+            progress.earlier = total - len(work.pending)
+            _write_all(request, pipeline, work, _Screen(request, bar, write), progress)
     except BrokenPipeError:
         raise
     except BaseException:
-        if progress.written:
+        if finished := progress.written + progress.earlier:
             where = partial_path(request.out) if request.out else "stdout"
-            say(f"{where} has the {progress.written} of {total} studies that were finished")
+            again = "; the same command with --resume does the rest" if request.out else ""
+            say(f"{where} has the {finished} of {total} studies that were finished{again}")
         raise
     if not request.quiet:
         say(_summary(request, progress, perf_counter() - started))
@@ -217,9 +194,13 @@ def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None
 
 @dataclass
 class _Progress:
-    """How far a call with many studies is: entries written, and the numbers of studies without a report."""
+    """How far a call with many studies is: entries written, and the numbers of studies without a report.
+
+    `earlier`: reports that an earlier run had written.
+    """
 
     written: int = 0
+    earlier: int = 0
     failed: list[int] = field(default_factory=list)
 
 
@@ -228,6 +209,8 @@ def _summary(request: InferRequest, progress: _Progress, seconds: float) -> str:
     failed = len(progress.failed)
     reports = progress.written - failed
     parts = [f"{reports} report{'s' * (reports != 1)}" + (f" in {request.out.name}" if request.out else "")]
+    if progress.earlier:
+        parts.append(f"{progress.earlier} there already")
     if failed:
         parts.append(f"{failed} {'study' if failed == 1 else 'studies'} without one")
     return ", ".join([*parts, f"{reports / max(seconds, 1e-9):.1f} reports/s"])
@@ -256,16 +239,17 @@ class _Screen:
             self.bar.start()
 
 
-def _write_all(
-    request: InferRequest, pipeline: Pipeline, studies: StudyList, screen: _Screen, progress: _Progress
-) -> None:
-    total = len(studies.studies)
+def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _Screen, progress: _Progress) -> None:
+    pending, total = work.pending, work.total
     outcomes = pipeline.generate_many(
-        (study.images for study in studies.studies), batch_size=request.batch_size, **request.options
+        (study.images for _, study in pending),
+        batch_size=request.batch_size,
+        numbers=[number for number, _ in pending],
+        **request.options,
     )
-    task = screen.bar.add_task("studies", total=total, visible=not request.quiet)
+    task = screen.bar.add_task("studies", total=total, completed=progress.earlier, visible=not request.quiet)
     steps = len(pipeline.provider.steps)
-    for study, bare in zip(studies.studies, outcomes, strict=True):
+    for (_, study), bare in zip(pending, outcomes, strict=True):
         outcome = bare
         if bare.report is not None:
             outcome = dataclasses.replace(bare, report=_with_view_warnings(bare.report, study))
@@ -274,50 +258,9 @@ def _write_all(
         steps = len(pipeline.provider.steps)
         if outcome.error is not None:
             progress.failed.append(outcome.study)
-            screen.say(f"{outcome.error.code}: {_message(request, study, outcome.error)}")
+            screen.say(f"{outcome.error.code}: {message_of(request, study, outcome.error)}")
         for warning in outcome.report.warnings if outcome.report is not None else ():
             screen.say(f"WARNING study {outcome.study}, {warning}")
-        screen.write(_entry(request, pipeline, study, outcome, total))
+        screen.write(entry(request, pipeline, study, outcome, total))
         progress.written += 1
         screen.bar.advance(task)
-
-
-def _message(request: InferRequest, study: Study, error: CodedError) -> str:
-    """The error's message, which begins with the study's number; with `--names`, its name behind it."""
-    return f"{error.message} ({study.name})" if request.names else error.message
-
-
-def _entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outcome, total: int) -> str:
-    """One study's line of JSON, or its block of text."""
-    name = study.name if request.names else None
-    if outcome.report is not None:
-        report = dataclasses.replace(outcome.report, name=name)
-        if request.format == "json":
-            return _json(report.to_dict()) + "\n"
-        body = report.to_text()
-    else:
-        assert outcome.error is not None
-        message = _message(request, study, outcome.error)
-        if request.format == "json":
-            return _json(_failure(outcome, message, name, pipeline.manifest.notice)) + "\n"
-        body = f"no report: {outcome.error.code}: {message}"
-    views = f", {len(study.images)} views" if len(study.images) > 1 else ""
-    title = f"study {outcome.study} of {total}{views}" + (f": {name}" if name else "")
-    return f"== {title} ==\n{body}\n\n"
-
-
-def _failure(outcome: Outcome, message: str, name: str | None, notice: str) -> dict[str, Any]:
-    from r2gen_export.reporting.report import FAILURE_SCHEMA
-
-    assert outcome.error is not None
-    created = datetime.now(UTC).isoformat(timespec="milliseconds")
-    fields: dict[str, Any] = {"schema": FAILURE_SCHEMA, "study": outcome.study, "created": created}
-    fields["r2gen_version"] = VERSION
-    if name is not None:
-        fields["name"] = name
-    error = {"code": outcome.error.code, "message": message, "fix": outcome.error.fix}
-    return {**fields, "error": error, "notice": notice}
-
-
-def _json(fields: dict[str, Any]) -> str:
-    return json.dumps(fields)

@@ -8,17 +8,21 @@ LLaMA's own tokenizers are decoded as the slow tokenizer does it (`sentencepiece
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tokenizers import Tokenizer
 
 from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
+from r2gen_export.runtime.decoding.sequence import TokenEvent
 from r2gen_export.runtime.sentencepiece_text import words_to_text
+
+T = TypeVar("T")
 
 END: Final = "</s>"
 UNKNOWN: Final = "<unk>"
@@ -140,6 +144,18 @@ class TextStream:
         if not self._detokenizer.grows:
             return ""
         return self._advance(settled(self._detokenizer._settled_raw(self._ids, self._semantics)))
+
+    def pieces(self, tokens: Generator[TokenEvent, None, T]) -> Generator[str, None, T]:
+        """The text of a generation of one study, piece by piece; returns what the generation returns."""
+        with contextlib.closing(tokens):
+            while True:
+                try:
+                    event = next(tokens)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if piece := self.push(event.token_id):
+                    yield piece
 
     def finish(self) -> str:
         """The rest of the text, once the last token has been pushed."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
 from r2gen_export.candidates import Candidate, Reason
-from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of
+from r2gen_export.errors import R2GenError
 from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.backends.decoders import is_large
@@ -28,10 +29,12 @@ from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
 from r2gen_export.runtime.backends.tuning import Workload, workload_of
 from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
-from r2gen_export.runtime.decoding.generate import TokenEvent, generate
-from r2gen_export.runtime.detokenizer import Detokenizer, TextStream
+from r2gen_export.runtime.decoding.generate import generate_steps
+from r2gen_export.runtime.decoding.sequence import drain
+from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
+from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
 from r2gen_export.runtime.settings import Settings, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
@@ -42,25 +45,6 @@ from r2gen_export.system.versions import VERSION
 T = TypeVar("T")
 
 BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one study of many: exactly one of `report` and `error` is set. `study` counts from 1.
-
-    The error's message begins with the study's number, and with the view's where it is about one.
-    """
-
-    study: int
-    report: Report | None = None
-    error: CodedError | None = None
-
-    def unwrap(self) -> Report:
-        """The report; raises the study's error when there is none."""
-        if self.error is not None:
-            raise self.error
-        assert self.report is not None
-        return self.report
 
 
 @dataclass(frozen=True)
@@ -181,14 +165,27 @@ class Pipeline:
         """
         settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
         started = perf_counter()
-        return self._run(lambda: self._decode([self._encode(1, read_pictures(images))], settings, started, on_text)[0])
+        return self._run(lambda: drain(self._pieces(images, settings, started, text=on_text is not None), on_text))
+
+    def settings(self, *, preset: str | None = None, semantics: str | None = None, **overrides: Any) -> Settings:
+        """The settings a call of `generate` with these arguments would use; a seed is drawn at each call.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE`.
+        """
+        return resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
 
     def stream(self, images: Images, **options: Any) -> ReportStream:
         """`generate`, as an iterator over the pieces of text whose `report` is there when it ends.
 
-        The last piece is the notice, behind the warnings where there are any, with empty lines before each.
+        Nothing happens between two pieces: each is generated when it is asked for. The last piece is the notice, behind
+        the warnings where there are any, with empty lines before each.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE`; what else `generate` raises, the iterator does.
         """
-        return ReportStream(lambda on_text: self.generate(images, on_text=on_text, **options), self.manifest.notice)
+        pieces = self._pieces(images, self.settings(**options), perf_counter(), text=True)
+        return ReportStream(pieces, self.manifest.notice, self._run)
 
     def generate_many(
         self,
@@ -197,12 +194,14 @@ class Pipeline:
         batch_size: int = 8,
         preset: str | None = None,
         semantics: str | None = None,
+        numbers: Iterable[int] | None = None,
         **overrides: Any,
     ) -> Iterator[Outcome]:
         """Reports of many studies, in their order, `batch_size` decoded together.
 
         A study that fails gives an outcome with its error and does not stop the others. Sampled studies are decoded
-        one by one, so that a report depends on its seed and not on its neighbours.
+        one by one, so that a report depends on its seed and not on its neighbours. `numbers`: what reports and errors
+        call the studies; counted from 1 when None.
 
         Raises:
             R2GenError: `R2G-CONFIG-VALUE` before the first study.
@@ -214,20 +213,17 @@ class Pipeline:
         if self._large:
             use_huge_pages()
             self._large = False
-        return self._generate_batches(studies, size, settings)
+        numbered = zip(count(1) if numbers is None else numbers, studies, strict=False)
+        return self._generate_batches(numbered, size, settings)
 
     def _run(self, call: Callable[[], T]) -> T:
         """A call, in the thread of the GPU where there is one."""
         return call() if self._worker is None else self._worker.run(call)
 
-    def _generate_batches(self, studies: Iterable[Images], size: int, settings: Settings) -> Iterator[Outcome]:
-        batch: list[tuple[int, Images]] = []
-        for numbered in enumerate(studies, start=1):
-            batch.append(numbered)
-            if len(batch) == size:
-                yield from self._run(partial(self._batch, batch, settings))
-                batch = []
-        if batch:
+    def _generate_batches(
+        self, studies: Iterator[tuple[int, Images]], size: int, settings: Settings
+    ) -> Iterator[Outcome]:
+        while batch := list(islice(studies, size)):
             yield from self._run(partial(self._batch, batch, settings))
 
     def _batch(self, batch: list[tuple[int, Images]], settings: Settings) -> list[Outcome]:
@@ -238,12 +234,12 @@ class Pipeline:
             try:
                 pictures = read_pictures(images, f"study {number}")
             except Exception as error:
-                outcomes[number] = Outcome(number, error=_coded(error))
+                outcomes[number] = Outcome(number, error=coded(error))
                 continue
             try:
                 encoded.append(self._encode(number, pictures))
             except Exception as error:
-                outcomes[number] = Outcome(number, error=_coded(error).about(f"study {number}"))
+                outcomes[number] = Outcome(number, error=coded(error).about(f"study {number}"))
         waiting = [encoded[first : first + self._most] for first in range(0, len(encoded), self._most)]
         while waiting:
             part = waiting.pop(0)
@@ -271,7 +267,7 @@ class Pipeline:
         try:
             return Outcome(study.study, self._decode([study], settings, perf_counter())[0])
         except Exception as error:
-            return Outcome(study.study, error=_coded(error).about(f"study {study.study}"))
+            return Outcome(study.study, error=coded(error).about(f"study {study.study}"))
 
     def _encode(self, study: int, read: Pictures) -> _Encoded:
         pictures = read.pictures
@@ -288,16 +284,23 @@ class Pipeline:
         inputs = tuple(picture.sha256 for picture in pictures)
         return _Encoded(study, len(pictures), prompt, preprocess_ms, encode_ms, inputs, remarks)
 
-    def _decode(
-        self,
-        studies: Sequence[_Encoded],
-        settings: Settings,
-        started: float,
-        on_text: Callable[[str], None] | None = None,
-    ) -> list[Report]:
+    def _pieces(
+        self, images: Images, settings: Settings, started: float, *, text: bool
+    ) -> Generator[str, None, Report]:
+        """The report of one study; yields its pieces of text where `text` asks for them."""
+        (report,) = yield from self._steps([self._encode(1, read_pictures(images))], settings, started, text=text)
+        return report
+
+    def _decode(self, studies: Sequence[_Encoded], settings: Settings, started: float) -> list[Report]:
+        return drain(self._steps(studies, settings, started, text=False), None)
+
+    def _steps(
+        self, studies: Sequence[_Encoded], settings: Settings, started: float, *, text: bool
+    ) -> Generator[str, None, list[Report]]:
+        """Decode studies together; yields the pieces of text of a single one."""
         prompt = self.manifest.prompt
-        stream = self._detokenizer.stream(settings.semantics) if on_text else None
-        sequences = generate(
+        stream = self._detokenizer.stream(settings.semantics)
+        tokens = generate_steps(
             self._decoder,
             self._embed_tokens,
             np.concatenate([study.prompt for study in studies]),  # [B, S, d]
@@ -306,14 +309,17 @@ class Pipeline:
             bos_token_id=prompt.bos_token_id,
             semantics=settings.semantics,
             drafter=self._drafter,
-            on_token=_on_token(stream, on_text) if stream and on_text else None,
         )
+        if text:
+            sequences = yield from stream.pieces(tokens)
+        else:
+            sequences = drain(tokens, None)
         reports = [
             self._report(study, sequence, settings, started, len(studies))
             for study, sequence in zip(studies, sequences, strict=True)
         ]
-        if stream and on_text and (rest := stream.finish()):
-            on_text(rest)
+        if text and (rest := stream.finish()):
+            yield rest
         if self._drafter is not None:
             for report in reports:
                 self._drafter.learn(report.token_ids)
@@ -383,22 +389,3 @@ def bundle_path(path: str | os.PathLike[str] | None) -> Path:
     if path is None:
         path = os.environ.get(BUNDLE_VARIABLE) or demo_bundle()
     return Path(path)
-
-
-def _on_token(stream: TextStream, on_text: Callable[[str], None]) -> Callable[[TokenEvent], None]:
-    def push(event: TokenEvent) -> None:
-        if piece := stream.push(event.token_id):
-            on_text(piece)
-
-    return push
-
-
-def _coded(error: Exception) -> CodedError:
-    if isinstance(error, CodedError):
-        return error
-    if isinstance(error, MemoryError):
-        fix = "close other programs, or a smaller --batch-size"
-        return R2GenError("R2G-RESOURCE-MEMORY", "there is not enough memory for this study", fix)
-    wrapped = InternalError(f"{cause_of(error)} while reporting a study")
-    wrapped.__cause__ = error
-    return wrapped

@@ -1,10 +1,8 @@
-"""A report as an iterator over its pieces of text, generated in a thread of its own."""
+"""A report as an iterator over its pieces of text."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import Report, notice_block, warning_block
@@ -17,19 +15,18 @@ class ReportStream:
     also ends the pieces of a generation that failed after the first of them, before the error is raised.
 
     Args:
-        produce: writes the report; it calls its argument with each piece of the text.
+        pieces: generates the report; returns it.
         notice: research use only, of the bundle.
+        run: makes the calls, for a GPU in its own thread.
     """
 
-    def __init__(self, produce: Callable[[Callable[[str], None]], Report], notice: str) -> None:
-        self._notice = notice
-        self._begun = False
-        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    def __init__(
+        self, pieces: Generator[str, None, Report], notice: str, run: Callable[[Callable[[], str | None]], str | None]
+    ) -> None:
+        self._pieces, self._notice, self._run = pieces, notice, run
+        self._begun = self._ended = False
         self._report: Report | None = None
-        self._error: BaseException | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, args=(produce,), daemon=True)
-        self._thread.start()
+        self._error: Exception | None = None
 
     @property
     def report(self) -> Report:
@@ -46,48 +43,42 @@ class ReportStream:
         return self
 
     def __next__(self) -> str:
-        piece = None if self._closed else self._pieces.get()
-        if piece is not None:
-            return piece
-        self._closed = True
-        self._thread.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        raise StopIteration
+        if self._ended:
+            raise StopIteration
+        piece = self._run(self._next)
+        if piece is not None:
+            self._begun = True
+            return piece
+        self._ended = True
+        if self._error is not None and not self._begun:
+            return next(self)
+        warnings = "" if self._report is None else warning_block(self._report.warnings)
+        return "".join(f"\n\n{part}" for part in (warnings, notice_block(self._notice)) if part) + "\n"
+
+    def _next(self) -> str | None:
+        """The next piece, None behind the last one and behind an error."""
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self._report = end.value
+        except Exception as error:
+            self._error = error
+        return None
 
     def close(self) -> None:
-        """Stop the generation after its current step."""
-        self._closed = True
-        self._thread.join()
+        """Stop the generation where it is."""
+        self._ended, self._error = True, None
+
+        def stop() -> None:
+            self._pieces.close()
+
+        self._run(stop)
 
     def __enter__(self) -> ReportStream:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _run(self, produce: Callable[[Callable[[str], None]], Report]) -> None:
-        try:
-            report = produce(self._put)
-            parts = [warning_block(report.warnings), notice_block(self._notice)]
-            self._pieces.put("".join(f"\n\n{part}" for part in parts if part) + "\n")
-            self._report = report
-        except _ClosedError:
-            pass
-        except BaseException as error:
-            self._error = error
-            if self._begun:
-                self._pieces.put(f"\n\n{notice_block(self._notice)}\n")
-        finally:
-            self._pieces.put(None)
-
-    def _put(self, piece: str) -> None:
-        if self._closed:
-            raise _ClosedError
-        self._begun = True
-        self._pieces.put(piece)
-
-
-class _ClosedError(Exception):
-    """The consumer of a stream has gone."""

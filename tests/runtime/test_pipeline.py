@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -91,11 +91,11 @@ def test_pieces_of_a_stream_make_the_text(demo: Pipeline) -> None:
 
 
 def test_a_stream_that_fails_after_its_first_words_ends_with_the_notice() -> None:
-    def produce(on_text: Callable[[str], None]) -> Report:
-        on_text("The lungs")
+    def pieces() -> Generator[str, None, Report]:
+        yield "The lungs"
         raise R2GenError("R2G-GENERATE-NONFINITE", "a token's scores are not finite")
 
-    stream = ReportStream(produce, NOTICE)
+    stream = ReportStream(pieces(), NOTICE, lambda call: call())
     assert next(stream) == "The lungs"
     assert next(stream).strip() == notice_block(NOTICE)
     with pytest.raises(R2GenError):

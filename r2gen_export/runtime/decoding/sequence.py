@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -43,14 +44,14 @@ class Sequence:
 OnToken: TypeAlias = Callable[[TokenEvent], None]
 
 
-def drain(steps: Generator[TokenEvent, None, T], on_token: OnToken | None) -> T:
-    """Run a generation to its end; what it returns. What `on_token` raises ends it."""
+def drain(steps: Generator[E, None, T], on_step: Callable[[E], None] | None) -> T:
+    """Run a generator to its end; what it returns. What `on_step` raises closes it."""
     with contextlib.closing(steps):
         while True:
             try:
-                event = next(steps)
+                step = next(steps)
             except StopIteration as end:
                 result: T = end.value
                 return result
-            if on_token is not None:
-                on_token(event)
+            if on_step is not None:
+                on_step(step)

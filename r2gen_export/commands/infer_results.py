@@ -1,0 +1,154 @@
+"""What `r2gen infer` is told, and its results: entries of a file or of stdout, and what an earlier run left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from r2gen_export.bundle import sha256_file
+from r2gen_export.commands.console import write_out
+from r2gen_export.errors import CodedError
+from r2gen_export.system.interrupts import signals_held
+from r2gen_export.system.versions import VERSION
+
+if TYPE_CHECKING:
+    from r2gen_export.runtime.outcome import Outcome
+    from r2gen_export.runtime.pipeline import Pipeline
+    from r2gen_export.studies.collect import Study, StudyList
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
+
+    `resume`: studies whose report is in `out` already are left out.
+
+    `together`: the images are the views of one study.
+    """
+
+    images: tuple[Path, ...]
+    together: bool = False
+    bundle: Path | None = None
+    format: Literal["text", "json"] = "text"
+    out: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    cpus: str | None = None
+    batch_size: int = 8
+    names: bool = False
+    stream: bool | None = None
+    quiet: bool = False
+    verbose: bool = False
+    draft: bool | None = None
+    learn: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def results(request: InferRequest) -> Iterator[tuple[Callable[[str], Any], Counter[str]]]:
+    """What writes an entry to stdout or the file, and the keys of the reports that an earlier run left there."""
+    if request.out is None:
+        yield write_out, Counter()
+        return
+    from r2gen_export.reporting.results_file import results_file
+
+    with results_file(request.out, request.format, resume=request.resume) as (append, earlier):
+
+        def write(text: str) -> None:
+            with signals_held():
+                append(text)
+
+        yield write, earlier.keys
+
+
+@dataclass(frozen=True)
+class Work:
+    """The studies of a call that have no report yet, with their numbers; `total` counts all of the call."""
+
+    pending: tuple[tuple[int, Study], ...]
+    total: int
+
+
+def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, earlier: Counter[str]) -> Work:
+    """What an earlier run left to do.
+
+    Args:
+        earlier: keys of the reports it wrote. An image that cannot be read counts as not reported: it fails later, with
+            its own error.
+    """
+    left = earlier.copy()
+    pending = []
+    for number, study in enumerate(studies.studies, start=1):
+        try:
+            inputs = [sha256_file(image) for image in study.images] if left else []
+        except OSError:
+            inputs = []
+        key = _key(request, pipeline, inputs)
+        if left[key] > 0:
+            left[key] -= 1
+        else:
+            pending.append((number, study))
+    return Work(tuple(pending), len(studies.studies))
+
+
+def _key(request: InferRequest, pipeline: Pipeline, inputs: Sequence[str]) -> str:
+    """What a report is made from; a seed that was drawn for one call is not part of it."""
+    from r2gen_export.reporting.results_file import result_key
+
+    settings = pipeline.settings(**request.options)
+    given = dataclasses.replace(settings.decoding, seed=request.options.get("seed"))
+    return result_key(pipeline.bundle_id, settings.semantics, given, inputs)
+
+
+def message_of(request: InferRequest, study: Study, error: CodedError) -> str:
+    """The error's message, which begins with the study's number; with `--names`, its name behind it."""
+    return f"{error.message} ({study.name})" if request.names else error.message
+
+
+def entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outcome, total: int) -> str:
+    """One study's line of JSON, or its block of text."""
+    name = study.name if request.names else None
+    key = ""
+    if outcome.report is not None:
+        report = dataclasses.replace(outcome.report, name=name)
+        key = _key(request, pipeline, report.inputs)
+        if request.format == "json":
+            return as_json({**report.to_dict(), "key": key}) + "\n"
+        body = report.to_text()
+    else:
+        assert outcome.error is not None
+        message = message_of(request, study, outcome.error)
+        if request.format == "json":
+            return as_json(_failure(outcome, message, name, pipeline.manifest.notice)) + "\n"
+        body = f"no report: {outcome.error.code}: {message}"
+    views = f", {len(study.images)} views" if len(study.images) > 1 else ""
+    title = f"study {outcome.study} of {total}{views}" + (f": {name}" if name else "")
+    # Without a file there is nothing to go on with, and nobody needs the key.
+    mark = f" [{key}]" if key and request.out else ""
+    return f"== {title}{mark} ==\n{body}\n\n"
+
+
+def _failure(outcome: Outcome, message: str, name: str | None, notice: str) -> dict[str, Any]:
+    from r2gen_export.reporting.report import FAILURE_SCHEMA
+
+    assert outcome.error is not None
+    created = datetime.now(UTC).isoformat(timespec="milliseconds")
+    fields: dict[str, Any] = {"schema": FAILURE_SCHEMA, "study": outcome.study, "created": created}
+    fields["r2gen_version"] = VERSION
+    if name is not None:
+        fields["name"] = name
+    error = {"code": outcome.error.code, "message": message, "fix": outcome.error.fix}
+    return {**fields, "error": error, "notice": notice}
+
+
+def as_json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields)

@@ -1,0 +1,97 @@
+"""`r2gen infer --resume`: a run of many studies goes on where an earlier one ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from r2gen_export.phantoms import write_phantoms
+from tests.command import CLI, ROOT, run_cli
+
+STUDIES = 24
+KILLS = int(os.environ.get("R2GEN_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("resume") / "phantoms"
+    write_phantoms(out, STUDIES, 5)
+    return out
+
+
+def command(phantoms: Path, out: Path, *more: str) -> list[str]:
+    return ["infer", str(phantoms), "--preset", "fast", "--batch-size", "2", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def whole(phantoms: Path) -> list[dict[str, object]]:
+    """What a run that nobody stops writes."""
+    out = phantoms.parent / "whole.jsonl"
+    assert run_cli(*command(phantoms, out, "--format", "json")).returncode == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_run_that_is_killed_again_and_again_has_every_study_once(
+    phantoms: Path, whole: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """SIGKILL at random moments, which leaves no time to put anything in order; `R2GEN_KILLS` sets how often."""
+    out, partial = tmp_path / "reports.jsonl", tmp_path / "reports.jsonl.partial"
+    arguments = command(phantoms, out, "--format", "json", "--resume", "--quiet")
+    draw = random.Random(7)
+    for _ in range(KILLS):
+        written = partial.stat().st_size if partial.exists() else 0
+        enough = written + draw.randrange(1, 12_000)
+        child = subprocess.Popen([*CLI, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        while child.poll() is None and not (partial.exists() and partial.stat().st_size >= enough):
+            pass
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    # A write that the kill cut: half a line.
+    if partial.exists():
+        with partial.open("ab") as file:
+            file.write(b'{"schema": "r2gen-report/1", "stu')
+    assert run_cli(*arguments).returncode == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(line["study"] for line in lines) == list(range(1, STUDIES + 1))
+    expected = {line["study"]: (line["token_ids"], line["inputs"], line["key"]) for line in whole}
+    assert {line["study"]: (line["token_ids"], line["inputs"], line["key"]) for line in lines} == expected
+    assert not partial.exists()
+
+
+def test_other_settings_are_other_reports(phantoms: Path, whole: list[dict[str, object]], tmp_path: Path) -> None:
+    out = tmp_path / "reports.jsonl"
+    image = phantoms / "images/phantom-000000/0.png"
+    first = ["infer", str(image), "--format", "json", "--out", str(out), "--resume", "--preset", "fast"]
+    for more, reports in (((), 1), ((), 1), (("--max-new-tokens", "5"), 2)):
+        assert run_cli(*first, *more).returncode == 0
+        assert len(out.read_text().splitlines()) == reports
+
+
+def test_a_study_without_a_report_is_tried_again(phantoms: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "reports.txt", tmp_path / "images"
+    images.mkdir()
+    source = (phantoms / "images/phantom-000000/0.png").read_bytes()
+    (images / "a.png").write_bytes(source)
+    (images / "b.png").write_bytes(b"half a file")
+    arguments = ["infer", str(images), "--out", str(out), "--preset", "fast", "--resume"]
+    assert run_cli(*arguments).returncode == 4
+    assert "no report: R2G-IMAGE-FORMAT" in out.read_text()
+    (images / "b.png").write_bytes(source)  # equal pictures are two studies all the same
+    done = run_cli(*arguments)
+    assert done.returncode == 0
+    assert "1 report in reports.txt, 1 there already" in done.stderr
+    text = out.read_text()
+    assert (text.count("== study 1 of 2"), text.count("== study 2 of 2"), text.count("no report")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("more", [("--resume",), ("--resume", "--overwrite", "--out", "x")])
+def test_resume_needs_a_file_and_keeps_it(phantoms: Path, more: tuple[str, ...], tmp_path: Path) -> None:
+    done = run_cli("infer", str(phantoms), *more, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("R2G-CONFIG-VALUE")
