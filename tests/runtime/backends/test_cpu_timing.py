@@ -1,4 +1,4 @@
-"""ONNX Runtime or OpenVINO on the CPU: measured by `r2gen tune` only, read whenever a bundle opens."""
+"""The choice between ONNX Runtime and OpenVINO on the CPU: measured by `r2gen tune` only, read at opening."""
 
 from __future__ import annotations
 
