@@ -27,7 +27,6 @@ from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
-from r2gen_export.runtime.backends.tuning import Workload, workload_of
 from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
 from r2gen_export.runtime.decoding.generate import generate_steps
 from r2gen_export.runtime.decoding.sequence import drain
@@ -36,7 +35,7 @@ from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
 from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
-from r2gen_export.runtime.settings import Settings, resolve_settings
+from r2gen_export.runtime.settings import Settings, expected_workload, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.images import preprocess
 from r2gen_export.system.huge_pages import use_huge_pages
@@ -123,7 +122,7 @@ class Pipeline:
         folder = bundle_path(path)
         manifest = open_bundle(folder)
         worker = Worker() if may_use_gpu(device) else None
-        workload = _workload(manifest, batch, decoding or {})
+        workload = expected_workload(manifest, batch, decoding or {})
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
@@ -372,16 +371,6 @@ class Pipeline:
             warnings=study.warnings,
             backends=self.provider.candidates,
         )
-
-
-def _workload(manifest: Manifest, batch: int, decoding: Mapping[str, Any]) -> Workload:
-    """What will be decoded together; sampled studies are decoded one by one."""
-    names = ("preset", "semantics")
-    overrides = {name: value for name, value in decoding.items() if name not in names}
-    settings = resolve_settings(
-        manifest, preset=decoding.get("preset"), semantics=decoding.get("semantics"), overrides=overrides
-    ).decoding
-    return workload_of(1 if settings.do_sample else batch, settings.num_beams)
 
 
 def bundle_path(path: str | os.PathLike[str] | None) -> Path:
