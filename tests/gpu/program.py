@@ -15,7 +15,7 @@ from benchmarks.gpu.imitated.copies import DOWN, UP
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends import ort_decoder as decoding
-from r2gen_export.runtime.backends import sessions
+from r2gen_export.runtime.backends import ort_vision as sessions
 from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DevicePass, Gpu, host_value
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_kv_cache import StaticDecoder
