@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from r2gen_export.bundle import NOTICE
 from tests.helpers.pages import BLOCKS, COMMANDS, PAGES, ROOT, shell
@@ -47,6 +48,12 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 10_000
     assert len(COMMANDS["checkpoint"].text.replace("\\\n", "").splitlines()) == 3
     assert len(COMMANDS["python"].text.splitlines()) <= 5
+
+
+def test_picture_shows_the_report_below_it() -> None:
+    (shown,) = (block.text for block in BLOCKS if block.kind == "output" and block.name == "run")
+    with Image.open(ROOT / "tests/data/report.png") as picture:
+        assert shown.startswith(picture.info["report"] + "\n")
 
 
 def heading_anchors(page: Path) -> set[str]:
@@ -124,6 +131,7 @@ def tour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.quiet  # `r2gen bench compare` gives no verdict on a busy machine
 @pytest.mark.parametrize("name", TOUR)
 def test_tour(name: str, tour_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Draw the README's picture: the phantom radiograph beside the draft report r2gen prints for it.
 
-`python tests/helpers/readme_picture.py` writes `tests/data/report.png` (1100 x 420 pixels, 8-bit grey).
+`python tests/helpers/readme_picture.py` writes `tests/data/report.png` (1100 x 420 pixels, 8-bit grey;
+its text field `report` is the report, for the test that compares it with the README).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from r2gen_export import Pipeline
 
@@ -34,7 +36,9 @@ def main() -> None:
         font = ImageFont.load_default(size)
         draw.multiline_text((left, top), lines, fill=ink, font=font, spacing=8)
         top = int(draw.multiline_textbbox((left, top), lines, font=font, spacing=8)[3]) + MARGIN
-    picture.save(DATA / "report.png", optimize=True)
+    fields = PngInfo()
+    fields.add_text("report", report.text)
+    picture.save(DATA / "report.png", optimize=True, pnginfo=fields)
 
 
 if __name__ == "__main__":
