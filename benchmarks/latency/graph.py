@@ -1,6 +1,6 @@
 """Weights and nodes of an ONNX file, read without the onnx package (the base install has none).
 
-Follows the wire format of protocol buffers and the field numbers of `onnx/onnx.proto` (IR version 11).
+Follows the field numbers of `onnx/onnx.proto` (IR version 11).
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from r2gen_export.bundle.onnx_external import read_varint
+from r2gen_export.bundle.wire import Bytes, Span, read_fields, read_varint
 from r2gen_export.errors import R2GenError
-
-Bytes = mmap.mmap | bytes
 
 BYTES: Final = {1: 4.0, 2: 1.0, 3: 1.0, 6: 4.0, 7: 8.0, 9: 1.0, 10: 2.0, 11: 8.0, 16: 2.0, 21: 0.5, 22: 0.5}
 """Of one element, by `TensorProto.DataType`."""
@@ -97,10 +95,6 @@ def read_graph(path: Path) -> Graph:
         raise R2GenError("R2G-BUNDLE-GRAPH", message, "export the bundle again with r2gen export") from error
 
 
-Span = tuple[int, int]
-"""First byte, last byte + 1."""
-
-
 def _graph(data: Bytes, span: Span) -> Graph:
     weights: dict[str, Weight] = {}
     nodes = []
@@ -158,21 +152,5 @@ def _varints(data: Bytes, span: Span) -> Iterator[int]:
 
 
 def _fields(data: Bytes, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """(field number, number or span) of a message's fields; fixed-width ones are skipped."""
-    at, end = span
-    while at < end:
-        tag, at = read_varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = read_varint(data, at)
-            yield number, value
-        elif wire == 2:
-            size, at = read_varint(data, at)
-            if at + size > end:
-                raise ValueError("a field ends behind its message")
-            yield number, (at, at + size)
-            at += size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
+    """(field number, number or span) of a message's fields."""
+    return ((number, value) for number, _, value in read_fields(data, *span))

@@ -1,6 +1,6 @@
 """Where an ONNX file keeps weights outside itself, found without the onnx package (the runtime does not install it).
 
-Follows the wire format of protocol buffers and the message and field numbers of `onnx/onnx.proto` (IR version 11).
+Follows the message and field numbers of `onnx/onnx.proto` (IR version 11).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from r2gen_export.bundle.wire import bytes_field, read_spans
 from r2gen_export.errors import R2GenError
 
 # message -> {field number: the message it holds}. Everything else is skipped by its length.
@@ -80,7 +81,7 @@ def relocated(path: Path, locations: Mapping[str, str]) -> bytes:
 def _with_locations(data: bytes, message: str, locations: Mapping[str, str], depth: int) -> bytes:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
-    fields = list(_fields(data, 0, len(data)))
+    fields = list(read_spans(data, 0, len(data)))
     keyed = message == "Entry" and any(
         data[first:last] == b"location" for number, _, first, last in fields if number == KEY
     )
@@ -95,7 +96,7 @@ def _with_locations(data: bytes, message: str, locations: Mapping[str, str], dep
         else:
             continue
         if changed != content:
-            parts += [data[copied:tag_at], _written(number, changed)]
+            parts += [data[copied:tag_at], bytes_field(number, changed)]
             copied = last
     return b"".join([*parts, data[copied:]])
 
@@ -111,63 +112,10 @@ def _walk(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> It
         raise ValueError("nested too deeply")
     entry: dict[int, str] = {}
     children = CHILDREN[message]
-    for number, _, first, last in _fields(data, start, end):
+    for number, _, first, last in read_spans(data, start, end):
         if number in children:
             yield from _walk(data, first, last, children[number], depth + 1)
         elif message == "Entry" and number in (KEY, VALUE):
             entry[number] = data[first:last].decode("utf-8")
     if entry.get(KEY) == "location":
         yield entry.get(VALUE, "")
-
-
-def _fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, where its tag is, first byte, last byte + 1) of the length-delimited fields between two offsets."""
-    at = start
-    while at < end:
-        tag_at = at
-        tag, at = read_varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            _, at = read_varint(data, at)
-        elif wire == 1:
-            at += 8
-        elif wire == 5:
-            at += 4
-        elif wire == 2:
-            size, at = read_varint(data, at)
-            if at + size > end:
-                raise ValueError("a field ends behind its message")
-            yield number, tag_at, at, at + size
-            at += size
-        else:
-            raise ValueError(f"wire type {wire}")
-    if at != end:
-        raise ValueError("a field ends behind its message")
-
-
-def read_varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
-    """A protobuf number at an offset, and where it ends. Raises ValueError for one of more than 64 bits."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
-
-
-def _written(number: int, content: bytes) -> bytes:
-    """A length-delimited field."""
-    return b"".join([_varint(number << 3 | 2), _varint(len(content)), content])
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
