@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from r2gen_export.bundle.manifest_json import malformed, shown
 
 if TYPE_CHECKING:
-    from r2gen_export.bundle import Manifest
+    from r2gen_export.bundle.manifest import Manifest
 
 LARGEST: Final = 2**31 - 1
 """Of a size or a token id: tokenizers and graphs count in 32 bits."""
