@@ -13,11 +13,8 @@ from r2gen_export.decoding import Decoding
 WIDTH = 16
 
 
-def make_llama(vocab_size: int, *, seed: int = 0, equal_logits_from: int | None = None) -> LlamaForCausalLM:
-    """One random layer, wide enough in its initialisation that EOS and repeated n-grams happen.
-
-    `equal_logits_from`: all tokens from this id on get the same logit at every step.
-    """
+def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
+    """One random layer, wide enough in its initialisation that EOS and repeated n-grams happen."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -29,11 +26,7 @@ def make_llama(vocab_size: int, *, seed: int = 0, equal_logits_from: int | None 
         max_position_embeddings=256,
         initializer_range=0.3,
     )
-    model = LlamaForCausalLM(config).eval()
-    if equal_logits_from is not None:
-        head = model.lm_head.weight.data
-        head[equal_logits_from:] = head[equal_logits_from]
-    return model
+    return LlamaForCausalLM(config).eval()
 
 
 def make_prompts(rng: np.random.Generator, batch: int, length: int, width: int = WIDTH) -> np.ndarray:
