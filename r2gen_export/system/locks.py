@@ -14,7 +14,7 @@ def file_lock(path: Path, *, waiting: Callable[[], None] = lambda: None) -> Iter
     """Hold a lock file while the block runs.
 
     Args:
-        path: the lock file, made when it is not there; its folder is.
+        path: the lock file, made when it is not there; its folder is. A link is followed, as in a model hub's cache.
         waiting: called once when another process holds it and this one begins to wait.
 
     Raises:
@@ -22,7 +22,7 @@ def file_lock(path: Path, *, waiting: Callable[[], None] = lambda: None) -> Iter
     """
     from filelock import FileLock, Timeout  # 40 ms, and most commands need no lock
 
-    lock = FileLock(path)
+    lock = FileLock(path.resolve())  # filelock opens no links itself
     try:
         try:
             lock.acquire(timeout=0)

@@ -55,3 +55,12 @@ def test_where_no_lock_can_be_made_the_error_has_a_code(tmp_path: Path) -> None:
     with pytest.raises(R2GenError) as caught, file_lock(tmp_path / "lock"):
         pass
     assert caught.value.code == "R2G-OUTPUT-WRITE"
+
+
+def test_a_linked_lock_file_is_followed_and_what_it_holds_stays(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("content", encoding="utf-8")
+    (tmp_path / "lock").symlink_to("blob")
+    with file_lock(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "lock").is_symlink()
+    assert (tmp_path / "blob").read_text(encoding="utf-8") == "content"
