@@ -1,1 +1,1 @@
-"""What the commands of `cli.py` do between parsing and the library: exit statuses, stdout, files, rendering."""
+"""One module per command: its options, help and rendering, around one call of the library."""

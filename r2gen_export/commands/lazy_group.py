@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ class Entry:
         return command
 
 
-class LazyCommands(MutableMapping[str, Any]):
+class LazyCommands(Mapping[str, Any]):
     """Commands by name; one is loaded when it is looked up, and names can be listed without loading any."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -42,13 +42,6 @@ class LazyCommands(MutableMapping[str, Any]):
         if name not in self._loaded:
             self._loaded[name] = self._entries[name].load()
         return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._entries[name]
-        self._loaded.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -67,7 +60,7 @@ class LazyGroup(HelpGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = LazyCommands([entry for entries in self.sections.values() for entry in entries])
+        self.commands: Any = LazyCommands([entry for entries in self.sections.values() for entry in entries])
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of the sections; typer's own would load every command."""

@@ -40,7 +40,7 @@ class ComparisonOptions:
         typer.Option(
             "--images",
             metavar="PATH",
-            help="Studies to compare the reports of: a folder, a .txt list or an annotation.json. Default: drawn ones.",
+            help="Studies to compare on: a folder, a .txt list or an annotation.json. Default: synthetic ones.",
         ),
     ] = None
     parity_tokens: ParityTokensOption = None
@@ -86,7 +86,7 @@ def verify(
     """Check a bundle's files and compare it with PyTorch.
 
     Without sources, the hash of every file is checked. With --checkpoint, --vision and --llm, image embeddings, logits
-    and tokens are compared with PyTorch's as well. The exit status is 3 when a check fails.
+    and tokens are compared with PyTorch's as well. The exit status is 3 when the comparison fails.
     """
     with needs("export"):
         from r2gen_export.exporting.verify import verify_bundle
