@@ -52,7 +52,7 @@ def test_readme_is_short() -> None:
 
 def test_picture_shows_the_report_below_it() -> None:
     (shown,) = (block.text for block in BLOCKS if block.kind == "output" and block.name == "run")
-    with Image.open(ROOT / "tests/data/report.png") as picture:
+    with Image.open(ROOT / "r2gen_export/commands/report.png") as picture:
         assert shown.startswith(picture.info["report"] + "\n")
 
 

@@ -6,7 +6,6 @@ system's own have it. Commands run in this process, so that they meet these.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -33,7 +32,16 @@ def site(tmp_path: Path) -> Site:
 def loaded_once() -> Iterator[None]:
     """The demo bundle, which is loaded for every call else, and without a name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "from_bundle", functools.cache(Pipeline.from_bundle))
+        load = Pipeline.from_bundle
+        loaded: dict[str, Pipeline] = {}
+
+        def once(*arguments: object, **options: object) -> Pipeline:
+            key = repr((arguments, options))
+            if key not in loaded:
+                loaded[key] = load(*arguments, **options)
+            return loaded[key]
+
+        patch.setattr(Pipeline, "from_bundle", once)
         yield
 
 

@@ -124,7 +124,9 @@ def test_a_disk_that_fills_up_keeps_the_lines_that_are_whole(tmp_path: Path, lim
         return
     lines = partial.read_text().splitlines(keepends=True)
     assert lines and all(line.endswith("\n") and json.loads(line) for line in lines)
-    assert told == [f"{partial} has the {len(lines)} of 12 studies that were finished"]
+    assert told == [
+        f"{partial} has the {len(lines)} of 12 studies that were finished; the same command with --resume does the rest"
+    ]
 
 
 def test_an_output_that_is_there_is_refused_before_any_work(tmp_path: Path) -> None:

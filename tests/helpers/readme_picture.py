@@ -1,6 +1,6 @@
 """Draw the README's picture: the phantom radiograph beside the draft report r2gen prints for it.
 
-`python tests/helpers/readme_picture.py` writes `tests/data/report.png` (1100 x 420 pixels, 8-bit grey;
+`python tests/helpers/readme_picture.py` writes `r2gen_export/commands/report.png` (1100 x 420 pixels, 8-bit grey;
 its text field `report` is the report, for the test that compares it with the README).
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
         top = int(draw.multiline_textbbox((left, top), lines, font=font, spacing=8)[3]) + MARGIN
     fields = PngInfo()
     fields.add_text("report", report.text)
-    picture.save(DATA / "report.png", optimize=True, pnginfo=fields)
+    picture.save(DATA.parents[1] / "r2gen_export/commands/report.png", optimize=True, pnginfo=fields)
 
 
 if __name__ == "__main__":
