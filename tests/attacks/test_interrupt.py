@@ -64,10 +64,8 @@ def test_finished_reports_outlive_a_signal(
     lines = partial.read_text().splitlines(keepends=True)
     assert [json.loads(line)["study"] for line in lines] == list(range(1, len(lines) + 1))
     assert 4 <= len(lines) < 300
-    assert errors.splitlines() == [
-        f"{partial} has the {len(lines)} of 300 studies that were finished; the same command with --resume does the rest",
-        said,
-    ]
+    told = f"{partial} has the {len(lines)} of 300 studies that were finished"
+    assert errors.splitlines() == [f"{told}; the same command with --resume does the rest", said]
     refused = subprocess.run([*CLI, *map(str, command)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "R2G-OUTPUT-EXISTS" in refused.stderr and "reports of a run that was stopped" in refused.stderr
