@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of, errno_text
+from r2gen_export.errors import R2GenError
+from r2gen_export.studies.refusal import reading, reason_of
 
 SPLITS: Final = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 """Splits, and the names under which annotations have them."""
@@ -64,20 +65,14 @@ def read_text(path: Path, subject: str, *, errors: str = "strict") -> str:
         R2GenError: `R2G-DATA-ANNOTATION`, `R2G-RESOURCE-MEMORY`. None names the file.
         InternalError: anything else that went wrong.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe would wait for a writer
-            raise _unreadable(subject, "is not a regular file", "name a file")
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = errno_text(error) or ("the system does not say why" if isinstance(error, OSError) else "no path")
-        raise _unreadable(subject, f"cannot be read ({reason})", "check the path and its permissions") from error
-    except MemoryError as error:
-        message = f"{subject} does not fit into memory"
-        raise R2GenError("R2G-RESOURCE-MEMORY", message, "close other programs") from error
-    except CodedError:
-        raise
-    except Exception as error:  # its text may hold the path
-        raise InternalError(f"{cause_of(error)} while reading {subject}") from error
+    with reading(subject):
+        try:
+            if path.exists() and not path.is_file():  # a pipe would wait for a writer
+                raise _unreadable(subject, "is not a regular file", "name a file")
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:
+            fix = "check the path and its permissions"
+            raise _unreadable(subject, f"cannot be read ({reason_of(error)})", fix) from error
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), None) or _unmarked(content)
     try:
         text = content.decode(encoding, errors if encoding == "utf-8" else "strict")

@@ -1,11 +1,39 @@
-"""What the readers of one image format raise; `images` gives it the subject and makes it an `R2GenError`."""
+"""What readers of a user's file raise: of one image format, without a subject; of any file, about one and nameless."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of, errno_text
 
 AGAIN: Final = "copy it again from its source"
 EXPORT: Final = "export it as uncompressed TIFF or as PNG, of 8 or 16 bits"
+
+
+@contextmanager
+def reading(subject: str) -> Iterator[None]:
+    """Make coded errors about `subject` of what reading it raises, without the file's name.
+
+    Raises:
+        R2GenError: `R2G-RESOURCE-MEMORY`; coded errors as they are.
+        InternalError: for anything else, whose own text may hold the path.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        message = f"{subject} does not fit into memory"
+        raise R2GenError("R2G-RESOURCE-MEMORY", message, "close other programs") from error
+    except CodedError:
+        raise
+    except Exception as error:
+        raise InternalError(f"{cause_of(error)} while reading {subject}") from error
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Why a file cannot be read, without its name; ValueError: what was given is no path."""
+    return errno_text(error) or ("the system does not say why" if isinstance(error, OSError) else "no path")
 
 
 class RefusedError(Exception):

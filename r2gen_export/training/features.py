@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from r2gen_export.bundle import ImageSpec, sha256_file
-from r2gen_export.errors import InternalError, R2GenError, cause_of, errno_text
+from r2gen_export.errors import InternalError, R2GenError, cause_of
+from r2gen_export.studies.refusal import reason_of
 from r2gen_export.system.files import atomic_file
 from r2gen_export.training.data import Study, read_view
 from r2gen_export.training.hub import check_finite
@@ -141,8 +142,7 @@ class FeatureCache:
         try:
             return self._looked_up(path)
         except OSError as error:
-            reason = errno_text(error) or "the system does not say why"
-            message = f"{study.view(number)} cannot be read ({reason})"
+            message = f"{study.view(number)} cannot be read ({reason_of(error)})"
             raise R2GenError("R2G-IMAGE-MISSING", message, "check the path and its disk") from error
         except MemoryError:
             raise
