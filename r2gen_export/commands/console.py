@@ -229,12 +229,7 @@ def output(path: Path | None) -> Iterator[Callable[[str], Any]]:
     from r2gen_export.system.files import growing_file
 
     with growing_file(path) as append:
-
-        def write(text: str) -> None:
-            with signals_held():
-                append(text)
-
-        yield write
+        yield append
 
 
 @contextmanager

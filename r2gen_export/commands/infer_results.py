@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2gen_export.bundle import sha256_file
 from r2gen_export.commands.console import write_out
 from r2gen_export.errors import CodedError
-from r2gen_export.system.interrupts import signals_held
 from r2gen_export.system.versions import VERSION
 
 if TYPE_CHECKING:
+    from r2gen_export.decoding import Decoding, Semantics
     from r2gen_export.runtime.outcome import Outcome
     from r2gen_export.runtime.pipeline import Pipeline
     from r2gen_export.studies.collect import Study, StudyList
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 class InferRequest:
     """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
 
-    `resume`: studies whose report is in `out` already are left out.
-
-    `together`: the images are the views of one study.
+    `together`: the images are the views of one study. `resume`: studies whose report is in `out` already are left out.
     """
 
     images: tuple[Path, ...]
@@ -62,12 +59,7 @@ def results(request: InferRequest) -> Iterator[tuple[Callable[[str], Any], Count
     from r2gen_export.reporting.results_file import results_file
 
     with results_file(request.out, request.format, resume=request.resume) as (append, earlier):
-
-        def write(text: str) -> None:
-            with signals_held():
-                append(text)
-
-        yield write, earlier.keys
+        yield append, earlier.keys
 
 
 @dataclass(frozen=True)
@@ -85,28 +77,34 @@ def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, ear
         earlier: keys of the reports it wrote. An image that cannot be read counts as not reported: it fails later, with
             its own error.
     """
+    numbered = tuple(enumerate(studies.studies, start=1))
+    if not earlier:
+        return Work(numbered, len(numbered))
+    from r2gen_export.studies.images import content_sha256
+    from r2gen_export.studies.refusal import RefusedError
+
+    settings = pipeline.settings(**request.options)
     left = earlier.copy()
     pending = []
-    for number, study in enumerate(studies.studies, start=1):
+    for number, study in numbered:
         try:
-            inputs = [sha256_file(image) for image in study.images] if left else []
-        except OSError:
+            inputs = [content_sha256(image) for image in study.images]
+        except (RefusedError, MemoryError):
             inputs = []
-        key = _key(request, pipeline, inputs)
+        key = _key(request, pipeline.bundle_id, settings.semantics, settings.decoding, inputs)
         if left[key] > 0:
             left[key] -= 1
         else:
             pending.append((number, study))
-    return Work(tuple(pending), len(studies.studies))
+    return Work(tuple(pending), len(numbered))
 
 
-def _key(request: InferRequest, pipeline: Pipeline, inputs: Sequence[str]) -> str:
+def _key(request: InferRequest, bundle_id: str, semantics: Semantics, decoding: Decoding, inputs: Sequence[str]) -> str:
     """What a report is made from; a seed that was drawn for one call is not part of it."""
     from r2gen_export.reporting.results_file import result_key
 
-    settings = pipeline.settings(**request.options)
-    given = dataclasses.replace(settings.decoding, seed=request.options.get("seed"))
-    return result_key(pipeline.bundle_id, settings.semantics, given, inputs)
+    given = dataclasses.replace(decoding, seed=request.options.get("seed"))
+    return result_key(bundle_id, semantics, given, inputs)
 
 
 def message_of(request: InferRequest, study: Study, error: CodedError) -> str:
@@ -120,7 +118,7 @@ def entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outc
     key = ""
     if outcome.report is not None:
         report = dataclasses.replace(outcome.report, name=name)
-        key = _key(request, pipeline, report.inputs)
+        key = _key(request, report.bundle_id, report.semantics, report.decoding, report.inputs)
         if request.format == "json":
             return as_json({**report.to_dict(), "key": key}) + "\n"
         body = report.to_text()

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from r2gen_export.bundle import ImageSpec
-from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of, errno_text
+from r2gen_export.errors import R2GenError
 from r2gen_export.studies import png, tiff
 from r2gen_export.studies.pixels import few_levels, to_eight_bits
-from r2gen_export.studies.refusal import AGAIN, RefusedError, damaged, not_read, too_large
+from r2gen_export.studies.refusal import AGAIN, RefusedError, damaged, not_read, reading, reason_of, too_large
 from r2gen_export.system import git_lfs
 
 MAX_PIXELS: Final = 100_000_000
@@ -69,23 +69,17 @@ def read_image(path: Path, subject: str = "the image") -> Picture:
             `R2G-RESOURCE-MEMORY`.
         InternalError: anything else that went wrong.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures and of odd metadata; sizes are checked here.
-            warnings.simplefilter("ignore")
-            data = read_contents(path)
-            picture = _decode(data, path.suffix.lower() == ".dcm")
+    with reading(subject):
+        try:
+            with warnings.catch_warnings():
+                # Pillow warns of large pictures and of odd metadata; sizes are checked here.
+                warnings.simplefilter("ignore")
+                data = read_contents(path)
+                picture = _decode(data, path.suffix.lower() == ".dcm")
+        except RefusedError as error:
+            raise R2GenError(error.code, f"{subject} {error.what}", error.fix) from error
         check_pixels(picture.pixels, subject)
         return picture._replace(sha256=hashlib.sha256(data).hexdigest())
-    except RefusedError as error:
-        raise R2GenError(error.code, f"{subject} {error.what}", error.fix) from error
-    except MemoryError as error:
-        message = f"{subject} does not fit into memory"
-        raise R2GenError("R2G-RESOURCE-MEMORY", message, "close other programs") from error
-    except CodedError:
-        raise
-    except Exception as error:  # its text may hold the path
-        raise InternalError(f"{cause_of(error)} while reading {subject}") from error
 
 
 def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[np.float32]:
@@ -160,8 +154,16 @@ def read_contents(path: Path) -> bytes:
     except PermissionError as error:
         raise RefusedError(missing, "may not be read", "check its permissions") from error
     except (OSError, ValueError) as error:
-        reason = errno_text(error) or ("the system does not say why" if isinstance(error, OSError) else "no path")
-        raise RefusedError(missing, f"cannot be read ({reason})", "check the path and its disk") from error
+        raise RefusedError(missing, f"cannot be read ({reason_of(error)})", "check the path and its disk") from error
+
+
+def content_sha256(path: Path) -> str:
+    """What `Picture.sha256` would be: SHA-256 as hex of an image file's bytes.
+
+    Raises:
+        RefusedError: as `read_contents`.
+    """
+    return hashlib.sha256(read_contents(path)).hexdigest()
 
 
 def _decode(data: bytes, named_dicom: bool) -> Picture:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final
 
 from r2gen_export.errors import R2GenError, errno_text
+from r2gen_export.system.interrupts import signals_held
 
 
 def write_error(path: Path, error: OSError) -> R2GenError:
@@ -142,7 +143,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_error(target, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a file where the folder should be: what the block raised says so
+            scratch.unlink(missing_ok=True)
 
 
 PARTIAL: Final = ".partial"
@@ -160,8 +162,9 @@ def partial_path(target: Path) -> Path:
 def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[str], None]]:
     """A function that appends pieces of text to `FILE.partial`, which becomes `target` when the block ends.
 
-    Each piece is in the file when the function returns, and on the disk at most `SYNC_SECONDS` after the next one. When
-    the block ends by an exception, `FILE.partial` keeps the pieces that are whole, and is removed when there is none.
+    Each piece is in the file when the function returns, whole whatever signal comes, and on the disk at most
+    `SYNC_SECONDS` after the next one. When the block ends by an exception, `FILE.partial` keeps the pieces that are
+    whole, and is removed when there is none.
 
     Args:
         target: the file.
@@ -177,15 +180,16 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
         nonlocal whole, synced
         data = text.encode("utf-8", "backslashreplace")
         rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            if monotonic() - synced > SYNC_SECONDS:
-                sync_file(file.fileno())
-                synced = monotonic()
-        except OSError as error:
-            raise write_error(target, error) from error
-        whole += len(data)
+        with signals_held():
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if monotonic() - synced > SYNC_SECONDS:
+                    sync_file(file.fileno())
+                    synced = monotonic()
+            except OSError as error:
+                raise write_error(target, error) from error
+            whole += len(data)
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

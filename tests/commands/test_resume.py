@@ -90,6 +90,19 @@ def test_a_study_without_a_report_is_tried_again(phantoms: Path, tmp_path: Path)
     assert (text.count("== study 1 of 2"), text.count("== study 2 of 2"), text.count("no report")) == (1, 1, 0)
 
 
+def test_an_image_that_waits_for_ever_is_not_waited_for(phantoms: Path, tmp_path: Path) -> None:
+    """Looking for earlier reports reads images as reports do: a pipe is no image."""
+    out, pipe = tmp_path / "reports.jsonl", tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    image = phantoms / "images/phantom-000000/0.png"
+    arguments = ["infer", str(image), str(pipe), "--format", "json", "--out", str(out), "--preset", "fast", "--resume"]
+    for there in (0, 1):
+        done = run_cli(*arguments)
+        assert done.returncode == 4
+        assert "study 2, view 1 is not a regular file" in done.stderr
+        assert (f"{there} there already" in done.stderr) == (there > 0)
+
+
 @pytest.mark.parametrize("more", [("--resume",), ("--resume", "--overwrite", "--out", "x")])
 def test_resume_needs_a_file_and_keeps_it(phantoms: Path, more: tuple[str, ...], tmp_path: Path) -> None:
     done = run_cli("infer", str(phantoms), *more, cwd=tmp_path)
