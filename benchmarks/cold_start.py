@@ -25,7 +25,7 @@ from PIL import Image
 
 from r2gen_export.bundle import load_manifest
 from r2gen_export.runtime.pipeline import bundle_path
-from r2gen_export.system.cores import available_cores
+from r2gen_export.system.cores import available_cores, processor_name
 from r2gen_export.system.versions import VERSION, installed_version
 
 R2GEN: Final = (sys.executable, "-c", "from cli import main; main()")
@@ -93,7 +93,7 @@ def conditions(bundle: Path) -> dict[str, Any]:
     """What the numbers depend on. Nothing that names the machine."""
     manifest = load_manifest(bundle)
     return {
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cores": available_cores(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
@@ -104,14 +104,6 @@ def conditions(bundle: Path) -> dict[str, Any]:
         "preset": "fast",
         "picture": f"{PICTURE}x{PICTURE} 8-bit PNG",
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(bundle: Path, runs: int) -> list[Timing]:

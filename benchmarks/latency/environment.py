@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks.latency.trackers import Nvml
 from benchmarks.machine_rates import last_level_cache
 from r2gen_export.bundle import Manifest, bundle_id
-from r2gen_export.system.cores import available_cores
+from r2gen_export.system.cores import available_cores, processor_name
 from r2gen_export.system.versions import VERSION, installed_version
 
 PACKAGES: Final = (
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
     """CPU, cores, memory, GPU, system, versions; `host` is a hash over the facts in `HARDWARE`."""
     gpu = Nvml().facts()
     found: dict[str, Any] = {
-        "cpu": processor(),
+        "cpu": processor_name(),
         "cores": available_cores(),
         "memory_gb": _memory_gb(),
         "cache_mb": round(last_level_cache() / 1e6, 1),
@@ -115,15 +115,6 @@ def git_commit() -> str | None:
         return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git(root: Path, *arguments: str) -> str:

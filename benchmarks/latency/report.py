@@ -27,7 +27,8 @@ from benchmarks.machine_rates import Machine
 from r2gen_export.bundle import Manifest
 from r2gen_export.candidates import ENGINE, Candidate, render
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.backends.ort_providers import CPU, OPENVINO
+from r2gen_export.runtime.backends.ort_providers import CPU
+from r2gen_export.runtime.backends.tuning import OPENVINO
 
 SCHEMA: Final = "r2gen-bench/1"
 """Changes its number when a field changes its meaning or goes."""

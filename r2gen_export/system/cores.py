@@ -6,6 +6,8 @@ Two hyper-threads of a core share its arithmetic and its caches, so engines get 
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +26,27 @@ TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 """Where Linux describes its CPUs: `cpuN/topology/core_cpus_list` holds those that share a core."""
 
 
+CPU_FACTS: Final = Path("/proc/cpuinfo")
+
+
 def allowed_cpus() -> set[int]:
     """Logical CPUs this process may run on."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of the last of the CPUs (`/proc/cpuinfo`), by name; empty where it says nothing."""
+    try:
+        lines = CPU_FACTS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def processor_name(facts: Mapping[str, str] | None = None) -> str:
+    """The CPU's name. `facts`: from `cpu_facts`, read when None."""
+    known = cpu_facts() if facts is None else facts
+    return known.get("model name") or platform.processor() or platform.machine()
 
 
 def physical_cores(cpus: set[int], topology: Path = TOPOLOGY) -> int:

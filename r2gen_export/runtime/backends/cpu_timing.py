@@ -28,6 +28,7 @@ from r2gen_export.runtime.backends.tuning import (
     Workload,
     this_machine,
 )
+from r2gen_export.system.cores import available_cores
 
 PASSES: Final = 12
 """Passes of one position that are timed for each workload."""
@@ -83,7 +84,7 @@ def _backends(manifest: Manifest) -> list[Backend]:
 
 def _thread_counts() -> list[int]:
     """Every physical core first, which is the default, then one thread."""
-    return list(dict.fromkeys([this_machine().cores, 1]))
+    return list(dict.fromkeys([available_cores(), 1]))
 
 
 def _time_setting(

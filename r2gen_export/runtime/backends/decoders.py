@@ -14,14 +14,21 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.backends.ort_providers import CPU, OPENVINO, PLAIN, Acceleration, ProviderChoice
-from r2gen_export.runtime.backends.tuning import ONNX_RUNTIME, SINGLE, Backend, Tuning, Workload, read_tuning
-from r2gen_export.runtime.backends.tuning import OPENVINO as TUNED_OPENVINO
+from r2gen_export.runtime.backends.ort_providers import CPU, PLAIN, Acceleration, ProviderChoice
+from r2gen_export.runtime.backends.tuning import (
+    ONNX_RUNTIME,
+    OPENVINO,
+    SINGLE,
+    Backend,
+    Tuning,
+    Workload,
+    read_tuning,
+)
 
 LARGE: Final = 2048 * 16
 """Width times layers from which an LLM's weights are worth huge pages."""
 
-BOTH: Final[tuple[Backend, ...]] = (ONNX_RUNTIME, TUNED_OPENVINO)
+BOTH: Final[tuple[Backend, ...]] = (ONNX_RUNTIME, OPENVINO)
 
 AnyDecoder = DecoderSession | OpenVinoDecoder
 
@@ -70,20 +77,20 @@ def choose_cpu_decoder(
     """
     tuning = read_tuning(manifest)
     if device != "auto":
-        backend: Backend = TUNED_OPENVINO if device == "openvino" else ONNX_RUNTIME
+        backend: Backend = OPENVINO if device == "openvino" else ONNX_RUNTIME
         best = tuning.best(workload, [backend]) if tuning else None
         return CpuDecoder(backend, threads or (best.threads if best else None), choice)
     obstacle = openvino_obstacle(manifest)
     if tuning is None or (best := tuning.best(workload, [ONNX_RUNTIME] if obstacle else BOTH)) is None:
         missing = obstacle or Obstacle(Reason.not_measured, "not measured on this machine", "r2gen tune BUNDLE")
-        refused = Candidate.refused("OpenVINO", "decoder", missing)
+        refused = Candidate.refused(OPENVINO, "decoder", missing)
         return CpuDecoder(ONNX_RUNTIME, threads, choice.with_candidates(refused))
     used = threads or best.threads
     message = f"fastest setting measured for {workload.title}; {used} thread{'s' if used > 1 else ''}"
-    if best.backend == TUNED_OPENVINO:
-        taken = Candidate("OpenVINO", "decoder", True, Reason.measured_faster, message)
-        return CpuDecoder(TUNED_OPENVINO, used, choice.with_candidates(taken, name=OPENVINO))
-    refused = Candidate.refused("OpenVINO", "decoder", obstacle or _slower(tuning, workload))
+    if best.backend == OPENVINO:
+        taken = Candidate(OPENVINO, "decoder", True, Reason.measured_faster, message)
+        return CpuDecoder(OPENVINO, used, choice.with_candidates(taken, name=OPENVINO))
+    refused = Candidate.refused(OPENVINO, "decoder", obstacle or _slower(tuning, workload))
     taken = Candidate(ONNX_RUNTIME, "decoder", True, Reason.measured_faster, message)
     return CpuDecoder(ONNX_RUNTIME, used, choice.with_candidates(refused, taken))
 
@@ -92,7 +99,7 @@ def _slower(tuning: Tuning, workload: Workload) -> Obstacle:
     """Why OpenVINO, which can run the bundle, is not what the record chose."""
     ours, theirs = (tuning.best(workload, [backend]) for backend in BOTH)
     if ours is None or theirs is None:
-        message = tuning.skipped.get(TUNED_OPENVINO, "not measured on this machine")
+        message = tuning.skipped.get(OPENVINO, "not measured on this machine")
         return Obstacle(Reason.not_measured, message, "r2gen tune BUNDLE")
     ratio = theirs.report_ms / ours.report_ms
     return Obstacle(Reason.measured_slower, f"{ratio:.2f} of ONNX Runtime's time for {workload.title}")
@@ -148,7 +155,7 @@ def open_decoder(
     except R2GenError as error:
         if device != "auto" or selected.backend == ONNX_RUNTIME:
             raise
-        refused = Candidate("OpenVINO", "decoder", False, Reason.does_not_load, error.message, error.fix)
+        refused = Candidate(OPENVINO, "decoder", False, Reason.does_not_load, error.message, error.fix)
     gc.collect()  # what OpenVINO allocated goes before ONNX Runtime loads
     return open_cpu_decoder(folder, manifest, ONNX_RUNTIME, threads), choice.with_candidates(refused)
 
@@ -160,6 +167,6 @@ def open_cpu_decoder(folder: Path, manifest: Manifest, backend: Backend, threads
         R2GenError: `R2G-BUNDLE-GRAPH`, `R2G-DEVICE-UNAVAILABLE`.
     """
     path = folder / layout.DECODER
-    if backend == TUNED_OPENVINO:
+    if backend == OPENVINO:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
     return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from r2gen_export.candidates import Candidate, Obstacle, Reason, render
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.placement import RECORD
+from r2gen_export.runtime.backends.tuning import OPENVINO
 from r2gen_export.system.gpu import why_no_gpu, why_no_such_gpu, why_old_driver
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ TENSORRT_RTX: Final = "NvTensorRTRTXExecutionProvider"
 RTX_PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
 """The package that brings ONNX Runtime's TensorRT-RTX provider; it registers itself under the provider's name."""
 
-OPENVINO: Final = "OpenVINO"
 """What reports call a decoder in OpenVINO on the CPU; the vision encoder is then ONNX Runtime's."""
 
 DEVICES: Final = ("auto", "cpu", "openvino", "cuda", "tensorrt")
@@ -157,7 +157,7 @@ def choose_providers(device: str) -> ProviderChoice:
     if kind == "cpu":
         return ProviderChoice([CPU], CPU, (_requested("CPU"),))
     if kind == "openvino":
-        return ProviderChoice([CPU], OPENVINO, (_requested("OpenVINO"),))
+        return ProviderChoice([CPU], OPENVINO, (_requested(OPENVINO),))
     if kind == "tensorrt":
         return _choose_tensorrt(gpu)
     obstacle = _why_not_cuda(gpu)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any, Final, Literal
 
 from r2gen_export.bundle import Manifest, bundle_id
 from r2gen_export.system.cache_folder import cache_folder
-from r2gen_export.system.cores import available_cores
-from r2gen_export.system.files import atomic_file, write_error
+from r2gen_export.system.cores import available_cores, cpu_facts, processor_name
+from r2gen_export.system.files import atomic_file
 from r2gen_export.system.versions import installed_version
 
 SCHEMA: Final = "r2gen-tuning/1"
@@ -118,17 +117,12 @@ class Tuning:
 
 def this_machine() -> Machine:
     """The machine this process runs on, as records name it."""
-    model, features = platform.processor() or platform.machine(), ""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    facts, features = cpu_facts(), ""
     if flags := facts.get("flags") or facts.get("Features"):
         features = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]
     names = ("openvino", "onnxruntime-gpu", "onnxruntime")
     versions = {name: version for name in names if (version := installed_version(name)) is not None}
-    return Machine(facts.get("model name", model), features, available_cores(), versions)
+    return Machine(processor_name(facts), features, available_cores(), versions)
 
 
 def record_path(manifest: Manifest, machine: Machine) -> Path:
@@ -162,9 +156,6 @@ def write_tuning(manifest: Manifest, record: Tuning) -> Path:
         R2GenError: `R2G-OUTPUT-WRITE` when the cache folder cannot be written.
     """
     path = record_path(manifest, record.machine)
-    try:
-        with atomic_file(path) as scratch:
-            scratch.write_text(json.dumps(record.to_dict(), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:  # a file where the cache folder should be fails the clean-up, too
-        raise write_error(path, error) from error
+    with atomic_file(path) as scratch:
+        scratch.write_text(json.dumps(record.to_dict(), indent=1) + "\n", encoding="utf-8")
     return path
