@@ -141,7 +141,7 @@ def _streams(request: InferRequest) -> bool:
 
 
 def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str) -> None:
-    from r2gen_export.reporting.report import notice_block, warning_block
+    from r2gen_export.reporting.report import closing
 
     begun = False
 
@@ -150,7 +150,7 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str)
         first, begun = not begun, True
         write_out(title + piece if first else piece)
 
-    notice = f"\n\n{notice_block(pipeline.manifest.notice)}\n"
+    notice = pipeline.manifest.notice
     try:
         report = _generate(request, pipeline, study, on_text=show)
     except BrokenPipeError:
@@ -158,10 +158,9 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str)
     except BaseException:
         # What was shown stays on the screen: it must not stand there without the notice.
         if begun:
-            write_out(f"\n{UNFINISHED}{notice}")
+            write_out(f"\n{UNFINISHED}{closing((), notice)}\n")
         raise
-    warnings = warning_block(report.warnings)
-    write_out(f"\n\n{warnings}{notice}" if warnings else notice)
+    write_out(f"{closing(report.warnings, notice)}\n")
 
 
 def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None:

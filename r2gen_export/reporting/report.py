@@ -95,7 +95,16 @@ class Report:
 
     def to_text(self) -> str:
         """The report text, the warnings, the notice, with empty lines between. Ends without a line break."""
-        return "\n\n".join([self.text, *filter(None, [warning_block(self.warnings)]), notice_block(self.notice)])
+        return self.text + closing(self.warnings, self.notice)
+
+
+def closing(warnings: Sequence[str], notice: str) -> str:
+    """What follows the words of a report as text: the warnings, if any, and the notice, an empty line before each.
+
+    Ends without a line break.
+    """
+    blocks = (warning_block(warnings), notice_block(notice))
+    return "".join(f"\n\n{block}" for block in blocks if block)
 
 
 def warning_block(warnings: Sequence[str]) -> str:

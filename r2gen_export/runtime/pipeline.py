@@ -162,7 +162,7 @@ class Pipeline:
             R2GenError: `R2G-IMAGE-*`, which name an image by its number ("view 2"), `R2G-CONFIG-VALUE`,
                 `R2G-GENERATE-*`.
         """
-        settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
+        settings = self.settings(preset=preset, semantics=semantics, **overrides)
         started = perf_counter()
         return self._run(lambda: drain(self._pieces(images, settings, started, text=on_text is not None), on_text))
 
@@ -205,7 +205,7 @@ class Pipeline:
         Raises:
             R2GenError: `R2G-CONFIG-VALUE` before the first study.
         """
-        settings = resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
+        settings = self.settings(preset=preset, semantics=semantics, **overrides)
         if batch_size < 1:
             raise R2GenError("R2G-CONFIG-VALUE", f"batch size {batch_size}", "give 1 or more")
         size = 1 if settings.decoding.do_sample else batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 
 from r2gen_export.errors import R2GenError
-from r2gen_export.reporting.report import Report, notice_block, warning_block
+from r2gen_export.reporting.report import Report, closing
 
 
 class ReportStream:
@@ -55,8 +55,7 @@ class ReportStream:
         self._ended = True
         if self._error is not None and not self._begun:
             return next(self)
-        warnings = "" if self._report is None else warning_block(self._report.warnings)
-        return "".join(f"\n\n{part}" for part in (warnings, notice_block(self._notice)) if part) + "\n"
+        return closing(self._report.warnings if self._report else (), self._notice) + "\n"
 
     def _next(self) -> str | None:
         """The next piece, None behind the last one and behind an error."""
@@ -71,11 +70,7 @@ class ReportStream:
     def close(self) -> None:
         """Stop the generation where it is."""
         self._ended, self._error = True, None
-
-        def stop() -> None:
-            self._pieces.close()
-
-        self._run(stop)
+        self._run(self._pieces.close)
 
     def __enter__(self) -> ReportStream:
         return self
