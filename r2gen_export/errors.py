@@ -29,6 +29,12 @@ CODES: Final[dict[str, str]] = {
     "R2G-DATA-EMPTY": "there is no study to work on",
     "R2G-DEPENDENCY-MISSING": "an optional package that this command needs is not installed",
     "R2G-DEVICE-UNAVAILABLE": "the device asked for is not usable on this machine",
+    "R2G-DICOM-FORMAT": "a file is not a DICOM file r2gen can parse",
+    "R2G-DICOM-LIMIT": "a DICOM file or archive is too large, or reading it took too much time or memory",
+    "R2G-DICOM-PIXELS": "a DICOM file has no pixels, or they are truncated, damaged or in an unsupported encoding",
+    "R2G-DICOM-REFUSED": "a DICOM object is of a kind no report is written for (not a chest radiograph)",
+    "R2G-DICOM-SOURCE": "a result for a PACS was asked for a study that did not come from DICOM files",
+    "R2G-DICOM-STUDY": "files of several studies or patients were given as one study",
     "R2G-ENGINE-BACKEND": "neither TensorRT nor TensorRT-RTX is usable for what was asked",
     "R2G-ENGINE-BUILD": "the backend parsed the graph but built no engine from it",
     "R2G-ENGINE-GRAPH": "the bundle's graph is of a kind no engine is built from",
@@ -38,6 +44,10 @@ CODES: Final[dict[str, str]] = {
     "R2G-ENGINE-MISSING": "there is no such engine",
     "R2G-ENGINE-NODE": "a graph has nodes the backend is known not to take",
     "R2G-ENGINE-PARSE": "the backend's ONNX parser refuses the graph",
+    "R2G-EVAL-FORMAT": "a file of predictions, references or results is not of a form r2gen evaluate reads",
+    "R2G-EVAL-SCORER": "an external scorer failed, took too long or gave wrong results",
+    "R2G-EVAL-STUDIES": "predictions and references are not of the same studies, or an id is there twice",
+    "R2G-EVAL-WORSE": "a system was not shown to be as good as its reference within the margin",
     "R2G-GENERATE-EMPTY": "the model produced no text for this study",
     "R2G-GENERATE-NONFINITE": "the model's output contains NaN or infinity",
     "R2G-IMAGE-MISSING": "an image file is not there",
@@ -48,6 +58,8 @@ CODES: Final[dict[str, str]] = {
     "R2G-MODEL-MISSING": "a source model (vision encoder, LLM or tokenizer) cannot be loaded",
     "R2G-MODEL-UNSUPPORTED": "a source model is of a kind r2gen does not export",
     "R2G-MODEL-NONFINITE": "weights contain NaN or infinity",
+    "R2G-NODE-NETWORK": "the node cannot listen on its port, or its TLS files cannot be used",
+    "R2G-NODE-SPOOL": "the node's spool folder is unusable, in use, or holds no such study",
     "R2G-OUTPUT-EXISTS": "the output is there already",
     "R2G-OUTPUT-WRITE": "the output cannot be written (disk full, no permission)",
     "R2G-PARITY-FAILED": "the exported model does not compute what the PyTorch model computes",
@@ -58,7 +70,7 @@ CODES: Final[dict[str, str]] = {
 }
 """Every code r2gen can print, with its meaning."""
 
-GATES: Final = frozenset({"R2G-PARITY-FAILED", "R2G-BENCH-SLOWER"})
+GATES: Final = frozenset({"R2G-PARITY-FAILED", "R2G-BENCH-SLOWER", "R2G-EVAL-WORSE"})
 """Codes with exit status 3: everything worked, and what came out is not what was asked for."""
 
 SOME_FAILED: Final = "R2G-STUDIES-FAILED"

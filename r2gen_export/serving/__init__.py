@@ -1,0 +1,1 @@
+"""Long-running services: the PACS node and its durable queue."""
