@@ -33,6 +33,7 @@ class Commands(LazyGroup):
         ],
         "Measure": [
             Entry("tune", "Measure how a bundle decodes fastest on this CPU, and record it."),
+            Entry("label", "Label the findings that reports name."),
             Entry("bench", "Measure latency, memory and energy, or compare two reports."),
         ],
     }
