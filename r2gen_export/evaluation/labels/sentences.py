@@ -54,7 +54,7 @@ def _is_heading(name: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def respelled(word: str) -> str:
-    """A word as the rules spell it, when it is one edit (a letter more, less, other; two exchanged) from a word of theirs.
+    """A word as the rules spell it, when one edit away (a letter more, less or other, or two exchanged) from theirs.
 
     Other words, and those that are one edit from several, stay as they are.
     """

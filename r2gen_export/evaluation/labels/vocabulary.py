@@ -40,7 +40,35 @@ COMMON: Final = (
 """The nine labels that are scored together against human coding."""
 
 SPELLED: Final = frozenset(
-    ["atelectasis", "atelectatic", "cardiomegaly", "consolidation", "consolidations", "effusion", "effusions", "pneumothorax", "pneumothoraces", "hydropneumothorax", "pneumonia", "opacification", "opacities", "infiltrate", "infiltrates", "fracture", "fractures", "enlarged", "enlargement", "silhouette", "interstitial", "pacemaker", "sternotomy", "congestion", "granuloma", "granulomas", "costophrenic"]
+    {
+        "atelectasis",
+        "atelectatic",
+        "cardiomegaly",
+        "consolidation",
+        "consolidations",
+        "effusion",
+        "effusions",
+        "pneumothorax",
+        "pneumothoraces",
+        "hydropneumothorax",
+        "pneumonia",
+        "opacification",
+        "opacities",
+        "infiltrate",
+        "infiltrates",
+        "fracture",
+        "fractures",
+        "enlarged",
+        "enlargement",
+        "silhouette",
+        "interstitial",
+        "pacemaker",
+        "sternotomy",
+        "congestion",
+        "granuloma",
+        "granulomas",
+        "costophrenic",
+    }
 )
 """Words whose misspellings are understood."""
 
