@@ -38,5 +38,7 @@ def demo(
     with needs("train"):
         from r2gen_export.demo.build import DemoSettings, build_demo
 
-        bundle = build_demo(out, DemoSettings.quick(seed) if quick else DemoSettings(seed=seed))
-    say(f"bundle in {bundle}")
+        build_demo(out, DemoSettings.quick(seed) if quick else DemoSettings(seed=seed))
+    say("bundle: bundle, in the folder of --out")
+    if quick:
+        say("a quick build: its models were trained for minutes, and what they write is not meant to make sense")

@@ -138,7 +138,13 @@ class OptimisationOptions:
     """Optimisation."""
 
     max_epochs: Annotated[
-        int, typer.Option("--epochs", metavar="N", min=1, help="Number of passes over the training studies.")
+        int,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            min=1,
+            help="Number of passes over the training studies. With --resume a larger number lengthens the run.",
+        ),
     ] = 5
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="N", min=1, help="Training studies per device and batch.")
@@ -200,10 +206,19 @@ class RunOptions:
 
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Folder of the run: the checkpoints best and last, and the logs."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder of the run: the checkpoints best and last, and the logs (logs/csv and logs/tensorboard).",
+        ),
     ]
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out; its settings must be the same.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --out; its settings must be the same, but --epochs may be larger: the learning "
+            "rate then goes on along the cosine of the new length.",
+        ),
     ] = False
     select: Annotated[
         Select,
@@ -240,6 +255,16 @@ class RunOptions:
         ),
     ] = 500
 
+    log_seconds: Annotated[
+        float,
+        typer.Option(
+            "--log-seconds",
+            metavar="X",
+            min=0.0,
+            help="Seconds between two lines of progress where stderr is no terminal, as in the log of a batch job.",
+        ),
+    ] = 30.0
+
 
 GROUPS: Final = (DataOptions, ModelOptions, OptimisationOptions, HardwareOptions, RunOptions)
 
@@ -267,7 +292,8 @@ def train(
     """Align a vision encoder with an LLM on image-report pairs.
 
     The method is R2GenGPT: a projector, and optionally LoRA or the vision encoder, is trained in front of a frozen LLM.
-    A run that was stopped continues with --resume.
+    A run that was stopped continues with --resume, and one that has ended does so with a larger --epochs. Losses are in
+    nats per token; they are logged for every one of the first 100 steps, and every 10th after that.
     """
     with needs("train"):
         from r2gen_export.training.fit import TrainSettings
@@ -290,8 +316,8 @@ def run_train(settings: TrainSettings) -> None:
     for remark in unread_parts(settings.annotation):
         say(f"WARNING {remark}")
     try:
-        best = fit(settings)
+        fit(settings)
     except (KeyboardInterrupt, Terminated):
-        say(f"stopped; --resume goes on from what is in {settings.out}")
+        say("stopped; --resume goes on from what is in the folder of --out")
         raise
-    say(f"checkpoint in {best}")
+    say("checkpoint: best, in the folder of --out")

@@ -50,6 +50,14 @@ class DemoSettings:
             align_epochs=1,
         )
 
+    def is_quick(self) -> bool:
+        """Whether the bundle's reports are not meant to be good."""
+        return self == DemoSettings.quick(self.seed)
+
+    def model_id(self) -> str:
+        """Name of the bundle; every output of a quick build's bundle carries it."""
+        return "r2gen-demo-quick" if self.is_quick() else "r2gen-demo"
+
 
 def _stage(folder: Path, make: Callable[[Path], dict[str, float]], console: Console) -> dict[str, float]:
     """Run a stage into `folder` unless it is there; its figures stay in `stage.json` beside its files."""
@@ -68,7 +76,9 @@ def _claim(out: Path, settings: DemoSettings) -> None:
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
     record = out / "build.json"
     if record.exists() and json.loads(record.read_text(encoding="utf-8")) != wanted:
-        raise R2GenError("R2G-OUTPUT-EXISTS", f"{out} holds a demo build with other settings", "name another --out")
+        raise R2GenError(
+            "R2G-OUTPUT-EXISTS", "the folder of --out holds a demo build with other settings", "name another --out"
+        )
     with atomic_file(record) as scratch:
         scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
@@ -162,7 +172,7 @@ def build_demo(out: Path, settings: DemoSettings | None = None, *, device: str |
                 vision=out / "vision",
                 llm=out / "llm",
                 out=bundle,
-                model_id="r2gen-demo",
+                model_id=settings.model_id(),
                 synthetic=True,
                 target="cpu",
                 dialect="standard",  # at this size it is as fast as any, and every engine runs it

@@ -20,8 +20,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from r2gen_export.bundle import ImageSpec, sha256_file
@@ -30,6 +28,7 @@ from r2gen_export.studies.refusal import reason_of
 from r2gen_export.system.files import atomic_file
 from r2gen_export.training.data import Study, read_view
 from r2gen_export.training.hub import check_finite
+from r2gen_export.training.progress import LOG_SECONDS, counted
 
 HEADER: Final = struct.Struct("<4sIII")
 MAGIC: Final = b"r2gf"
@@ -62,8 +61,8 @@ class FeatureCache:
         self._spec = spec
         self._encode = encode
 
-    def fill(self, studies: Sequence[Study], *, progress: bool = True) -> int:
-        """Compute what is missing, with a progress bar on stderr.
+    def fill(self, studies: Sequence[Study], *, progress: bool = True, seconds: float = LOG_SECONDS) -> int:
+        """Compute what is missing, and show how far it is on stderr as `counted` does.
 
         Returns:
             Number of images encoded.
@@ -72,20 +71,16 @@ class FeatureCache:
             R2GenError: `R2G-IMAGE-*` with the place of the study, `R2G-OUTPUT-WRITE`.
         """
         missing: dict[Path, tuple[Study, int]] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True, quiet=not progress)
         try:
-            with Progress(*columns, console=console, transient=True) as bar:
-                task = bar.add_task("looking up features", total=len(studies))
-                for study in studies:
+            with counted(shown=progress, seconds=seconds) as tell:
+                for done, study in enumerate(studies, start=1):
                     for number in range(len(study.images)):
                         entry = self._entry(study, number)
                         if not entry.is_file():
                             missing[entry] = (study, number)
-                    bar.advance(task)
+                    tell("studies whose features were looked up", done, len(studies))
                 if missing:
-                    bar.update(task, description="encoding images", total=len(missing), completed=0)
-                    self._compute(missing, lambda count: bar.advance(task, count))
+                    self._compute(missing, lambda done: tell("images encoded", done, len(missing)))
         finally:
             self._write_contents()
         return len(missing)
@@ -103,10 +98,10 @@ class FeatureCache:
             self._compute({entry: (study, number)}, lambda _: None)
             found = _read_entry(entry)
         if found is None:
-            raise R2GenError("R2G-OUTPUT-WRITE", f"the feature cache {self.folder} does not keep what is written to it")
+            raise R2GenError("R2G-OUTPUT-WRITE", "the feature cache does not keep what is written to it")
         return found
 
-    def _compute(self, missing: dict[Path, tuple[Study, int]], advance: Callable[[int], None]) -> None:
+    def _compute(self, missing: dict[Path, tuple[Study, int]], tell: Callable[[int], None]) -> None:
         def load(entry: Path) -> Tensor:
             return read_view(*missing[entry], self._spec)
 
@@ -125,7 +120,7 @@ class FeatureCache:
                     check_finite([("features", features)], "the output of the vision encoder")
                     for entry, values in zip(batch, features, strict=True):
                         _write_entry(entry, values)
-                    advance(len(batch))
+                    tell(min((number + 1) * BATCH, len(names)))
             finally:
                 pool.shutdown(cancel_futures=True)
 

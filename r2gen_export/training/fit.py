@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -23,19 +22,20 @@ from rich.console import Console
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.report_cleaning import CLEANERS
-from r2gen_export.system.files import atomic_file, write_error
+from r2gen_export.system.files import write_error
 from r2gen_export.system.interrupts import interrupt_later
-from r2gen_export.training.checkpoint import source_hashes
+from r2gen_export.training.checkpoint import source_hashes, train_facts
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
 from r2gen_export.training.features import FeatureCache, cache_key
 from r2gen_export.training.hub import source_config
 from r2gen_export.training.model import R2GenGPT
-from r2gen_export.training.module import BEST, LOG_EVERY, STATE, AtomicIO, R2GenModule, Saver, Stopper, StudyData
+from r2gen_export.training.module import BEST, LAST, STATE, AtomicIO, R2GenModule, Saver, Stopper, StudyData
+from r2gen_export.training.progress import METRICS, NATS, Bar, LogLines
+from r2gen_export.training.run_record import claim
 from r2gen_export.training.settings import PRECISIONS, TrainSettings
 
 __all__ = ["TrainSettings", "train"]
 
-RUN: Final = "run.json"
 MAX_WORKERS: Final = 8
 STOPPING: Final = "stopping behind this batch; Ctrl-C again stops at once"
 
@@ -43,8 +43,9 @@ STOPPING: Final = "stopping behind this batch; Ctrl-C again stops at once"
 def train(settings: TrainSettings) -> Path:
     """Train, and write checkpoints, logs and the state to resume from into `settings.out`.
 
-    OUT/best and OUT/last are checkpoints; OUT/last.ckpt is the state; OUT/logs holds CSV and TensorBoard logs;
-    OUT/features the encoder's output in the shallow alignment; OUT/run.json the settings.
+    OUT/best and OUT/last are checkpoints; OUT/last.ckpt is the state; OUT/logs holds CSV and TensorBoard logs
+    (`progress.METRICS` names what is in them, with units); OUT/features the encoder's output in the shallow
+    alignment; OUT/run.json the settings.
 
     Returns:
         The checkpoint of the epoch with the best validation score.
@@ -70,8 +71,10 @@ def train(settings: TrainSettings) -> Path:
         model = R2GenGPT.from_sources(settings.vision, settings.llm, settings.model_config(), dtype)
         sources = source_hashes(model)
         if _rank() == 0:
-            _claim(settings, sources)
+            before = claim(settings, sources)
             _announce(console, model, studies)
+            _announce_length(console, settings, before)
+            _announce_logs(console, settings)
         cache = None
         if settings.alignment == "shallow" and settings.use_cache:
             key = cache_key(sources["vision_sha256"], spec, settings.global_only)
@@ -92,8 +95,10 @@ def train(settings: TrainSettings) -> Path:
         )
         _fit(settings, R2GenModule(model, settings, len(studies["train"])), data, saver)
     if saver.best_score is not None and _rank() == 0:
-        value = f"score {saver.best_score:.4f}" if settings.score() else f"validation loss {-saver.best_score:.4f}"
-        console.print(f"best: epoch {saver.best_epoch}, {value}", highlight=False)
+        value = f"validation loss {-saver.best_score:.4f} {NATS}"
+        if settings.score():
+            value = f"{settings.score_name()} {saver.best_score:.4f} (0 to 1, higher is better)"
+        console.print(f"best: epoch {saver.best_epoch} of {settings.max_epochs}, {value}", highlight=False)
     return settings.out / BEST
 
 
@@ -117,31 +122,30 @@ def _announce(console: Console, model: R2GenGPT, studies: dict[str, list[Study]]
     )
 
 
-def _claim(settings: TrainSettings, sources: dict[str, str]) -> None:
-    """A folder belongs to one run; a resumed run must be the same one."""
-    out = settings.out
-    record = out / RUN
-    wanted = json.loads(json.dumps({"settings": settings.identity(), "sources": sources}))
-    if out.exists() and not settings.resume and (not out.is_dir() or any(out.iterdir())):
-        fix = "continue it with --resume, or name another --out" if record.exists() else "name another --out"
-        raise R2GenError("R2G-OUTPUT-EXISTS", f"{out} exists already", fix)
-    if record.exists():
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-            differing = [
-                f"{name} {found[part].get(name)!r} became {value!r}"
-                for part in wanted
-                for name, value in wanted[part].items()
-                if found[part].get(name) != value
-            ]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise R2GenError("R2G-CHECKPOINT-FORMAT", f"{record} is damaged", "name another --out") from error
-        if differing:
-            message = f"the run in {out} has other settings: {', '.join(differing)}"
-            raise R2GenError("R2G-CONFIG-VALUE", message, "resume with its settings, or name another --out")
+def _announce_length(console: Console, settings: TrainSettings, before: int | None) -> None:
+    """Say how a run of another length goes on, and that a finished one has nothing left to do."""
+    last = settings.out / LAST
+    finished = settings.resume and last.exists() and train_facts(last).get("epoch", 0) >= settings.max_epochs
+    if finished:
+        line = f"the run has finished its {settings.max_epochs} epochs; a larger --epochs lengthens it"
+    elif before is not None:
+        line = (
+            f"lengthened from {before} to {settings.max_epochs} epochs: from the next step on the learning rate is "
+            f"that of a cosine over {settings.max_epochs} epochs; a run planned so from the start ends with other "
+            "weights"
+        )
+    else:
         return
-    with atomic_file(record) as scratch:
-        scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _announce_logs(console: Console, settings: TrainSettings) -> None:
+    lines = [
+        "logs in the folder of --out: logs/csv/version_N/metrics.csv (a version for each start), and "
+        "logs/tensorboard (tensorboard --logdir OUT/logs)",
+        *(f"  {name}: {text}" for name, text in METRICS.items() if name != "val_score" or settings.score()),
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _encoder(model: R2GenGPT) -> Any:
@@ -164,17 +168,20 @@ def _fill(cache: FeatureCache, model: R2GenGPT, studies: list[Study], settings: 
         model.visual_encoder.to(f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}")
     try:
         # Processes launched later by Lightning find everything there; those of torchrun or SLURM start together.
-        cache.fill(studies[rank % world :: world], progress=settings.progress and rank == 0)
+        cache.fill(
+            studies[rank % world :: world], progress=settings.progress and rank == 0, seconds=settings.log_seconds
+        )
     finally:
         model.visual_encoder.to("cpu")
 
 
 def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: Saver) -> None:
-    logs = settings.out / "logs"
+    logs, state = settings.out / "logs", settings.out / STATE
+    resumed = settings.resume and state.exists()
     stopper = Stopper()
     callbacks: list[pl.Callback] = [LearningRateMonitor("step"), stopper, saver]
     if settings.progress:
-        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}, leave=False))
+        callbacks.append(_progress(settings, module))
     trainer = _trainer(
         settings,
         accelerator=settings.accelerator,
@@ -186,22 +193,23 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         num_sanity_val_steps=0,
-        log_every_n_steps=LOG_EVERY,
-        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        log_every_n_steps=1,  # the module logs more rarely after the first steps
+        logger=[CSVLogger(logs, name="csv"), _tensorboard(logs, state if resumed else None)],
         callbacks=callbacks,
         plugins=[AtomicIO()],
         # EpochOrder shares the studies out itself.
         use_distributed_sampler=False,
         enable_checkpointing=True,
-        enable_progress_bar=settings.progress,
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
     )
-    state = settings.out / STATE
+    for logger in trainer.loggers:
+        logger.log_hyperparams(settings.identity())
     # Lightning leaves the mode alone; R2GenGPT.train keeps the frozen parts in eval mode.
     module.train()
     try:
         with interrupt_later(STOPPING if _rank() == 0 else "") as stopper.raise_held:
-            trainer.fit(module, datamodule=data, ckpt_path=str(state) if settings.resume and state.exists() else None)
+            trainer.fit(module, datamodule=data, ckpt_path=str(state) if resumed else None)
     except SIGTERMException as error:
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit as error:
@@ -212,6 +220,22 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):  # the loggers' own files
             raise write_error(settings.out, error) from error
         raise
+
+
+def _progress(settings: TrainSettings, module: R2GenModule) -> pl.Callback:
+    """A bar where stderr is a terminal; a log gets lines, for which a bar would write nothing."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return Bar()
+    return LogLines(
+        lambda line: console.print(line, highlight=False, soft_wrap=True), module.steps, settings.log_seconds
+    )
+
+
+def _tensorboard(logs: Path, state: Path | None) -> TensorBoardLogger:
+    """One run in TensorBoard, however often it is resumed: what was logged after the saved `state` is taken back."""
+    step = None if state is None else int(AtomicIO().load_checkpoint(state)["global_step"])
+    return TensorBoardLogger(logs, name="", version="tensorboard", purge_step=step)
 
 
 def _trainer(settings: TrainSettings, **options: Any) -> pl.Trainer:

@@ -27,7 +27,10 @@ ETA_MIN: Final = 1e-6
 """Learning rate at the end of the cosine, as published."""
 
 LOG_EVERY: Final = 10
-"""Steps between two lines of the logs."""
+"""Steps between two lines of the logs, after the first `LOG_ALL`."""
+
+LOG_ALL: Final = 100
+"""Steps at the start of a run that are all in the logs: a short run has a curve, and a wrong rate shows at once."""
 
 STATE: Final = "last.ckpt"
 BEST: Final = "best"
@@ -57,6 +60,7 @@ class R2GenModule(pl.LightningModule):
         self.settings = settings
         self.score = settings.score()
         self._random = model.config.alignment != "shallow" or model.config.llm_lora
+        self.batch_loss = torch.tensor(math.nan)
         self._texts: list[str] = []
         self._references: list[str] = []
 
@@ -67,8 +71,20 @@ class R2GenModule(pl.LightningModule):
             raise InternalError("a batch holds neither pixels nor features")
         return self.model.encode_flat(batch.pixel_values, batch.views)
 
+    def on_train_start(self) -> None:
+        """Put the learning rate onto this run's cosine: a saved state has that of the length the run had then."""
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+                for group, base, factor in zip(
+                    schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+                ):
+                    group["lr"] = base * factor(schedule.last_epoch)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout depends on seed, step and process only, so that a resumed run draws what it would have drawn."""
+        every = 1 if self.global_step < LOG_ALL else LOG_EVERY
+        setattr(self.trainer, "log_every_n_steps", every)  # noqa: B010 - an attribute mypy does not know
         if self._random:
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx
             torch.manual_seed((self.settings.seed * 1_000_003 + step) * 1_009 + self.global_rank)
@@ -76,6 +92,7 @@ class R2GenModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the reports of a batch, in nats per token."""
         loss: Tensor = self.model(self._image_embeds(batch), batch.input_ids)
+        self.batch_loss = loss.detach()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.reports))
         return loss
 
@@ -110,14 +127,18 @@ class R2GenModule(pl.LightningModule):
             self.log("val_score", torch.tensor(score, device=self.device), prog_bar=True, sync_dist=True)
         self._texts, self._references = [], []
 
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        # Lightning's own estimate opens the training data before a resumed run knows where it is.
+        batches = batches_per_epoch(self._studies, self.settings.batch_size, self.trainer.world_size)
+        return self.settings.max_epochs * math.ceil(batches / self.settings.accumulate)
+
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained; the learning rate falls along a cosine to `ETA_MIN`, step by step."""
         settings = self.settings
         parameters = [parameter for _, parameter in self.model.trainable()]
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        # Lightning's own estimate opens the training data before a resumed run knows where it is.
-        batches = batches_per_epoch(self._studies, settings.batch_size, self.trainer.world_size)
-        steps = settings.max_epochs * math.ceil(batches / settings.accumulate)
+        steps = self.steps()
         floor = min(1.0, ETA_MIN / settings.learning_rate)
 
         def factor(step: int) -> float:

@@ -31,7 +31,7 @@ IDENTITY: Final = (
     *("max_length", "max_epochs", "batch_size", "accumulate", "learning_rate", "weight_decay", "gradient_clip"),
     *("seed", "limit", "val_limit", "select"),
 )
-"""Settings that a resumed run must share with the run it continues."""
+"""Settings that a resumed run must share with the run it continues; `max_epochs` may be larger."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class TrainSettings:
     The best checkpoint is chosen by `select`, or by `score_fn` when given. When it needs text, reports are generated
     for the first `generate_limit` validation studies with `val_decoding` (None: greedy) every `generate_every` epochs
     and after the last one. `state_every`: steps between two saves of the state a killed run resumes from, beside
-    those at the end of every epoch; 0: those only. `cache_dir` None: `out/features`.
+    those at the end of every epoch; 0: those only. `cache_dir` None: `out/features`. `log_seconds`: between two lines
+    on a stderr that is no terminal, where there is no progress bar.
+
+    With `resume` a larger `max_epochs` lengthens a run, finished or not: the learning rate goes on along the cosine of
+    the new length.
     """
 
     annotation: Path
@@ -88,6 +92,7 @@ class TrainSettings:
     generate_limit: int = 64
     generate_every: int = 1
     state_every: int = 500
+    log_seconds: float = 30.0
     use_cache: bool = True
     cache_dir: Path | None = None
     progress: bool = True
@@ -101,7 +106,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{name} is {value}, expected at least 1")
-        for name in ("seed", "state_every", "weight_decay", "gradient_clip", "workers"):
+        for name in ("seed", "state_every", "log_seconds", "weight_decay", "gradient_clip", "workers"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 _refuse(f"{name} is {value}, expected at least 0")
@@ -121,6 +126,10 @@ class TrainSettings:
     def score(self) -> Score | None:
         """What scores generated text; None: the validation loss decides."""
         return self.score_fn or SCORES[self.select]
+
+    def score_name(self) -> str:
+        """What that score is called."""
+        return "ROUGE-L" if self.score() is rouge_l else "score"
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share, fit for JSON."""
