@@ -155,3 +155,9 @@ def cause_of(error: BaseException) -> str:
     """An exception of any kind for a message: its type and `errno_text`, never its own text, which may hold a path."""
     text = errno_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def library_reason(error: BaseException, path: str | os.PathLike[str]) -> str:
+    """Why a library cannot read a file, on one line: its own words, or `cause_of` where they may hold the path."""
+    text = str(error).strip().partition("\n")[0][:160]
+    return cause_of(error) if not text or isinstance(error, OSError) or os.fspath(path) in str(error) else text

@@ -185,7 +185,7 @@ def _build_in(job: _Job, scratch: Path, show: Show) -> Built:
     cost = _Cost(time.perf_counter() - begun, max(peak_rss(), outcome.peak_rss_bytes), graph.parameter_bytes())
     timings = (scratch / store.TIMING_CACHE).read_bytes()
     kept = store.write_timing_cache(job.folder.parent, timings, job.machine) if timings else None
-    with atomic_dir(job.folder, overwrite=True) as folder:
+    with atomic_dir(job.folder, overwrite=True, subject=job.folder.name) as folder:
         for name in (PLAN, LAYERS):
             (scratch / name).rename(folder / name)
         identity = _identity(job, order, outcome, cost, onnx_sha256=graph_sha256(model), plan=folder / PLAN, cache=kept)

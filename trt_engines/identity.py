@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from r2gen_export.bundle import sha256_file
 from r2gen_export.bundle.manifest_json import MalformedError, decode_fields
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, cause_of
 from trt_engines.backends import PRODUCTS, Backend
 from trt_engines.machine import gpu, platform_name
 
@@ -152,7 +152,7 @@ def read_identity(folder: Path) -> Identity:
             raise ValueError(f"it is not {FORMAT!r} version {FORMAT_VERSION}")
         identity: Identity = decode_fields(Identity, fields, "")
     except OSError as error:
-        message = f"{name} cannot be read: {error.strerror or type(error).__name__}"
+        message = f"{name} cannot be read: {cause_of(error)}"
         raise R2GenError("R2G-ENGINE-IDENTITY", message, REBUILD) from error
     except (ValueError, RecursionError) as error:
         raise R2GenError("R2G-ENGINE-IDENTITY", f"{name} cannot be read: {error}", REBUILD) from error

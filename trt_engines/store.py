@@ -99,8 +99,8 @@ def remove_engines(bundle: Path, target: str, part: Part | None = None) -> int:
     found = [one for one in list_engines(bundle) if one.target == target and part in (None, one.part)]
     if not found:
         known = ", ".join(dict.fromkeys(one.target for one in list_engines(bundle))) or "none"
-        message = f"no engine {'/'.join(filter(None, (target, part)))} in {bundle}; there: {known}"
-        raise R2GenError("R2G-ENGINE-MISSING", message, f"r2gen engines list {bundle}")
+        message = f"no engine {'/'.join(filter(None, (target, part)))} in the bundle; there: {known}"
+        raise R2GenError("R2G-ENGINE-MISSING", message, "r2gen engines list BUNDLE")
     size = sum(plan.stat().st_size for one in found if (plan := one.folder / PLAN).is_file())
     with locked(bundle, target):
         try:

@@ -30,7 +30,7 @@ def make_recipes(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).exists():
             continue
-        with atomic_dir(folder / name) as out:
+        with atomic_dir(folder / name, subject=name) as out:
             if name.startswith("swin-base-"):
                 make_vision_recipe(out, name.removeprefix("swin-base-"))
             else:

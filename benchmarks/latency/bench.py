@@ -40,7 +40,7 @@ def run_benchmark(settings: BenchSettings, say: Callable[[str], None] = lambda l
     """
     manifest = open_bundle(settings.bundle)
     configurations = plan(settings, manifest)
-    baseline = load_report(settings.baseline) if settings.baseline else None
+    baseline = load_report(settings.baseline, "the report of --baseline") if settings.baseline else None
     peers = load_peers(settings.peers) if settings.peers else None
     refused: R2GenError | None = None
     with atomic_dir(settings.out) as folder:
@@ -65,7 +65,7 @@ def run_benchmark(settings: BenchSettings, say: Callable[[str], None] = lambda l
         (folder / "report.html").write_text(to_html(report), encoding="utf-8")
         write_samples(folder / "samples.csv", measured)
     if refused is not None:
-        message = f"{refused.message}; {settings.out} has the report, without a comparison"
+        message = f"{refused.message}; the report is written, without a comparison"
         raise R2GenError(refused.code, message, "r2gen bench compare --force compares all the same") from refused
     return report
 

@@ -256,7 +256,7 @@ def _comparable(
         [len(x) for x in side] == [len(x) for x in one["sample_studies"]]
         for side, one in zip(sides, (a, b), strict=True)
     ):
-        sides = _by_study(sides, [a["sample_studies"], b["sample_studies"]])
+        sides = by_study(sides, [a["sample_studies"], b["sample_studies"]])
     if any(not value > 0 for side in sides for cluster in side for value in cluster):
         return None
     filled = [[bool(cluster) for cluster in side] for side in sides]
@@ -265,7 +265,9 @@ def _comparable(
     return sides[0], sides[1]
 
 
-def _by_study(sides: Sequence[list[list[float]]], studies: Sequence[list[list[str]]]) -> list[list[list[float]]]:
+def by_study(
+    sides: Sequence[Sequence[Sequence[float]]], studies: Sequence[Sequence[Sequence[str]]]
+) -> list[list[list[float]]]:
     """Every sample divided by the median of its study over both runs, which leaves their ratio as it is."""
     values: dict[str, list[float]] = {}
     for side, names in zip(sides, studies, strict=True):

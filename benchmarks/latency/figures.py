@@ -6,7 +6,6 @@ from math import floor, log10
 from typing import Any
 
 from benchmarks.latency.metrics import METRICS
-from benchmarks.latency.statistics import TOO_SMALL
 from r2gen_export.precision import PRECISIONS
 from r2gen_export.reporting.report import STAGES
 
@@ -39,10 +38,8 @@ def metric_rows(configuration: dict[str, Any]) -> list[Row]:
     for name, found in configuration["metrics"].items():
         low, high = found["ci95"].get("p50", (None, None))
         interval = f"{number(low)} to {number(high)}" if low is not None else "–"
-        p99 = found["p99"] if found["p99"] == TOO_SMALL else number(found["p99"])
-        figures = [number(found[key]) for key in ("p50",)]
-        rest = [number(found["p90"]), number(found["p95"]), p99, number(found["min"]), number(found["max"])]
-        rows.append([METRICS[name].title, METRICS[name].unit, str(found["n"]), *figures, interval, *rest])
+        rest = [number(found[key]) for key in ("p90", "p95", "p99", "min", "max")]
+        rows.append([METRICS[name].title, METRICS[name].unit, str(found["n"]), number(found["p50"]), interval, *rest])
     return rows
 
 
@@ -86,13 +83,28 @@ def roofline_rows(configuration: dict[str, Any]) -> list[Row]:
             number(found[stage]["compute_ms"]),
             f"{number(found[stage]['floor_ms'])} ({found[stage]['bound']})",
             number(found[stage].get("measured_ms")),
-            f"{number(found[stage].get('times_floor'))} x",
+            times_text(found[stage]),
         ]
         for stage, title in titles.items()
     ]
 
 
-ROOFLINE_HEAD = ["stage", "reads", "computes", "memory ms", "arithmetic ms", "floor ms", "measured ms", "of the floor"]
+def times_text(stage: dict[str, Any]) -> str:
+    """How many times its floor a stage took; no factor below 1, which `roofline_notes` explains."""
+    times = stage.get("times_floor")
+    return "–" if times is None else "below, see note" if times < 1 else f"{number(times)} x"
+
+
+ROOFLINE_HEAD = [
+    "stage",
+    "reads",
+    "computes",
+    "memory ms",
+    "arithmetic ms",
+    "floor ms",
+    "measured ms",
+    "times the floor",
+]
 
 
 def roofline_notes(configuration: dict[str, Any]) -> list[str]:
@@ -101,11 +113,6 @@ def roofline_notes(configuration: dict[str, Any]) -> list[str]:
     if "reason" in found:
         return [f"No floors: {found['reason']}."]
     notes = []
-    if found["decode"]["in_cache"]:
-        notes.append(
-            "The LLM's weights fit into the processor's cache: the floor is the cache's read rate, and what is "
-            "measured is the cost of starting many small operations."
-        )
     stored = PRECISIONS[found["work"]["precision"]]
     if stored.half and stored.block is None:
         notes.append("ONNX Runtime widens fp16 weights on a CPU: it reads twice the bytes counted here.")
@@ -114,7 +121,32 @@ def roofline_notes(configuration: dict[str, Any]) -> list[str]:
             f"Drafts were verified, {number(found['tokens_per_pass'])} tokens a pass: time per token may lie below the "
             "floor, which is that of one pass for each token."
         )
+    for stage in ("encode", "prefill", "decode"):
+        if found[stage].get("times_floor", 1.0) < 1 and not (stage == "decode" and found["drafting"]):
+            measured, least = number(found[stage]["measured_ms"]), number(found[stage]["floor_ms"])
+            notes.append(
+                f"{stage}: {measured} ms is below the computed floor of {least} ms, which cannot be: the machine's "
+                "rates were measured at a slower moment than the stage, as on a busy machine, so this floor is too "
+                "high. Read it as: close to the floor."
+            )
     return notes
+
+
+def rate_rows(configuration: dict[str, Any]) -> list[Row]:
+    """The rates that each stage's floor was computed with, and where its bytes are read from."""
+    found = configuration["roofline"]
+    return [
+        [
+            stage,
+            number(found[stage]["bandwidth_gb_s"]),
+            "cache" if found[stage]["in_cache"] else "memory (DRAM)",
+            number(found[stage]["rate_gops"]),
+        ]
+        for stage in ("encode", "prefill", "decode")
+    ]
+
+
+RATE_HEAD = ["stage", "read GB/s", "read from", "matrix Gop/s"]
 
 
 def stage_medians(configuration: dict[str, Any]) -> list[tuple[str, float]]:
@@ -132,6 +164,7 @@ def environment_rows(report: dict[str, Any]) -> list[Row]:
     rates = report["machine"]["best"]
     gops = f"fp32 {number(rates['gemm_fp32_gops'])}, int8 {number(rates['gemm_int8_gops'])} Gop/s"
     kind = "phantom" if how["pictures"] == "phantoms" else "given"
+    views = f", {number(how['views'])} views each" if how.get("views", 1) != 1 else ", 1 view each"
     runs = f"{how['rounds_per_process']} in each of {how['processes']} processes, behind {how['warmup']} to warm up"
     name = f"{what['model_id']} ({what['id']}), dialect {what['dialect']}, {what['prompt_tokens']} prompt tokens"
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
@@ -144,11 +177,11 @@ def environment_rows(report: dict[str, Any]) -> list[Row]:
         ["versions", f"r2gen {where['r2gen']}, Python {where['python']}, {packages}"],
         ["git commit", where["git"] or "not in a working tree"],
         ["host fingerprint", f"{where['host']} (hash over hardware facts, names no machine)"],
-        ["measured read rate", f"{number(rates['read_gb_s'], 'GB/s')}, {report['machine']['threads']} threads"],
+        ["memory read rate (DRAM)", f"{number(rates['read_gb_s'], 'GB/s')}, {report['machine']['threads']} threads"],
         ["measured matrix rates", gops],
         ["bundle", name],
         ["precision", ", ".join(f"{name} {value}" for name, value in what["precision"].items())],
-        ["pictures", f"{how['studies']} {kind} studies ({how['images_digest']})"],
+        ["pictures", f"{how['studies']} {kind} studies{views} ({how['images_digest']})"],
         ["runs", runs],
         ["command", report["command"]],
         ["created", report["created"]],
@@ -226,25 +259,3 @@ def reference_rows(report: dict[str, Any]) -> list[Row]:
 
 REFERENCE_TIMES = ("total", "ttft", "tpot", "peak_rss")
 REFERENCE_HEAD = ["r2gen", "PyTorch", "same words", "end to end", "TTFT", "TPOT", "memory"]
-
-
-def reference_verdict(report: dict[str, Any]) -> str:
-    """The sentence an engineer may quote."""
-    if not report["reference"]["rows"]:
-        return "PyTorch made one report at a time, and no configuration did: nothing to compare."
-    lines = []
-    for one in report["reference"]["rows"]:
-        times = one["times"].get("total")
-        if one["same"] == one["studies"]:
-            words = "same words"
-        else:
-            words = f"same words in only {one['same']} of {one['studies']} studies"
-        faster = f"{number(times)} times faster" if times >= 1 else f"{number(1 / times)} times slower"
-        lines.append(f"{one['ours']}: {faster} than {one['engine']}, {words}.")
-    precision = report["reference"]["precision"]["decoder"]
-    if precision != "fp32":
-        lines.append(
-            f"PyTorch ran the unrounded weights, the bundle has them in {precision}: what rounding changes is measured "
-            "at export, see the parity checks of the bundle."
-        )
-    return " ".join(lines)

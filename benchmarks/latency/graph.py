@@ -57,6 +57,16 @@ class Graph:
                 (rows_only if place in tables else whole).add(name)
         return sum(weight.size for name, weight in self.weights.items() if name in whole or name not in rows_only)
 
+    def convolved(self) -> int:
+        """Weights of convolutions."""
+        return sum(
+            math.prod(self.weights[name].shape)
+            for node in self.nodes
+            if "Conv" in node.op
+            for name in node.inputs
+            if name in self.weights and len(self.weights[name].shape) == 4
+        )
+
     def products(self) -> list[tuple[int, int]]:
         """(K, N) of every product with a weight matrix: `x` [..., K] to [..., N].
 

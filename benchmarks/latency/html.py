@@ -6,65 +6,31 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-from benchmarks.latency import figures, plots
-from benchmarks.latency.markdown import definition_rows, glance, peer_rows
+from benchmarks.latency import figures, plots, sentences
+from benchmarks.latency.compare import was_busy
+from benchmarks.latency.markdown import GLANCE_HEAD, definition_rows, glance, peer_rows
+from benchmarks.latency.page_style import CSS
 from benchmarks.latency.peers import COLUMNS, conditions
-from benchmarks.latency.statistics import TOO_SMALL
+from benchmarks.latency.statistics import PERCENTILES, TOO_SMALL
 
-CSS: Final = """
-:root { color-scheme: light dark; --ground: #ffffff; --panel: #f6f7f9; --ink: #1a1d21; --soft: #59616b; --rule: #d8dde3;
-  --accent: #1f6feb; --band: #1f6feb33; --worse: #c02626; --better: #1a7f37; --warn: #fff4d6; --warn-rule: #b7791f; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --panel: #1c2127; --ink: #e6e9ed; --soft: #a3acb7;
-  --rule: #363d46; --accent: #6ea8fe; --band: #6ea8fe3d; --worse: #ff8080; --better: #5fd07a; --warn: #3a2f14;
-  --warn-rule: #d9a441; } }
-@media print { :root { color-scheme: light; --ground: #ffffff; --panel: #ffffff; --ink: #000000; --soft: #333333;
-  --rule: #bbbbbb; --accent: #1f4f9e; --band: #1f4f9e33; --worse: #a01818; --better: #116329; --warn: #ffffff;
-  --warn-rule: #000000; } body { font-size: 10pt; max-width: none; padding: 0; }
-  figure, tr, .cards { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1.2rem; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem;
-  border-bottom: 1px solid var(--rule); padding-bottom: .2rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-p { margin: .4rem 0; } .soft { color: var(--soft); } .notice, .warn { border-left: 4px solid var(--rule);
-  background: var(--panel); padding: .5rem .8rem; margin: .8rem 0; }
-.warn { border-color: var(--warn-rule); background: var(--warn); } .warn ul { margin: .2rem 0; padding-left: 1.2rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .7rem; margin: .8rem 0; }
-.card { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; padding: .6rem .8rem; }
-.card b { display: block; font-size: 1.45rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-figure { margin: .6rem 0 1.4rem; display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 1.4rem;
-  align-items: start; } figcaption { grid-column: 1 / -1; } .plot, .scroll { overflow-x: auto; }
-@media (max-width: 900px) { figure { grid-template-columns: minmax(0, 1fr); } body { padding: .8rem; } }
-svg { display: block; width: 100%; min-width: 440px; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
-.bar { fill: var(--accent); } .dot circle { fill: var(--accent); fill-opacity: .75; } .band { fill: var(--band); }
-.line { fill: none; stroke: var(--accent); stroke-width: 2; } .axis { stroke: var(--soft); }
-.grid { stroke: var(--rule); }
-.mark { stroke: var(--soft); stroke-dasharray: 3 3; } .whisker { stroke: var(--accent); stroke-width: 2; }
-.whisker.worse { stroke: var(--worse); } .dot.worse circle { fill: var(--worse); }
-.whisker.better { stroke: var(--better); } .dot.better circle { fill: var(--better); }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child, table.text th, table.text td { text-align: left; }
-td, table.text td:first-child { white-space: nowrap; }
-table.text td { overflow-wrap: anywhere; white-space: normal; }
-@media print { figure { grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 1rem; margin: .4rem 0 .8rem; }
-  svg { min-width: 0; } table { font-size: 7.5pt; } th, td { padding: .12rem .3rem; }
-  .plot, .scroll { overflow: visible; } }
-"""
+NARROW: Final = 5
+"""Columns that fit onto the screen of a phone."""
 
 
 def to_html(report: dict[str, Any]) -> str:
     """The whole page."""
     name = f"Latency of {report['bundle']['model_id']}"
+    where = report["environment"]
     body = [
         f"<h1>{escape(name)}</h1>",
-        f'<p class="soft">Bundle {escape(report["bundle"]["id"])}, measured {escape(report["created"])} on '
-        f"{escape(report['environment']['cpu'])}, {report['environment']['cores']} cores.</p>",
+        f'<p class="soft">r2gen {escape(where["r2gen"])}, bundle {escape(report["bundle"]["id"])}, measured '
+        f"{escape(report['created'])} on {escape(where['cpu'])}, {where['cores']} cores.</p>",
+        f"<p>{escape(sentences.model_text(report))}</p>",
         f'<p class="notice">{escape(report["notice"])}</p>',
+        _answers(report),
         _warnings(report),
         _glance(report),
+        _words(),
     ]
     if report["reference"]:
         body.append(_reference(report))
@@ -77,7 +43,7 @@ def to_html(report: dict[str, Any]) -> str:
     body += [
         "<h2>Conditions</h2>",
         _table(["what", "value"], figures.environment_rows(report), "text"),
-        "<h2>Definitions</h2>",
+        '<h2 id="definitions">Definitions</h2>',
         _table(["metric", "unit", "formula"], definition_rows(), "text"),
         _table(["method", ""], [[key, value] for key, value in report["method"].items()], "text"),
         _files(report),
@@ -87,31 +53,52 @@ def to_html(report: dict[str, Any]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(body)}</body></html>\n'
 
 
+def _answers(report: dict[str, Any]) -> str:
+    """For each configuration of the bundle the sentences to repeat, and why not to where that is so."""
+    parts = []
+    for one in report["configurations"]:
+        if one["engine"] != "r2gen" or not (text := sentences.headline(one)):
+            continue
+        name = f"<b>{escape(one['name'])}</b>: " if len(report["configurations"]) > 1 else ""
+        doubts = " ".join(map(escape, sentences.caveats(report, one)))
+        parts.append(f"<p>{name}{escape(text)}</p>{f'<p class=soft>{doubts}</p>' if doubts else ''}")
+    return f'<div class="answer">{"".join(parts)}</div>' if parts else ""
+
+
+def _words() -> str:
+    listed = "; ".join(f"<b>{escape(word)}</b>: {escape(meaning)}" for word, meaning in sentences.WORDS)
+    return f'<p class="soft">{listed}. <a href="#definitions">All definitions</a>.</p>'
+
+
 def _warnings(report: dict[str, Any]) -> str:
     found = figures.warnings(report)
     lines = [f"<li><b>{escape(names)}</b>: {escape(warning)}</li>" for names, warning in found]
     if not lines:
         return '<p class="soft">The run was steady: no drift, no outliers, no foreign load, no throttling was seen.</p>'
-    return f'<div class="warn"><b>Not steady. Read these numbers with care:</b><ul>{"".join(lines)}</ul></div>'
+    busy = any(was_busy(one, report["environment"]["cores"]) for one in report["configurations"])
+    head = "Measured under load: do not use these times." if busy else "Not steady. Read these numbers with care:"
+    return f'<div class="warn"><b>{head}</b><ul>{"".join(lines)}</ul></div>'
 
 
 def _glance(report: dict[str, Any]) -> str:
     """Cards for the only configuration, a table and a plot for several."""
     rows = glance(report)
-    titles = ["end to end", "time to first token", "per output token", "reports per second", "peak memory"]
-    units = ["ms", "ms", "ms", "", "MB"]
     if len(rows) == 1:
         cards = [
             f'<div class="card"><span class="soft">{title}</span><b>{escape(value)} {unit}</b></div>'
-            for title, unit, value in zip(titles, units, rows[0][1:], strict=True)
+            for title, unit, value in zip(
+                ("end to end", "time to first token", "per output token", "reports per second", "peak memory"),
+                ("ms", "ms", "ms", "", "MB"),
+                rows[0][1:],
+                strict=True,
+            )
         ]
         label = f'<p class="soft">{escape(rows[0][0])}: medians of the timed reports.</p>'
         return f'<div class="cards">{"".join(cards)}</div>{label}'
     medians = [(one["name"], one["metrics"]["total"]["p50"]) for one in report["configurations"]]
-    head = ["configuration", "end to end ms", "TTFT ms", "TPOT ms", "reports/s", "peak MB"]
     plot = plots.bars(medians, "ms", "End to end by configuration")
     caption = "Medians of the timed reports; the bars are end to end"
-    return f"<h2>At a glance</h2>{_figure(caption, plot, _table(head, rows))}"
+    return f"<h2>At a glance</h2>{_figure(caption, plot, _table(GLANCE_HEAD, rows))}"
 
 
 def _configuration(one: dict[str, Any]) -> str:
@@ -126,6 +113,7 @@ def _configuration(one: dict[str, Any]) -> str:
         _memory(one),
         "<h3>All metrics</h3>",
         _table(figures.METRIC_HEAD, figures.metric_rows(one)),
+        f'<p class="soft">{escape(sentences.ITL)}</p>',
     ]
     parts += [f'<p class="soft">{escape(line)}.</p>' for line in figures.unavailable_lines(one)]
     return "".join(parts)
@@ -135,12 +123,18 @@ def _stages(one: dict[str, Any]) -> str:
     stages = figures.stage_medians(one)
     total = sum(value for _, value in stages) or 1.0
     rows = [[name, figures.number(value), f"{value / total:.0%}"] for name, value in stages]
-    caption = "Where the time goes: medians of each stage"
-    return _figure(caption, plots.waterfall(stages), _table(["stage", "p50 ms", "share"], rows))
+    caption = "Where the time goes: the median of each stage"
+    table = _table(["stage", "p50 ms", "share"], rows)
+    return _figure(caption, plots.waterfall(stages), table, sentences.sums_text(one, stages))
 
 
 def _distribution(one: dict[str, Any]) -> str:
     found = one["metrics"]["total"]
+    note = (
+        "Too few reports for the other figures: an interval of the median takes "
+        f"{PERCENTILES['p50'][2]}, p90 takes {PERCENTILES['p90'][1]}, p95 {PERCENTILES['p95'][1]} and p99 "
+        f"{PERCENTILES['p99'][1]} of them."
+    )
     marks = [(key, found[key]) for key in ("p50", "p90", "p95", "p99") if found[key] != TOO_SMALL]
     rows = []
     for key in ("p50", "p90", "p95", "p99"):
@@ -151,21 +145,25 @@ def _distribution(one: dict[str, Any]) -> str:
     rows.append(["reports", str(found["n"]), "–"])
     caption = "End to end: every timed report, by the process it ran in"
     plot = plots.strip(one["samples"]["total"], marks, "ms")
-    return _figure(caption, plot, _table(["", "ms", "95 % interval"], rows))
+    few = any(found[key] == TOO_SMALL for key in PERCENTILES) or "p50" not in found["ci95"]
+    return _figure(caption, plot, _table(["", "ms", "95 % interval"], rows), note if few else "")
 
 
 def _tokens(one: dict[str, Any]) -> str:
     points = one["per_token"]
     if len(points) < 2:
         return ""
-    plot = plots.line([(p["position"], p["p10"], p["p50"], p["p90"]) for p in points], "ms", "Time of each pass")
-    wanted = sorted({0, len(points) - 1, *(round(part * (len(points) - 1) / 6) for part in range(7))})
+    least = PERCENTILES["p90"][1]
+    shown = [(*(point[key] if point["n"] >= least else None for key in ("p10", "p90")), point) for point in points]
+    plot = plots.line([(p["position"], low, p["p50"], high) for low, high, p in shown], "ms", "Time of each pass")
+    places = sorted({0, len(points) - 1, *(round(part * (len(points) - 1) / 6) for part in range(7))})
     rows = [
-        [f"{points[at]['position']:.0f}", *(figures.number(points[at][key]) for key in ("n", "p10", "p50", "p90"))]
-        for at in wanted
+        [f"{point['position']:.0f}", *map(figures.number, (point["n"], low, point["p50"], high))]
+        for low, high, point in (shown[place] for place in places)
     ]
     caption = "Time of each pass of the decoder, by its place in the report (median, band from p10 to p90)"
-    return _figure(caption, plot, _table(["pass", "n", "p10 ms", "p50 ms", "p90 ms"], rows))
+    note = "A wide band on a busy machine is mostly other programs' time."
+    return _figure(caption, plot, _table(["pass", "n", "p10 ms", "p50 ms", "p90 ms"], rows), note)
 
 
 def _roofline(one: dict[str, Any]) -> str:
@@ -175,20 +173,11 @@ def _roofline(one: dict[str, Any]) -> str:
         return notes
     stages = [stage for stage in ("encode", "prefill", "decode") if "measured_ms" in found[stage]]
     rows = [(stage, found[stage]["measured_ms"], found[stage]["floor_ms"]) for stage in stages]
-    caption = (
-        "Distance from the hardware's limit: bytes and operations of the bundle over this machine's measured rates"
-    )
+    caption = "How many times the floor each stage takes"
     table = _table(figures.ROOFLINE_HEAD, figures.roofline_rows(one))
-    figure = _figure(caption, plots.against_floor(rows, "ms"), _rates(found))
+    rates = _table(figures.RATE_HEAD, figures.rate_rows(one))
+    figure = _figure(caption, plots.against_floor(rows, "ms"), rates, sentences.floor_text(one))
     return f"{figure}{table}{notes}"
-
-
-def _rates(found: dict[str, Any]) -> str:
-    rows = [
-        [stage, figures.number(found[stage]["bandwidth_gb_s"]), figures.number(found[stage]["rate_gops"])]
-        for stage in ("encode", "prefill", "decode")
-    ]
-    return _table(["stage", "read GB/s", "matrix Gop/s"], rows)
 
 
 def _memory(one: dict[str, Any]) -> str:
@@ -203,8 +192,11 @@ def _memory(one: dict[str, Any]) -> str:
 def _reference(report: dict[str, Any]) -> str:
     table = _table(figures.REFERENCE_HEAD, figures.reference_rows(report))
     note = "Factors are PyTorch's figure divided by r2gen's."
-    text = escape(figures.reference_verdict(report))
-    return f'<h2>PyTorch beside it</h2><p class="notice"><b>{text}</b></p>{table}<p class="soft">{note}</p>'
+    lines = [
+        f'<p class="notice">{f"<b>{escape(text)}</b>" if quotable else escape(text)}</p>'
+        for text, quotable in sentences.reference_lines(report)
+    ]
+    return f'<h2>PyTorch beside it</h2>{"".join(lines)}{table}<p class="soft">{note}</p>'
 
 
 def _comparison(found: dict[str, Any]) -> str:
@@ -227,12 +219,19 @@ def _files(report: dict[str, Any]) -> str:
     return f"<h3>Files of the bundle</h3>{_table(['file', 'bytes', 'SHA-256'], rows, 'text')}"
 
 
-def _figure(caption: str, plot: str, table: str) -> str:
-    return f'<figure><figcaption><b>{escape(caption)}</b></figcaption><div class="plot">{plot}</div>{table}</figure>'
+def _figure(caption: str, plot: str, table: str, note: str = "") -> str:
+    text = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return f"<figure><figcaption><b>{escape(caption)}</b>{text}</figcaption>{plot}{table}</figure>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    rest = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    classes = f' class="{kind}"' if kind else ""
-    return f'<div class="scroll"><table{classes}><thead><tr>{first}</tr></thead><tbody>{rest}</tbody></table></div>'
+    """On a narrow screen a row is a block of its own, where each cell repeats its column's title."""
+    heads = [escape(cell) for cell in head]
+    first = "".join(f"<th>{title}</th>" for title in heads)
+    lines = []
+    for row in rows:
+        cells = [f'<td data-head="{title}">{escape(cell)}</td>' for title, cell in zip(heads, row, strict=True)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    classes = kind or ("wide" if len(head) > NARROW else "")
+    body = f"<thead><tr>{first}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll"><table class="{classes}">{body}</table></div>'

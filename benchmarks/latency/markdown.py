@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.latency import figures
+from benchmarks.latency import figures, sentences
 from benchmarks.latency.metrics import METRICS
 from benchmarks.latency.peers import COLUMNS, conditions
 
@@ -14,17 +14,20 @@ def to_markdown(report: dict[str, Any]) -> str:
     """The whole report."""
     parts = [
         f"# Latency of {report['bundle']['model_id']} ({report['bundle']['id']})",
+        sentences.model_text(report),
         f"> {report['notice']}",
+        *answers(report),
         *_warnings(report),
         "## At a glance",
-        table(["configuration", "end to end ms", "TTFT ms", "TPOT ms", "reports/s", "peak MB"], glance(report)),
+        table(GLANCE_HEAD, glance(report)),
+        "; ".join(f"**{word}**: {meaning}" for word, meaning in sentences.WORDS) + ".",
         "## Conditions",
         table(["what", "value"], figures.environment_rows(report)),
     ]
     for one in report["configurations"]:
         parts += _configuration(one)
     if report["reference"]:
-        parts += ["## PyTorch beside it", figures.reference_verdict(report)]
+        parts += ["## PyTorch beside it", *(text for text, _ in sentences.reference_lines(report))]
         parts.append(table(figures.REFERENCE_HEAD, figures.reference_rows(report)))
     if report["comparison"]:
         parts += ["## Against the baseline", comparison_text(report["comparison"])]
@@ -34,6 +37,19 @@ def to_markdown(report: dict[str, Any]) -> str:
     parts += ["## Definitions", table(["metric", "unit", "formula"], definition_rows())]
     parts.append("\n".join(f"- {name}: {text}" for name, text in report["method"].items()))
     return "\n\n".join(parts) + "\n"
+
+
+GLANCE_HEAD: Final = ["configuration", "end to end ms", "TTFT ms", "TPOT ms", "reports/s", "peak MB"]
+
+
+def answers(report: dict[str, Any]) -> list[str]:
+    """For each configuration of the bundle what may be repeated of it, and why not to where that is so."""
+    several = len(report["configurations"]) > 1
+    return [
+        " ".join([f"{one['name']}: {text}" if several else text, *sentences.caveats(report, one)])
+        for one in report["configurations"]
+        if one["engine"] == "r2gen" and (text := sentences.headline(one))
+    ]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -86,9 +102,13 @@ def _configuration(one: dict[str, Any]) -> list[str]:
         f"## {one['name']}",
         f"Runs on {one['provider']}, {one['threads']} threads. Decoding: {figures.decoding_text(one)}.",
         table(figures.METRIC_HEAD, figures.metric_rows(one)),
+        sentences.sums_text(one, figures.stage_medians(one)),
+        sentences.ITL,
         "\n".join(f"- {line}" for line in figures.unavailable_lines(one)),
     ]
     if "reason" not in found:
-        parts += ["### Distance from the hardware's limit", table(figures.ROOFLINE_HEAD, figures.roofline_rows(one))]
+        parts += ["### How many times the floor each stage takes", sentences.floor_text(one)]
+        parts.append(table(figures.ROOFLINE_HEAD, figures.roofline_rows(one)))
+        parts.append(table(figures.RATE_HEAD, figures.rate_rows(one)))
     parts += figures.roofline_notes(one)
     return [part for part in parts if part]

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from benchmarks.latency.settings import BenchSettings, Configuration
@@ -70,10 +72,15 @@ def measure(
     found = [Measured(one, Watch(rapl, nvml)) for one in configurations]
     threads = available_cores()
     moments = []
+    started = monotonic()
     for number in range(settings.processes):
-        say(f"process {number + 1} of {settings.processes}: the machine")
+        place = f"process {number + 1} of {settings.processes}"
+        if number:
+            left = (monotonic() - started) / number * (settings.processes - number)
+            place += f", about {timedelta(seconds=round(left))} left"
+        say(f"{place}: rates of the machine")
         moments.append(measure_rates(threads))
-        _one_process_each(settings, found, pictures, _prefixed(say, f"process {number + 1}: "))
+        _one_process_each(settings, found, pictures, _prefixed(say, f"{place}: "))
     moments.append(measure_rates(threads))
     return found, Machine(threads, tuple(moments))
 
@@ -99,7 +106,8 @@ def _one_process_each(
             groups.append(group)
         for round_ in range(settings.warmup + settings.rounds):
             warm = round_ < settings.warmup
-            say(f"{'warm-up' if warm else 'round'} {round_ + 1 if warm else round_ + 1 - settings.warmup}")
+            at, of = (round_ + 1, settings.warmup) if warm else (round_ + 1 - settings.warmup, settings.rounds)
+            say(f"{'warm-up' if warm else 'round'} {at} of {of}")
             for measured, group in zip(found, groups, strict=True):
                 kept = measured.starts[-1]["warm_up" if warm else "rounds"]
                 kept.append(_round(measured, group, round_, timed=not warm))

@@ -21,17 +21,20 @@ LEAST_RUNS: Final = 8
 """Of each side: with four verdicts judged together, fewer pairs cannot be significant."""
 
 
-def load_runs(path: Path) -> dict[str, Any]:
+def load_runs(path: Path, subject: str = "the report") -> dict[str, Any]:
     """A report by its folder or file; or all reports of the folder, as `merge` puts them together.
+
+    `subject` is what errors call it; of several, the folder's name follows.
 
     Raises:
         R2GenError: `R2G-BENCH-FORMAT`; `R2G-BENCH-CONDITIONS` when the folder's reports are not of one thing.
     """
     if not path.is_dir() or (path / REPORT).exists():
-        return load_report(path)
+        return load_report(path, subject)
     # A killed run leaves a hidden folder.
-    found = [load_report(one.parent) for one in path.glob(f"*/{REPORT}") if not one.parent.name.startswith(".")]
-    return merge(found) if found else load_report(path)
+    folders = sorted(one.parent for one in path.glob(f"*/{REPORT}") if not one.parent.name.startswith("."))
+    found = [load_report(folder, f"{subject}/{folder.name}") for folder in folders]
+    return merge(found) if found else load_report(path, subject)
 
 
 @whole()

@@ -28,13 +28,15 @@ def load_peers(path: Path) -> dict[str, Any]:
         R2GenError: `R2G-BENCH-FORMAT`.
     """
     fix = "write it with python -m benchmarks.peers --json FILE"
-    found = read_json(path, fix)
+    found = read_json(path, "the file of --peers", fix)
     schema = found.get("schema") if isinstance(found, dict) else None
     contenders = found.get("contenders") if isinstance(found, dict) else None
     if schema != PEERS_SCHEMA or not isinstance(contenders, list):
-        raise R2GenError("R2G-BENCH-FORMAT", f"{path} has schema {schema!r}, expected {PEERS_SCHEMA!r}", fix)
+        raise R2GenError(
+            "R2G-BENCH-FORMAT", f"the file of --peers has schema {schema!r}, expected {PEERS_SCHEMA!r}", fix
+        )
     if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in contenders):
-        raise R2GenError("R2G-BENCH-FORMAT", f"{path}: a contender has no name", fix)
+        raise R2GenError("R2G-BENCH-FORMAT", "the file of --peers: a contender has no name", fix)
     return dict(found)
 
 

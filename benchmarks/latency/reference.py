@@ -13,7 +13,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.latency.compare import by_study, was_busy
 from benchmarks.latency.measure import Measured
+from benchmarks.latency.statistics import compare
 from r2gen_export.candidates import Candidate, Reason
 
 if TYPE_CHECKING:
@@ -130,7 +132,8 @@ def verdict(measured: Sequence[Measured], report: dict[str, Any]) -> dict[str, A
     Returns:
         `rows`: one for each configuration of the bundle with the reference's preset that makes one report at a time,
         as PyTorch does: `studies`, `same` (token ids equal), `first_divergence` (least place, counted from 1, None
-        when all are equal), and `times` of the medians.
+        when all are equal), `reports` timed of both, `tokens` of a report, `busy`, `times` of the medians, and `ci95`,
+        the bootstrap interval of that of `total`.
     """
     references = {one.configuration.settings.preset: one for one in measured if one.configuration.engine == "torch"}
     found = {one["name"]: one for one in report["configurations"]}
@@ -144,6 +147,8 @@ def verdict(measured: Sequence[Measured], report: dict[str, Any]) -> dict[str, A
         mine, wanted = _tokens(one), _tokens(reference)
         both = sorted(mine.keys() & wanted.keys())
         parted = [_first_difference(mine[key], wanted[key]) for key in both if mine[key] != wanted[key]]
+        sides = (ours["samples"]["total"], theirs["samples"]["total"])
+        difference = compare(*by_study(sides, (ours["sample_studies"], theirs["sample_studies"])), test=False)
         rows.append(
             {
                 "ours": one.configuration.name,
@@ -152,6 +157,10 @@ def verdict(measured: Sequence[Measured], report: dict[str, Any]) -> dict[str, A
                 "studies": len(both),
                 "same": len(both) - len(parted),
                 "first_divergence": min(parted, default=None),
+                "reports": [side["metrics"]["total"]["n"] for side in (ours, theirs)],
+                "tokens": min(side["metrics"]["tokens"]["p50"] for side in (ours, theirs)),
+                "busy": any(was_busy(side, report["environment"]["cores"]) for side in (ours, theirs)),
+                "ci95": [difference.low, difference.high],
                 "times": {
                     name: theirs["metrics"][name]["p50"] / ours["metrics"][name]["p50"]
                     for name in ("total", "ttft", "tpot", "encode", "prefill", "peak_rss")

@@ -26,7 +26,7 @@ from benchmarks.latency.statistics import INTERVAL, METHOD, RESAMPLES, summarise
 from benchmarks.machine_rates import Machine
 from r2gen_export.bundle import Manifest
 from r2gen_export.candidates import ENGINE, Candidate, render
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, cause_of
 from r2gen_export.runtime.backends.ort_providers import CPU
 from r2gen_export.runtime.backends.tuning import OPENVINO
 
@@ -66,13 +66,17 @@ def assemble(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": settings.command,
         "environment": where,
-        "bundle": bundle_facts(manifest),
+        "bundle": {
+            **bundle_facts(manifest),
+            "parameters": {"LLM": work.weights + work.table, "vision": work.vision_weights},
+        },
         "settings": {
             "runs": settings.runs,
             "processes": settings.processes,
             "rounds_per_process": settings.rounds,
             "warmup": settings.warmup,
             "studies": len(pictures),
+            "views": fmean(map(len, pictures)),
             "pictures": "given" if settings.images else "phantoms",
             "images_digest": images_digest(pictures),
             "draft": settings.draft,
@@ -291,25 +295,24 @@ def write_samples(path: Path, measured: Sequence[Measured]) -> None:
         table.writerows(rows)
 
 
-def load_report(path: Path) -> dict[str, Any]:
-    """A report by its folder or file.
+def load_report(path: Path, subject: str = "the report") -> dict[str, Any]:
+    """A report by its folder or file; `subject` is what errors call it ("report A", "--baseline").
 
     Raises:
         R2GenError: `R2G-BENCH-FORMAT` when it is not one, or of another schema.
     """
-    file = path / REPORT if path.is_dir() else path
     fix = "name a folder that r2gen bench wrote"
-    report = read_json(file, fix)
-    found = report.get("schema") if isinstance(report, dict) else None
-    if found != SCHEMA:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{file} has schema {found!r}, this release reads {SCHEMA!r}", fix)
+    report = read_json(path / REPORT if path.is_dir() else path, subject, fix)
+    schema = report.get("schema") if isinstance(report, dict) else None
+    if schema != SCHEMA:
+        raise R2GenError("R2G-BENCH-FORMAT", f"{subject} has schema {schema!r}, this release reads {SCHEMA!r}", fix)
     for name, kind in NEEDED.items():
         if not isinstance(report.get(name), kind):
-            raise R2GenError("R2G-BENCH-FORMAT", f"{file}: {name} is missing or not of its type", fix)
+            raise R2GenError("R2G-BENCH-FORMAT", f"{subject}: {name} is missing or not of its type", fix)
     return dict(report)
 
 
-def read_json(file: Path, fix: str) -> Any:
+def read_json(file: Path, subject: str, fix: str) -> Any:
     """What a JSON file holds; `fix` is what mends one that is none.
 
     Raises:
@@ -318,6 +321,6 @@ def read_json(file: Path, fix: str) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{file} cannot be read: {error.strerror or error}", fix) from error
+        raise R2GenError("R2G-BENCH-FORMAT", f"{subject} cannot be read: {cause_of(error)}", fix) from error
     except (ValueError, RecursionError) as error:
-        raise R2GenError("R2G-BENCH-FORMAT", f"{file} is not JSON", fix) from error
+        raise R2GenError("R2G-BENCH-FORMAT", f"{subject} is not JSON", fix) from error

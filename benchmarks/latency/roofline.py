@@ -34,7 +34,8 @@ class Work:
     """What one bundle asks of the hardware. Operations: multiplications and additions, each counted.
 
     `encode_ops`: one image. `weights`: the LLM's parameters in products; `head`: those of its output layer.
-    `positions`: of the prompt; `shared`: of them, computed once for all reports.
+    `positions`: of the prompt; `shared`: of them, computed once for all reports. `vision_weights`: the vision
+    encoder's and projector's parameters in products and convolutions; `table`: those of the token embeddings.
     """
 
     encode_ops: float
@@ -50,6 +51,8 @@ class Work:
     kv_bytes: float
     precision: str
     vision_precision: str
+    vision_weights: int
+    table: int
 
     def prefill_ops(self) -> float:
         """Of one prompt, what is shared left out."""
@@ -93,6 +96,8 @@ def count_work(bundle: Path, manifest: Manifest) -> Work:
         kv_bytes=2.0 * dims.num_layers * dims.num_kv_heads * dims.head_dim * (2 if half else 4),
         precision=manifest.precision["decoder"],
         vision_precision=manifest.precision["vision"],
+        vision_weights=sum(k * n for k, n in vision.products()) + vision.convolved(),
+        table=dims.vocab_size * dims.d_llm,
     )
 
 

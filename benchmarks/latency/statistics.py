@@ -27,7 +27,9 @@ RESAMPLES: Final = 1000
 MOST_SAMPLES: Final = 2_000_000
 """Drawn in all for one interval; a metric with many samples is resampled less often."""
 
-P99_NEEDS: Final = 100
+PERCENTILES: Final = {"p50": (50.0, 1, 6), "p90": (90.0, 10, 29), "p95": (95.0, 20, 59), "p99": (99.0, 100, 299)}
+"""Percent; samples it takes for one beyond it; and for an interval of 95 % (of the median: between least and most)."""
+
 TOO_SMALL: Final = "n too small"
 
 PERMUTATIONS: Final = 20_000
@@ -36,27 +38,30 @@ PERMUTATIONS: Final = 20_000
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one configuration. `ci`: bounds of the 95 % bootstrap interval of each percentile."""
+    """One metric of one configuration. Percentiles are None where there are too few samples.
+
+    `ci`: bounds of the 95 % bootstrap interval of each percentile that has enough samples for one.
+    """
 
     n: int
     mean: float
     least: float
     most: float
     p50: float
-    p90: float
-    p95: float
+    p90: float | None
+    p95: float | None
     p99: float | None
     ci: dict[str, tuple[float, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; `p99` is a text where there are too few samples."""
+        """JSON form; percentiles are a text where there are too few samples."""
         return {
             "n": self.n,
             "mean": self.mean,
             "min": self.least,
             "p50": self.p50,
-            "p90": self.p90,
-            "p95": self.p95,
+            "p90": TOO_SMALL if self.p90 is None else self.p90,
+            "p95": TOO_SMALL if self.p95 is None else self.p95,
             "p99": TOO_SMALL if self.p99 is None else self.p99,
             "max": self.most,
             "ci95": {name: list(bounds) for name, bounds in self.ci.items()},
@@ -69,24 +74,30 @@ def summarise(clusters: Clusters, seed: int = 0) -> Summary | None:
     if not groups:
         return None
     values = np.concatenate(groups)
-    asked = {"p50": 50.0, "p90": 90.0, "p95": 95.0} | ({"p99": 99.0} if len(values) >= P99_NEEDS else {})
-    found = dict(zip(asked, np.percentile(values, list(asked.values())).tolist(), strict=True))
-    count = max(100, min(RESAMPLES, MOST_SAMPLES // len(values)))
-    drawn = [np.percentile(one, list(asked.values()), axis=-1) for one in resamples(groups, seed, count)]
-    tails = [(1 - INTERVAL) / 2 * 100, (1 + INTERVAL) / 2 * 100]
-    spread = np.concatenate([one.reshape(len(asked), -1) for one in drawn], axis=1)
-    bounds = np.percentile(spread, tails, axis=1).T.tolist() if len(values) > 1 else []
+    n = len(values)
+    shares = {name: percent for name, (percent, least, _) in PERCENTILES.items() if n >= least}
+    found = dict(zip(shares, np.percentile(values, list(shares.values())).tolist(), strict=True))
+    bounded = {name: percent for name, percent in shares.items() if n >= PERCENTILES[name][2]}
     return Summary(
-        n=len(values),
+        n=n,
         mean=float(values.mean()),
         least=float(values.min()),
         most=float(values.max()),
         p50=found["p50"],
-        p90=found["p90"],
-        p95=found["p95"],
+        p90=found.get("p90"),
+        p95=found.get("p95"),
         p99=found.get("p99"),
-        ci={name: (low, high) for name, (low, high) in zip(asked, bounds, strict=False)},
+        ci=_intervals(groups, bounded, seed) if bounded else {},
     )
+
+
+def _intervals(groups: Sequence[Floats], percents: dict[str, float], seed: int) -> dict[str, tuple[float, float]]:
+    count = max(100, min(RESAMPLES, MOST_SAMPLES // sum(map(len, groups))))
+    drawn = [np.percentile(one, list(percents.values()), axis=-1) for one in resamples(groups, seed, count)]
+    spread = np.concatenate([one.reshape(len(percents), -1) for one in drawn], axis=1)
+    tails = [(1 - INTERVAL) / 2 * 100, (1 + INTERVAL) / 2 * 100]
+    bounds = np.percentile(spread, tails, axis=1).T.tolist()
+    return {name: (low, high) for name, (low, high) in zip(percents, bounds, strict=True)}
 
 
 def resamples(groups: Sequence[Floats], seed: int, count: int) -> Iterator[Floats]:

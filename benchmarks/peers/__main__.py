@@ -170,7 +170,7 @@ def convert(name: str, model: Path, target: Path, python: Path) -> None:
         return
     quiet = None if "--verbose" in sys.argv else subprocess.DEVNULL
     engine, block = engine_of(name), "128" if name.endswith(WIDE) else "32"
-    with atomic_dir(target) as out:
+    with atomic_dir(target, subject=target.name) as out:
         if name in OURS:
             from benchmarks.peers.ours import convert as convert_ours
 

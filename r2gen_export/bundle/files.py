@@ -13,11 +13,12 @@ from r2gen_export.bundle.manifest import FORMAT, MANIFEST, READABLE, REQUIRED_FI
 from r2gen_export.bundle.manifest_json import REEXPORT, decode_fields, malformed, shown, shown_name
 from r2gen_export.bundle.manifest_values import check_values
 from r2gen_export.bundle.onnx_external import external_locations
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, cause_of
 from r2gen_export.system.files import atomic_file
 from r2gen_export.system.paths import require_utf8
 from r2gen_export.system.regular_file import open_regular, size_and_sha256
 
+NAME_ONE: Final = "name a folder that r2gen export wrote, as BUNDLE, --bundle or R2GEN_BUNDLE"
 RECOPY: Final = "copy the bundle again, or export it again with r2gen export"
 
 
@@ -76,11 +77,11 @@ def load_manifest(bundle: Path) -> Manifest:
         with open_regular(path) as content:
             fields = json.loads(content.read().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        missing = f"no bundle folder {bundle}" if not bundle.is_dir() else f"{bundle} holds no {MANIFEST}"
-        raise R2GenError("R2G-BUNDLE-MISSING", missing, "name a folder that r2gen export wrote") from error
+        missing = f"holds no {MANIFEST}" if bundle.is_dir() else "is not there"
+        raise R2GenError("R2G-BUNDLE-MISSING", f"the bundle's folder {missing}", NAME_ONE) from error
     except OSError as error:
-        message = f"{MANIFEST} cannot be read: {error.strerror or error}"
-        raise R2GenError("R2G-BUNDLE-MISSING", message, "name a folder that r2gen export wrote") from error
+        message = f"{MANIFEST} of the bundle cannot be read: {cause_of(error)}"
+        raise R2GenError("R2G-BUNDLE-MISSING", message, NAME_ONE) from error
     except (ValueError, RecursionError) as error:
         raise R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST} is not JSON", REEXPORT) from error
     if not isinstance(fields, dict):
@@ -114,7 +115,7 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
         try:
             size, digest = size_and_sha256(path, entry.size)
         except OSError as error:
-            message = f"{file} cannot be read: {error.strerror or error}"
+            message = f"{file} cannot be read: {cause_of(error)}"
             raise R2GenError("R2G-BUNDLE-MISSING", message, RECOPY) from error
         if digest is None:
             raise R2GenError(

@@ -245,7 +245,7 @@ def measure(
         report = run_benchmark(settings, tell)
     write_out(summary(report))
     if not output.quiet:
-        say(f"report in {folder}: report.html, report.md, report.json, samples.csv")
+        say(f"{'the folder of --out' if output.out else folder} has report.html, report.md, report.json, samples.csv")
 
 
 def _sources(reference: ReferenceOptions, torch: OptionalSourceOptions) -> Sources | None:
@@ -302,7 +302,7 @@ def compare(
     from benchmarks.latency.paired_runs import load_runs
 
     allowed = None if fail_above is None else share(fail_above)
-    found = compare_reports(load_runs(a), load_runs(b), force=force)
+    found = compare_reports(load_runs(a, "report A"), load_runs(b, "report B"), force=force)
     write_out((json.dumps(found, indent=1) if form is Format.json else comparison_text(found)) + "\n")
     if allowed is not None and (worse := slower_than(found, allowed)):
         message = f"worse by more than {allowed:.3g}: {'; '.join(worse)}"
@@ -332,25 +332,28 @@ def share(text: str) -> float:
 
 def summary(report: dict[str, Any]) -> str:
     """What a terminal shows: the medians, the distance from the limit, what makes them doubtful."""
-    from benchmarks.latency import figures
-    from benchmarks.latency.markdown import glance
+    from benchmarks.latency import figures, sentences
+    from benchmarks.latency.markdown import GLANCE_HEAD, answers, glance
 
-    lines = [f"{report['bundle']['model_id']} ({report['bundle']['id']}) on {report['environment']['cpu']}", ""]
-    rows = [["", "end to end ms", "TTFT ms", "TPOT ms", "reports/s", "peak MB"], *glance(report)]
+    lines = [f"{report['bundle']['model_id']} ({report['bundle']['id']}) on {report['environment']['cpu']}"]
+    lines += [sentences.model_text(report), "", *answers(report), ""]
+    rows = [["", *GLANCE_HEAD[1:]], *glance(report)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
     lines.append("")
+    if any("reason" not in one["roofline"] for one in report["configurations"]):
+        lines.append(sentences.FLOOR)
     for one in report["configurations"]:
         for name, reads, computes, *_, floor, measured, times in figures.roofline_rows(one):
             least, _, bound = floor.partition(" ")
-            lines.append(
-                f"{one['name']}: {name}: {measured} ms, {times} the floor of {least} ms {bound}: {reads}, {computes}"
-            )
+            above = f"{times} the floor" if times.endswith("x") else "below the computed floor"
+            lines.append(f"{one['name']}: {name}: {measured} ms, {above} of {least} ms {bound}: {reads}, {computes}")
+        lines += [f"{one['name']}: {note}" for note in figures.roofline_notes(one)]
     lines += [f"{names}: warning: {warning}" for names, warning in figures.warnings(report)]
     if report["reference"]:
-        lines.append(figures.reference_verdict(report))
+        lines += [text for text, _ in sentences.reference_lines(report)]
     if report["comparison"]:
         for one in report["comparison"]["configurations"]:
             lines += [

@@ -206,13 +206,13 @@ def check_output(path: Path | None, *, overwrite: bool) -> None:
     """
     if path is None:
         return
-    from r2gen_export.system.files import partial_path
+    from r2gen_export.system.files import OUT_FILE, partial_path
 
     if path.exists() and not path.is_file():
-        raise R2GenError("R2G-OUTPUT-WRITE", f"{path} is not a regular file", "name a file for --out")
-    for there, what in ((path, ""), (partial_path(path), ", reports of a run that was stopped")):
+        raise R2GenError("R2G-OUTPUT-WRITE", f"{OUT_FILE} is not a regular file", "name another file")
+    for there, what in ((path, OUT_FILE), (partial_path(path), f"a part of {OUT_FILE}, of a run that was stopped,")):
         if there.exists() and not overwrite:
-            message = f"{there} is there already{what}"
+            message = f"{what} is there already"
             raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --resume or --overwrite")
 
 

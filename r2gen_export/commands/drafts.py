@@ -59,7 +59,7 @@ def build(
     manifest = open_bundle(bundle)
     texts = read_reports(reports, dataset.value)
     build_store(bundle, manifest, tokenise(bundle, manifest, texts))
-    say(f"{len(texts)} reports in {bundle}")
+    say(f"{len(texts)} reports in the bundle's store")
 
 
 @app.command(cls=HelpCommand, epilog=examples("r2gen drafts show bundle"))
@@ -86,4 +86,4 @@ def wipe(
     from r2gen_export.runtime.drafting.store import wipe_store
 
     wipe_store(bundle, open_bundle(bundle), learned_only=learned)
-    say(f"{bundle}: " + ("what was learned is gone" if learned else "the store is gone"))
+    say("what was learned is gone" if learned else "the store is gone")

@@ -54,7 +54,7 @@ def list_(bundle: BundleArgument) -> None:
     for engine in found:
         write_out(f"{engine.target}/{engine.part}: {_state(engine)}\n")
     if not found:
-        say(f"no engines in {bundle}; r2gen build {bundle} builds them")
+        say("the bundle has no engines; r2gen build BUNDLE builds them")
 
 
 @app.command(cls=HelpCommand, epilog=examples("r2gen engines inspect bundle TARGET --format json"))
@@ -82,7 +82,7 @@ def inspect(
     manifest = load_manifest(bundle)
     found = [engine for engine in list_engines(bundle) if engine.target == target]
     if not found:
-        raise R2GenError("R2G-ENGINE-MISSING", f"no target {target!r} in {bundle}", f"r2gen engines list {bundle}")
+        raise R2GenError("R2G-ENGINE-MISSING", f"the bundle has no target {target!r}", "r2gen engines list BUNDLE")
     for engine in found:
         identity = read_identity(engine.folder)
         verify_plan(engine.folder, identity)

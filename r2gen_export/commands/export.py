@@ -240,4 +240,4 @@ def run_export(settings: ExportSettings) -> None:
     manifest = export_bundle(settings, say=say)
     print_checks(manifest.parity, to_stderr=True)
     megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
-    say(f"{settings.out}: {len(manifest.files)} files, {megabytes:.1f} MB, alignment {manifest.source.alignment}")
+    say(f"bundle written: {len(manifest.files)} files, {megabytes:.1f} MB, alignment {manifest.source.alignment}")

@@ -43,4 +43,4 @@ def phantom(
     from r2gen_export.phantoms import write_phantoms
 
     write_phantoms(out, studies, seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    say(f"{studies} studies in {out}")
+    say(f"{studies} studies in the folder of --out")

@@ -63,7 +63,7 @@ def _stage(folder: Path, make: Callable[[Path], dict[str, float]], console: Cons
     """Run a stage into `folder` unless it is there; its figures stay in `stage.json` beside its files."""
     record = folder / "stage.json"
     if not record.exists():
-        with atomic_dir(folder) as scratch:
+        with atomic_dir(folder, subject=folder.name) as scratch:
             figures = make(scratch)
             (scratch / "stage.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
     figures = json.loads(record.read_text(encoding="utf-8"))

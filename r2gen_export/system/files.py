@@ -19,15 +19,19 @@ from typing import Final
 from r2gen_export.errors import R2GenError, errno_text
 from r2gen_export.system.interrupts import signals_held
 
+OUT_FOLDER: Final = "the folder of --out"
+OUT_FILE: Final = "the file of --out"
+"""What messages call an output whose name the user gave: the option says which it is, its path stays out of logs."""
 
-def write_error(path: Path, error: OSError) -> R2GenError:
-    """The coded error for a failed write: names the artefact and the cause (disk full, no permission)."""
+
+def write_error(path: Path, error: OSError, subject: str = "") -> R2GenError:
+    """The coded error for a failed write: what was written (`subject`, else the file's name) and why it failed."""
     cause = errno_text(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         cause = "the disk is full"
     elif error.errno == errno.EBADF:
         cause = "it is closed"
-    return R2GenError("R2G-OUTPUT-WRITE", f"{path.name}: {cause}", "free space or choose another --out")
+    return R2GenError("R2G-OUTPUT-WRITE", f"{subject or path.name}: {cause}", "free space or choose another --out")
 
 
 UNSUPPORTED: Final = (errno.EINVAL, errno.ENOTSUP)
@@ -71,12 +75,13 @@ def _sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_dir(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_dir(target: Path, *, overwrite: bool = False, subject: str = OUT_FOLDER) -> Iterator[Path]:
     """A scratch folder beside `target` that becomes `target` when the block ends without an exception.
 
     Args:
         target: the folder to write.
         overwrite: replace an existing folder (it is moved aside first and put back when the rename fails).
+        subject: what errors call it.
 
     Yields:
         The scratch folder to write into.
@@ -87,12 +92,12 @@ def atomic_dir(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise R2GenError("R2G-OUTPUT-EXISTS", f"{target} exists already", "name another folder or remove this one")
+        raise R2GenError("R2G-OUTPUT-EXISTS", f"{subject} exists already", "name another folder or remove this one")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(target, error, subject) from error
     try:
         yield scratch
         _sync_tree(scratch)
@@ -101,7 +106,7 @@ def atomic_dir(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         # Only a failed write is ours to translate; a missing input keeps its own message.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG):
-            raise write_error(target, error) from error
+            raise write_error(target, error, subject) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -188,7 +193,7 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
                     sync_file(file.fileno())
                     synced = monotonic()
             except OSError as error:
-                raise write_error(target, error) from error
+                raise write_error(target, error, OUT_FILE) from error
             whole += len(data)
 
     try:
@@ -196,7 +201,7 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
         file = scratch.open("ab" if append else "wb", buffering=0)
         whole = file.tell()
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(target, error, OUT_FILE) from error
     with file:
         try:
             yield write
@@ -211,4 +216,4 @@ def growing_file(target: Path, *, append: bool = False) -> Iterator[Callable[[st
             scratch.replace(target)
             _sync_parent(target)
         except OSError as error:
-            raise write_error(target, error) from error
+            raise write_error(target, error, OUT_FILE) from error

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, library_reason
 from r2gen_export.system.files import atomic_dir
 from r2gen_export.system.git_lfs import refuse_pointer
 from r2gen_export.training.hub import check_finite, weights_sha256
@@ -79,24 +79,23 @@ def _read(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     fix = "name the folder that `r2gen train` wrote (OUT/best or OUT/last)"
     if folder.is_file():
-        message = f"{folder.name} is a file; a checkpoint of r2gen is a folder with {ADAPTER} and {CONFIG}"
+        message = f"the checkpoint is a file; one of r2gen is a folder with {ADAPTER} and {CONFIG}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
     absent = [name for name in (ADAPTER, CONFIG) if not (folder / name).is_file()]
     if absent:
-        message = f"the checkpoint {folder} " + (f"lacks {' and '.join(absent)}" if folder.is_dir() else "is not there")
+        message = "the checkpoint " + (f"lacks {' and '.join(absent)}" if folder.is_dir() else "is not there")
         raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
     for name in (ADAPTER, CONFIG):
-        refuse_pointer(folder / name, "R2G-CHECKPOINT-FORMAT", f"the checkpoint {folder.name}")
+        refuse_pointer(folder / name, "R2G-CHECKPOINT-FORMAT", "the checkpoint")
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        message = f"{folder / CONFIG} is not readable JSON: {error}"
+        message = f"{CONFIG} of the checkpoint is not readable JSON: {library_reason(error, folder)}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix) from error
     found = (record.get("format"), record.get("format_version")) if isinstance(record, dict) else (None, None)
     if found != (FORMAT, FORMAT_VERSION):
-        message = (
-            f"{folder / CONFIG} says format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} {FORMAT_VERSION}"
-        )
+        says = f"{CONFIG} of the checkpoint says format {found[0]!r} version {found[1]!r}"
+        message = f"{says}, expected {FORMAT!r} {FORMAT_VERSION}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
     return dict(record)
 
@@ -111,24 +110,24 @@ def read_config(folder: Path) -> ModelConfig:
     known = {field.name: type(field.default) for field in dataclasses.fields(ModelConfig)}
     if not isinstance(values, dict) or set(values) != set(known):
         names = sorted(set(known) ^ set(values if isinstance(values, dict) else ()))
-        message = f"{CONFIG} of {folder}: missing or unknown fields under `model`: {', '.join(names)}"
+        message = f"{CONFIG} of the checkpoint: missing or unknown fields under `model`: {', '.join(names)}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
     for name, kind in known.items():
         wanted = (int, float) if kind is float else kind
         if not isinstance(values[name], wanted) or (isinstance(values[name], bool) and kind is not bool):
-            message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, expected {kind.__name__}"
+            message = f"{CONFIG} of the checkpoint: model.{name} is {values[name]!r}, expected {kind.__name__}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
         if kind is str and not is_text(values[name]):
-            message = f"{CONFIG} of {folder}: model.{name} is {values[name]!r}, which is not valid Unicode"
+            message = f"{CONFIG} of the checkpoint: model.{name} is {values[name]!r}, which is not valid Unicode"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
     for name in ("vis_r", "llm_r"):
         if not 1 <= values[name] <= MAX_RANK:
-            message = f"{CONFIG} of {folder}: model.{name} is {values[name]}, expected 1 to {MAX_RANK}"
+            message = f"{CONFIG} of the checkpoint: model.{name} is {values[name]}, expected 1 to {MAX_RANK}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release")
     try:
         return ModelConfig(**values)
     except R2GenError as error:
-        message = f"{CONFIG} of {folder}: {error.message[:200]}"
+        message = f"{CONFIG} of the checkpoint: {error.message[:200]}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "use a checkpoint of this release") from error
 
 
@@ -150,11 +149,11 @@ def load_checkpoint(model: R2GenGPT, folder: Path) -> None:
     try:
         found = load_file(Path(folder) / ADAPTER)
     except Exception as error:  # safetensors raises its own, OSError and, for odd headers, others
-        message = f"{Path(folder) / ADAPTER} is damaged: {error or type(error).__name__}"
+        message = f"{ADAPTER} of the checkpoint is damaged: {library_reason(error, folder)}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "copy the checkpoint again") from error
-    check_keys(model, found, folder)
-    check_finite(found.items(), f"the checkpoint {folder}")
-    _check_sources(record.get("sources"), model, folder)
+    check_keys(model, found)
+    check_finite(found.items(), "the checkpoint")
+    _check_sources(record.get("sources"), model)
     put_tensors(model, found)
 
 
@@ -172,7 +171,6 @@ def load_published(model: R2GenGPT, trained: Trained, allow_unexpected: Sequence
     Raises:
         R2GenError: `R2G-CHECKPOINT-KEYS`, `R2G-MODEL-NONFINITE`, `R2G-CHECKPOINT-FORMAT` for other source weights.
     """
-    path = trained.file.path
     kept = {name: value for name, value in trained.tensors.items() if not _matches(name, allow_unexpected)}
     wanted = dict(model.state_dict(keep_vars=True))
     # The published module has the embedding table under a second name.
@@ -187,12 +185,12 @@ def load_published(model: R2GenGPT, trained: Trained, allow_unexpected: Sequence
             stray.append(name)
         elif wanted[name].shape != value.shape or not torch.equal(wanted[name].detach().to(value.dtype), value):
             other.append(name)
-    check_keys(model, kept, path, stray)
+    check_keys(model, kept, stray)
     if other:
         listed = ", ".join(sorted(other)[:5])
-        message = f"{path.name} was trained on other source weights; {len(other)} tensors differ: {listed}"
+        message = f"the checkpoint was trained on other source weights; {len(other)} tensors differ: {listed}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name the --vision and --llm it was trained on")
-    check_finite(kept.items(), f"the checkpoint {path.name}")
+    check_finite(kept.items(), "the checkpoint")
     put_tensors(model, kept)
 
 
@@ -200,7 +198,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def check_keys(model: R2GenGPT, found: Mapping[str, Tensor], path: Path, stray: Sequence[str] = ()) -> None:
+def check_keys(model: R2GenGPT, found: Mapping[str, Tensor], stray: Sequence[str] = ()) -> None:
     """Raise `R2G-CHECKPOINT-KEYS` with every missing, unexpected (`stray` ones too) and mis-shaped tensor by name."""
     wanted = dict(model.trainable())
     missing = sorted(wanted.keys() - found.keys())
@@ -224,7 +222,7 @@ def check_keys(model: R2GenGPT, found: Mapping[str, Tensor], path: Path, stray: 
     if any(names for _, names in groups):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in groups if names)
         fix = "use the sources and the alignment the checkpoint was trained with (`r2gen inspect` shows them)"
-        raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of {path} do not fit the model; {listed}", fix)
+        raise R2GenError("R2G-CHECKPOINT-KEYS", f"tensors of the checkpoint do not fit the model; {listed}", fix)
 
 
 def put_tensors(model: R2GenGPT, found: Mapping[str, Tensor]) -> None:
@@ -234,7 +232,7 @@ def put_tensors(model: R2GenGPT, found: Mapping[str, Tensor]) -> None:
             parameter.copy_(found[name])
 
 
-def _check_sources(recorded: Any, model: R2GenGPT, folder: Path) -> None:
+def _check_sources(recorded: Any, model: R2GenGPT) -> None:
     """A projector fits one encoder and one LLM; with others of the same shape it gives fluent nonsense."""
     if not isinstance(recorded, dict):
         return
@@ -243,5 +241,5 @@ def _check_sources(recorded: Any, model: R2GenGPT, folder: Path) -> None:
         parts["llm_sha256"] = ("LLM", model.llama_model, model.config.llm)
     for key, (what, module, name) in parts.items():
         if key in recorded and recorded[key] != weights_sha256(module):
-            message = f"{folder} was trained on another {what} than {name!r}: the SHA-256 of its weights differs"
+            message = f"the checkpoint was trained on another {what} than {name!r}: the SHA-256 of its weights differs"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, f"name the {what} it was trained on")

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.report_cleaning import CLEANERS
-from r2gen_export.system.files import write_error
+from r2gen_export.system.files import OUT_FOLDER, write_error
 from r2gen_export.system.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import source_hashes, train_facts
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
@@ -218,7 +218,7 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):  # the loggers' own files
-            raise write_error(settings.out, error) from error
+            raise write_error(settings.out, error, OUT_FOLDER) from error
         raise
 
 

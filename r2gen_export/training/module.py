@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from r2gen_export.decoding import FAST
-from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.errors import InternalError, R2GenError, library_reason
 from r2gen_export.system.files import atomic_file
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.data import Batch, StudyDataset, StudyLoader, collate
@@ -280,7 +280,7 @@ class AtomicIO(TorchCheckpointIO):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            message = f"{Path(path).name} cannot be read: {str(error).partition(chr(10))[0]}"
+            message = f"{Path(path).name} cannot be read: {library_reason(error, path)}"
             raise R2GenError(
                 "R2G-CHECKPOINT-FORMAT", message, "remove it; --resume then starts from the beginning"
             ) from error

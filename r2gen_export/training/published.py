@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from r2gen_export.decoding import Decoding
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, library_reason
 from r2gen_export.runtime.decoding.generate import check_decoding
 from r2gen_export.system.git_lfs import refuse_pointer
 from r2gen_export.training.hub import source_name
@@ -103,9 +103,9 @@ def find_file(path: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(one.name for one in found)
-        message = f"{path} holds {len(found)} checkpoints: {names}"
+        message = f"the folder of the checkpoint holds {len(found)} of them: {names}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name one of them")
-    message = f"no checkpoint in {path}" if path.is_dir() else f"the checkpoint {path} is not there"
+    message = f"the checkpoint is {'a folder without one' if path.is_dir() else 'not there'}"
     fix = f"name a file ({', '.join(SUFFIXES)}), or a folder that r2gen train wrote (OUT/best)"
     raise R2GenError("R2G-CHECKPOINT-MISSING", message, fix)
 
@@ -131,9 +131,9 @@ def read_file(path: Path) -> CheckpointFile:
             raise _unreadable(path, error) from error
     content = _unpickle(path)
     if not isinstance(content, dict):
-        raise _other(path, f"it holds {type(content).__name__}, not a dictionary")
+        raise _other(f"it holds {type(content).__name__}, not a dictionary")
     if "ds_version" in content or ("module" in content and "ds_config" in content):
-        message = f"{path.name} is a part of a checkpoint of DeepSpeed"
+        message = "the checkpoint is a part of a checkpoint of DeepSpeed"
         fix = (
             "where DeepSpeed is installed: python zero_to_fp32.py FOLDER whole.pth, in the folder above; give whole.pth"
         )
@@ -142,9 +142,9 @@ def read_file(path: Path) -> CheckpointFile:
     strange = [str(name) for name, value in tensors.items() if not _is_tensor(name, value)]
     if strange or not tensors:
         reason = f"{', '.join(strange[:5])} are no tensors" if strange else "there are no tensors in it"
-        raise _other(path, reason)
+        raise _other(reason)
     if any(name.startswith("model.llama_proj.") for name in tensors):
-        message = f"{path.name} is the state `r2gen train` resumes from"
+        message = "the checkpoint is the state `r2gen train` resumes from"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "name the folder best or last beside it")
     known = {name: plain(value) for name, value in facts.items()}
     known = {name: value for name, value in known.items() if value is not None}
@@ -168,7 +168,7 @@ def _is_tensor(name: Any, value: Any) -> bool:
 
 def _named(file: CheckpointFile) -> CheckpointFile:
     """A file with the prefixes of wrappers taken off. Raises as `take_off`."""
-    names, taken = take_off(list(file.tensors), file.path.name)
+    names, taken = take_off(list(file.tensors))
     if not taken:
         return file
     tensors = {name: file.tensors[stored] for stored, name in names.items()}
@@ -179,7 +179,9 @@ def _unpickle(path: Path) -> Any:
     try:
         return load_plain(path)
     except NotPlainError as error:
-        message = f"{path.name} asks for {error.name!r}, which could run code; only tensors and plain settings are read"
+        message = (
+            f"the checkpoint asks for {error.name!r}, which could run code; only tensors and plain settings are read"
+        )
         raise R2GenError("R2G-CHECKPOINT-UNSAFE", message, _PLAIN_FIX) from error
     except Exception as error:  # torch.load raises a dozen kinds on damaged files
         raise _unreadable(path, error) from error
@@ -194,12 +196,12 @@ _PLAIN_FIX: Final = (
 
 
 def _unreadable(path: Path, error: Exception) -> R2GenError:
-    reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:160]
-    return R2GenError("R2G-CHECKPOINT-FORMAT", f"{path.name} cannot be read: {reason}", "copy the checkpoint again")
+    message = f"the checkpoint cannot be read: {library_reason(error, path)}"
+    return R2GenError("R2G-CHECKPOINT-FORMAT", message, "copy the checkpoint again")
 
 
-def _other(path: Path, found: str) -> R2GenError:
-    message = f"{path.name} is no checkpoint of R2GenGPT: {found}"
+def _other(found: str) -> R2GenError:
+    message = f"the checkpoint is none of R2GenGPT: {found}"
     fix = "expected {'model', 'config', ...} (published code) or {'state_dict', 'hyper_parameters', ...} (Lightning)"
     return R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
 
@@ -245,7 +247,7 @@ def understand(file: CheckpointFile, overrides: Mapping[str, Any]) -> Trained:
     needed += ["vis_alpha"] if values["alignment"] == "delta" else []
     needed += ["llm_alpha"] if values["llm_lora"] else []
     if lacking := [name for name in needed if name not in values]:
-        message = f"{file.path.name} does not say {', '.join(lacking)}, which changes the reports"
+        message = f"the checkpoint does not say {', '.join(lacking)}, which changes the reports"
         raise R2GenError("R2G-CONFIG-VALUE", message, f"give {', '.join(FLAGS[name] for name in lacking)}")
     config = ModelConfig(**values)
     trained = {name for name in file.tensors if _is_trained(name, config)}
@@ -284,11 +286,11 @@ def _alignment(file: CheckpointFile, ranks: Mapping[str, int], given: str | None
     else:
         seen = given or (said if said in ("shallow", "deep") else None) or ""
     if not seen:
-        message = f"{file.path.name} does not say whether its encoder was trained"
+        message = "the checkpoint does not say whether its encoder was trained"
         raise R2GenError("R2G-CONFIG-VALUE", message, "give --alignment shallow or deep")
     for other, where in ((said, "its settings say"), (given, "--alignment says")):
         if other is not None and other != seen:
-            message = f"{file.path.name} holds tensors of a {seen} alignment, but {where} {other}"
+            message = f"the checkpoint holds tensors of a {seen} alignment, but {where} {other}"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "check where the file comes from")
     return seen
 
@@ -316,7 +318,7 @@ def _decoding(file: CheckpointFile) -> Decoding | None:
     try:
         check_decoding(decoding)
     except R2GenError as error:
-        message = f"{file.path.name}: its decoding settings: {error.message}"
+        message = f"the checkpoint: its decoding settings: {error.message}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "correct its settings where it was made") from error
     return decoding
 
@@ -326,7 +328,7 @@ def _typed(file: CheckpointFile, name: str, value: Any, kind: type) -> Any:
         value = float(value)
     if type(value) is not kind or (isinstance(value, str) and not is_text(value)):
         expected = "valid Unicode" if isinstance(value, str) and kind is str else kind.__name__
-        message = f"{file.path.name}: its setting {name} is {value!r}, expected {expected}"
+        message = f"the checkpoint: its setting {name} is {value!r}, expected {expected}"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, "check where the file comes from")
     return value
 

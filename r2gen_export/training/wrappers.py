@@ -12,12 +12,11 @@ PREFIXES: Final = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put in front of the names of the tensors they wrap."""
 
 
-def take_off(stored: Sequence[str], file: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def take_off(stored: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Names without the prefixes of wrappers, in front of all names or of all names of one part.
 
     Args:
         stored: names of tensors as they are in the file.
-        file: its name, for messages.
 
     Returns:
         Stored name -> name, and the prefixes taken off.
@@ -39,7 +38,7 @@ def take_off(stored: Sequence[str], file: str) -> tuple[dict[str, str], tuple[st
     for prefix in PREFIXES:
         wrapped = sorted(name for name in names.values() if f".{prefix}" in f".{name}")
         if wrapped:
-            message = f"{file}: {len(wrapped)} of {len(names)} tensors have the prefix {prefix!r}: "
+            message = f"the checkpoint: {len(wrapped)} of {len(names)} tensors have the prefix {prefix!r}: "
             fix = f"save the model inside its wrapper, or rename the tensors: name.replace({prefix!r}, '')"
             raise R2GenError("R2G-CHECKPOINT-FORMAT", message + ", ".join(wrapped[:3]), fix)
     return names, tuple(taken)
@@ -57,12 +56,11 @@ def refuse_parts(folder: Path) -> None:
     Raises:
         R2GenError: `R2G-CHECKPOINT-FORMAT`.
     """
-    name = folder.name
     if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("**/*zero_pp_rank_*")):
-        message = f"{name} is a checkpoint of DeepSpeed, in parts"
-        fix = f"where DeepSpeed is installed: python {name}/zero_to_fp32.py {name} whole.pth; give whole.pth"
+        message = "the checkpoint is a folder of DeepSpeed, in parts"
+        fix = "where DeepSpeed is installed: python FOLDER/zero_to_fp32.py FOLDER whole.pth; give whole.pth"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)
     if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
-        message = f"{name} is a checkpoint of torch.distributed.checkpoint, in parts"
-        fix = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {name} whole.pth; give whole.pth"
+        message = "the checkpoint is a folder of torch.distributed.checkpoint, in parts"
+        fix = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER whole.pth; give whole.pth"
         raise R2GenError("R2G-CHECKPOINT-FORMAT", message, fix)

@@ -42,7 +42,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def trained(site: Site, sources: TinySources, out: Path, *more: object) -> tuple[int, str]:
-    """`train` for one epoch; its status, and its output with all files it wrote."""
+    """`train` for one epoch into a folder that bears the name too; its status, output and all files it wrote."""
+    out = out.with_name(f"{NAME}-{out.name}")
     status, text = run(
         "train", "--annotation", site.annotation, "--base-dir", site.folder / "images", "--vision", sources.vision,
         "--llm", sources.llm, "--out", out, "--epochs", 1, "--accelerator", "cpu", "--workers", 0, *more,

@@ -116,7 +116,7 @@ def test_a_disk_that_fills_up_keeps_the_lines_that_are_whole(tmp_path: Path, lim
     )
     assert done.returncode == 2
     *told, first, fix = done.stderr.splitlines()
-    assert first.startswith("R2G-OUTPUT-WRITE: reports.jsonl: ")
+    assert first.startswith("R2G-OUTPUT-WRITE: the file of --out: ")
     assert fix.startswith("  fix: ")
     partial = out.with_name("reports.jsonl.partial")
     if limit == 1_000:

@@ -66,7 +66,8 @@ def test_configurations_and_samples(report):
     for found in (one, two):
         assert found["metrics"]["total"]["n"] == 4
         assert found["metrics"]["load"]["n"] == found["metrics"]["peak_rss"]["n"] == 2
-        assert found["metrics"]["total"]["p99"] == "n too small"
+        assert {found["metrics"]["total"][name] for name in ("p90", "p95", "p99")} == {"n too small"}
+        assert found["metrics"]["total"]["ci95"] == {}, "from four samples"
         assert [len(cluster) for cluster in found["samples"]["total"]] == [2, 2]
         assert [len(cluster) for cluster in found["sample_studies"]] == [2, 2]
         assert found["metrics"]["itl"]["n"] == sum(map(len, found["samples"]["itl"])) == 4 * 11
@@ -148,7 +149,7 @@ def test_every_field_is_documented(report):
 class Page(HTMLParser):
     """Tags that were opened, those left open, and every attribute."""
 
-    VOID = frozenset(("meta", "circle", "rect", "line", "polygon", "polyline"))
+    VOID = frozenset(("meta", "polygon", "polyline"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,13 +181,22 @@ def test_the_page(run):
     page.feed(text)
     assert page.open == []
     assert "script" not in page.tags
-    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not [name for name, _ in page.attributes if name == "src" or name.startswith("on")]
+    assert {value for name, value in page.attributes if name == "href"} == {"#definitions"}
+    assert ("id", "definitions") in page.attributes
     assert "url(" not in text
     assert "http" not in text
     assert NOTICE in page.text
     assert page.tags.count("figure") == 1 + 2 * 5
     figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
-    assert all("<svg" in figure and "<table" in figure for figure in figures), "a table stands beside every plot"
+    assert all('class="chart' in figure and "<table" in figure for figure in figures), "a table beside every chart"
+    assert "<text" not in text, "text of an SVG shrinks with it"
+    assert not re.search(r"min-width: *\d{3,}px", text), "a phone has 360 to 400 px"
+    assert "Model r2gen-demo: 1.1 million parameters (LLM 0.57 million, vision 0.49 million)" in page.text
+    assert "Reports were cut at 12 tokens (--max-new-tokens): whole ones take longer." in page.text
+    assert "A batch of 2 reports of about 12 tokens takes" in page.text
+    assert "From 4 timed reports only." in page.text
+    assert page.text.index("shortest time in which this machine could") < page.text.index("times the floor")
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     assert "NaN" not in text
@@ -211,6 +221,9 @@ def test_markdown(run):
     assert NOTICE in text
     assert "| end to end | ms | 4 |" in text
     assert "n too small" in text
+    assert re.search(r"A report of about 12 tokens takes [\d.]+ (s|ms) once the bundle is loaded", text)
+    assert re.search(r"about [\d,]+ reports an hour, with [\d,]+ MB of memory", text)
+    assert "| encode |" in text.partition("| stage | read GB/s | read from |")[2]
     assert "## Other engines" in text
 
 

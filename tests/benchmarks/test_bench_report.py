@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from benchmarks.latency.environment import without_folders
-from benchmarks.latency.figures import reference_verdict
 from benchmarks.latency.measure import Measured
 from benchmarks.latency.reference import verdict
 from benchmarks.latency.report import assemble
 from benchmarks.latency.roofline import Work, count_work
+from benchmarks.latency.sentences import reference_lines
 from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
 from benchmarks.machine_rates import Machine, Rates
@@ -102,7 +102,9 @@ def test_pytorch_is_compared_with_single_reports_only(work):
     assert [row["ours"] for row in found["reference"]["rows"]] == ["auto, fast"]
     found["reference"] = verdict(contenders[1:], found)
     assert found["reference"]["rows"] == []
-    assert "nothing to compare" in reference_verdict(found)
+    ((text, quotable),) = reference_lines(found)
+    assert "nothing to compare" in text
+    assert not quotable
 
 
 class Terminal(io.StringIO):

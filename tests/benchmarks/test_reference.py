@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.latency.figures import reference_verdict
+from benchmarks.latency.sentences import reference_lines
 from tests.command import run_cli
 from tests.conftest import TinySources
 
@@ -53,7 +53,10 @@ def test_the_verdict_says_where_words_part(report):
     changed = json.loads(json.dumps(report))
     changed["reference"]["rows"][0] |= {"same": 1, "first_divergence": 5}
     changed["reference"]["precision"]["decoder"] = "int4"
-    text = reference_verdict(changed)
+    text = " ".join(text for text, _ in reference_lines(changed))
     assert "same words in only 1 of 4 studies" in text
     assert "the bundle has them in int4" in text
-    assert "same words." in reference_verdict(report)
+    lines = reference_lines(report)
+    assert all("same words in 4 of 4 studies" in text for text, _ in lines)
+    assert not any(quotable for _, quotable in lines), "two reports of eight tokens"
+    assert all("Not a figure to quote: only 2 reports of each were timed, reports of 8" in text for text, _ in lines)

@@ -36,17 +36,23 @@ def test_a_synthetic_clock_gives_exact_percentiles():
 
 
 def test_percentiles_between_samples_are_interpolated():
-    found = summarise([[10.0, 20.0], [30.0, 40.0]])
+    found = summarise([[10.0 * number for number in range(1, 11)], [10.0 * number for number in range(11, 21)]])
     assert found is not None
-    assert (found.p50, found.p90, found.p95) == pytest.approx((25.0, 37.0, 38.5))
+    assert (found.p50, found.p90, found.p95) == pytest.approx((105.0, 181.0, 190.5))
 
 
-@pytest.mark.parametrize(("n", "shown"), [(99, False), (100, True)])
-def test_p99_needs_a_hundred_samples(n, shown):
+@pytest.mark.parametrize(
+    ("n", "percentiles", "intervals"),
+    [(1, "p50", ""), (2, "p50", ""), (5, "p50", ""), (6, "p50", "p50"), (9, "p50", "p50"), (10, "p50 p90", "p50"),
+     (20, "p50 p90 p95", "p50"), (29, "p50 p90 p95", "p50 p90"), (99, "p50 p90 p95", "p50 p90 p95"),
+     (100, "p50 p90 p95 p99", "p50 p90 p95"), (299, "p50 p90 p95 p99", "p50 p90 p95 p99")],
+)  # fmt: skip
+def test_what_few_samples_do_not_show_is_not_shown(n, percentiles, intervals):
     found = summarise([np.arange(n, dtype=float).tolist()])
     assert found is not None
-    assert (found.to_dict()["p99"] != TOO_SMALL) is shown
-    assert ("p99" in found.ci) is shown
+    shown = found.to_dict()
+    assert [name for name in ("p50", "p90", "p95", "p99") if shown[name] != TOO_SMALL] == percentiles.split()
+    assert list(found.ci) == list(shown["ci95"]) == intervals.split()
 
 
 def test_no_samples_no_summary():

@@ -173,5 +173,5 @@ def first_line(error: Exception, path: Path | None = None) -> str:
     """What a library's exception says, shortened to a line; `path` is named without its folder."""
     line = str(error).strip().split("\n", maxsplit=1)[0]
     if path is not None:
-        line = line.replace(str(path), path.name)
+        line = line.replace(str(path), path.name).replace(f"{path.parent}/", "")
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

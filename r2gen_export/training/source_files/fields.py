@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, library_reason
 from r2gen_export.training.source_files.place import missing
 
 LARGEST: Final = 2**31 - 1
@@ -27,7 +27,7 @@ def read_object(path: Path, what: str, source: str | Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         fix = "download it again, or correct the file"
-        raise missing(what, source, f"{path.name} is not readable JSON: {error}", fix) from error
+        raise missing(what, source, f"{path.name} is not readable JSON: {library_reason(error, path)}", fix) from error
     if not isinstance(record, dict):
         reason = f"{path.name} holds {_kind(record)}, expected an object"
         raise missing(what, source, reason, "download it again, or correct the file")

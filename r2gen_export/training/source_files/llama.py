@@ -102,7 +102,7 @@ def read_llama(source: str | Path) -> LlamaSettings:
     owner = f"the LLM {source_name(source)!r}"
     config = Fields(read_object(required_file(source, "config.json", WHAT), WHAT, source), "config.json", owner)
     if config.values.get("model_type") != "llama":
-        message = f"the LLM {str(source)!r} is of type {config.values.get('model_type')!r}, expected 'llama'"
+        message = f"the LLM {source_name(source)!r} is of type {config.values.get('model_type')!r}, expected 'llama'"
         raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "name a llama model")
     refuse_adapter(source, owner)
     config.require_neutral(FOREIGN, FOREIGN_FIX)

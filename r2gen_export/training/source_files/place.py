@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils.hub import extract_commit_hash
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, cause_of
 from r2gen_export.system.git_lfs import refuse_pointer
 
 MISSING: Final = "R2G-MODEL-MISSING"
@@ -46,7 +46,7 @@ def missing(what: str, source: str | Path, reason: str = "", fix: str = "") -> R
         tried = "as a local folder, which is not there, and as a Hugging Face hub id"
     shown = f": {' '.join(reason.split())[:300]}" if reason else ""
     advice = fix or "give the folder that holds config.json and the weights, or a hub id reachable from here"
-    return R2GenError(MISSING, f"the {what} {str(source)!r} cannot be loaded (tried {tried}){shown}", advice)
+    return R2GenError(MISSING, f"the {what} {source_name(source)!r} cannot be loaded (tried {tried}){shown}", advice)
 
 
 def source_file(source: str | Path, name: str, what: str = "source model") -> Path | None:
@@ -120,7 +120,7 @@ def _hub_error(source: str, what: str, error: Exception) -> R2GenError:
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return missing(what, source, "the hub has no repository of this name, or it is private")
     if any(isinstance(link, PermissionError) for link in chain):
-        return missing(what, source, str(error), "make the Hugging Face cache folder (HF_HOME) writable")
+        return missing(what, source, cause_of(error), "make the Hugging Face cache folder (HF_HOME) writable")
     return _unreachable(what, source, str(error) or type(error).__name__)
 
 

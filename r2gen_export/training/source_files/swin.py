@@ -75,7 +75,7 @@ def read_swin(source: str | Path) -> SwinSettings:
     owner = f"the vision encoder {source_name(source)!r}"
     config = Fields(read_object(required_file(source, "config.json", WHAT), WHAT, source), "config.json", owner)
     if config.values.get("model_type") != "swin":
-        message = f"the {WHAT} {str(source)!r} is of type {config.values.get('model_type')!r}, expected 'swin'"
+        message = f"the {WHAT} {source_name(source)!r} is of type {config.values.get('model_type')!r}, expected 'swin'"
         raise R2GenError("R2G-MODEL-UNSUPPORTED", message, "name a swin model")
     config.require_neutral(FOREIGN, FOREIGN_FIX)
     for name in ("dtype", "torch_dtype"):

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import R2GenError, library_reason
 from r2gen_export.training.source_files.fields import read_object
 from r2gen_export.training.source_files.place import missing, source_file, source_name
 from r2gen_export.training.source_files.plain_pickle import NotPlainError, is_dense, load_plain
@@ -70,7 +70,7 @@ def _read(path: Path, what: str, source: str | Path) -> dict[str, Tensor]:
         fix = "use weights in safetensors; do not load these elsewhere either, unless you trust who made them"
         raise R2GenError("R2G-MODEL-UNSUPPORTED", message, fix) from error
     except Exception as error:  # safetensors and torch.load raise a dozen kinds on damaged files
-        raise missing(what, source, f"{path.name} is damaged: {error or type(error).__name__}", AGAIN) from error
+        raise missing(what, source, f"{path.name} is damaged: {library_reason(error, path)}", AGAIN) from error
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) and is_dense(value) for name, value in content.items()
     ):
