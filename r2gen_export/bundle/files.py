@@ -13,10 +13,10 @@ from r2gen_export.bundle.manifest import FORMAT, MANIFEST, READABLE, REQUIRED_FI
 from r2gen_export.bundle.manifest_json import REEXPORT, decode_fields, malformed, shown, shown_name
 from r2gen_export.bundle.manifest_values import check_values
 from r2gen_export.bundle.onnx_external import external_locations
-from r2gen_export.errors import R2GenError, cause_of
+from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_file
 from r2gen_export.system.paths import require_utf8
-from r2gen_export.system.regular_file import open_regular, size_and_sha256
+from r2gen_export.system.regular_file import open_regular, size_and_sha256, why_unread
 
 NAME_ONE: Final = "name a folder that r2gen export wrote, as BUNDLE, --bundle or R2GEN_BUNDLE"
 RECOPY: Final = "copy the bundle again, or export it again with r2gen export"
@@ -80,7 +80,7 @@ def load_manifest(bundle: Path) -> Manifest:
         missing = f"holds no {MANIFEST}" if bundle.is_dir() else "is not there"
         raise R2GenError("R2G-BUNDLE-MISSING", f"the bundle's folder {missing}", NAME_ONE) from error
     except OSError as error:
-        message = f"{MANIFEST} of the bundle cannot be read: {cause_of(error)}"
+        message = f"{MANIFEST} of the bundle cannot be read: {why_unread(error)}"
         raise R2GenError("R2G-BUNDLE-MISSING", message, NAME_ONE) from error
     except (ValueError, RecursionError) as error:
         raise R2GenError("R2G-BUNDLE-MANIFEST", f"{MANIFEST} is not JSON", REEXPORT) from error
@@ -115,7 +115,7 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
         try:
             size, digest = size_and_sha256(path, entry.size)
         except OSError as error:
-            message = f"{file} cannot be read: {cause_of(error)}"
+            message = f"{file} cannot be read: {why_unread(error)}"
             raise R2GenError("R2G-BUNDLE-MISSING", message, RECOPY) from error
         if digest is None:
             raise R2GenError(

@@ -210,9 +210,9 @@ def check_output(path: Path | None, *, overwrite: bool) -> None:
 
     if path.exists() and not path.is_file():
         raise R2GenError("R2G-OUTPUT-WRITE", f"{OUT_FILE} is not a regular file", "name another file")
-    for there, what in ((path, OUT_FILE), (partial_path(path), f"a part of {OUT_FILE}, of a run that was stopped,")):
+    for there, what in ((path, ""), (partial_path(path), ", with reports of a run that was stopped")):
         if there.exists() and not overwrite:
-            message = f"{what} is there already"
+            message = f"{OUT_FILE} is there already{what}"
             raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --resume or --overwrite")
 
 

@@ -9,6 +9,17 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from r2gen_export.errors import cause_of, errno_text
+
+
+class NotRegularError(OSError):
+    """A FIFO or a device stands where a file should."""
+
+
+def why_unread(error: OSError) -> str:
+    """Why a file cannot be read, without its path."""
+    return "it is no regular file" if isinstance(error, NotRegularError) else errno_text(error) or cause_of(error)
+
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a file to read bytes; links are followed. A FIFO, a device or a folder is refused and never waited for.
@@ -45,4 +56,4 @@ def _require_regular(state: os.stat_result) -> None:
     if stat.S_ISDIR(state.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(state.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise NotRegularError(errno.EINVAL, "it is no regular file")

@@ -196,7 +196,7 @@ def test_the_page(run):
     assert "Reports were cut at 12 tokens (--max-new-tokens): whole ones take longer." in page.text
     assert "A batch of 2 reports of about 12 tokens takes" in page.text
     assert "From 4 timed reports only." in page.text
-    assert page.text.index("shortest time in which this machine could") < page.text.index("times the floor")
+    assert text.index("shortest time in which this machine could") < text.index("Times the hardware&#x27;s floor")
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     assert "NaN" not in text

@@ -120,7 +120,9 @@ def _hub_error(source: str, what: str, error: Exception) -> R2GenError:
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return missing(what, source, "the hub has no repository of this name, or it is private")
     if any(isinstance(link, PermissionError) for link in chain):
-        return missing(what, source, cause_of(error), "make the Hugging Face cache folder (HF_HOME) writable")
+        return missing(
+            what, source, f"the cache: {cause_of(error)}", "make the Hugging Face cache folder (HF_HOME) writable"
+        )
     return _unreachable(what, source, str(error) or type(error).__name__)
 
 
