@@ -150,7 +150,7 @@ def _reference_line(row: dict[str, Any]) -> tuple[str, bool]:
     if min(row["reports"]) < FEW:
         doubts.append(f"only {min(row['reports'])} reports of each were timed")
     if row["tokens"] < SHORT_REPORT:
-        doubts.append(f"reports of {number(row['tokens'])} tokens are too short")
+        doubts.append(f"reports of {about(row['tokens'])} tokens are too short")
     if row["busy"]:
         doubts.append("the machine was busy")
     if doubts:
@@ -159,5 +159,5 @@ def _reference_line(row: dict[str, Any]) -> tuple[str, bool]:
     low, high = row["ci95"] if times >= 1 else [1 / bound for bound in reversed(row["ci95"])]
     faster = f"{number(times)} times faster" if times >= 1 else f"{number(1 / times)} times slower"
     interval = f"95 % interval {number(low)} to {number(high)}"
-    about_reports = f"medians of {min(row['reports'])} reports of {number(row['tokens'])} tokens"
+    about_reports = f"medians of {min(row['reports'])} reports of {about(row['tokens'])} tokens"
     return f"{row['ours']}: {faster} than {row['engine']} ({interval}, {about_reports}), {words}.", True

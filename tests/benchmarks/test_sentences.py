@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ def test_why_not_to_repeat_it(work):
     [
         (TEN, 60, 0.0, ""),
         ([[1000.0] * 2], 60, 0.0, "only 2 reports of each were timed"),
-        (TEN, 8, 0.0, "reports of 8.00 tokens are too short"),
+        (TEN, 8, 0.0, "reports of 8 tokens are too short"),
         (TEN, 60, 1.9, "the machine was busy"),
     ],
 )
@@ -105,7 +107,7 @@ def test_a_factor_is_set_in_bold_only_where_it_may_be_quoted(work, ours, tokens,
     assert ("4.00 times faster than" in text) == quotable
     assert (f"<b>{text}</b>" in to_html(made)) == quotable
     if quotable:
-        assert "95 % interval 4.00 to 4.00, medians of 10 reports of 60.0 tokens" in text
+        assert "95 % interval 4.00 to 4.00, medians of 10 reports of 60 tokens" in text
 
 
 def test_no_factor_below_the_floor_without_a_reason(work):
@@ -116,8 +118,8 @@ def test_no_factor_below_the_floor_without_a_reason(work):
     assert next(row[-1] for row in roofline_rows(one)) == "below, see note"
     (note,) = [note for note in roofline_notes(one) if note.startswith("encode: 100 ms is below the computed floor")]
     for text in (to_html(made), to_markdown(made), summary(made)):
-        assert note.replace("'", "&#x27;") in text or note in text
-        assert "0.0" + "76 x" not in text
+        assert note in unescape(text)
+        assert not re.search(r"\b0\.\d+ x", text)
     assert "encode: 100 ms, below the computed floor of" in summary(made)
     assert sentences.FLOOR in to_markdown(made)
 
