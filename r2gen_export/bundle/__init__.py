@@ -39,6 +39,7 @@ from r2gen_export.bundle.manifest import (
     ReferenceLogits,
     Source,
     bundle_id,
+    bundle_sha256,
 )
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "ReferenceLogits",
     "Source",
     "bundle_id",
+    "bundle_sha256",
     "demo_bundle",
     "listed_path",
     "load_manifest",

@@ -184,11 +184,16 @@ class Manifest:
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 
-def bundle_id(manifest: Manifest) -> str:
-    """12 hex digits that name a bundle's content: SHA-256 over the paths and hashes of its files, sorted by path.
+def bundle_sha256(manifest: Manifest) -> str:
+    """64 hex digits that name a bundle's content: SHA-256 over the paths and hashes of its files, sorted by path.
 
     `drafts/` does not count: it changes how fast a report comes, not a word of it.
     """
     files = ((name, entry) for name, entry in sorted(manifest.files.items()) if not name.startswith("drafts/"))
     lines = (f"{name} {entry.sha256}\n" for name, entry in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def bundle_id(manifest: Manifest) -> str:
+    """The first 12 hex digits of `bundle_sha256`: what reports and messages call a bundle."""
+    return bundle_sha256(manifest)[:12]

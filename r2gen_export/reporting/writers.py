@@ -1,0 +1,88 @@
+"""The forms a report is written in for hospital systems, and the function that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from r2gen_export.errors import R2GenError
+from r2gen_export.reporting.document import Document
+from r2gen_export.reporting.predecessor import Predecessor
+from r2gen_export.reporting.report import Report
+from r2gen_export.reporting.source import Source
+from r2gen_export.system.extras import needs
+
+NO_SOURCE: Final = "give the study as DICOM files, or take --format text, json or pdf"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A written form.
+
+    Attributes:
+        name: what `--format` and `render` call it.
+        suffix: of its files.
+        needs_source: it is filed by patient and study: only for studies from DICOM files.
+        needs_pictures: it shows the images.
+        is_dicom: a file of it is a DICOM instance, which a later one can name as its predecessor.
+        is_text: it may be shown on a terminal.
+    """
+
+    name: str
+    suffix: str
+    needs_source: bool = True
+    needs_pictures: bool = False
+    is_dicom: bool = False
+    is_text: bool = False
+
+
+FORMS: Final = MappingProxyType({form.name: form for form in (Form("sr", ".dcm", is_dicom=True),)})
+
+
+def render(form: str, report: Report, source: Source, *, replaces: Predecessor | None = None) -> bytes:
+    """A report as the bytes of a file.
+
+    Equal arguments give equal bytes but for the date and time attributes, which are those of `report.created` in the
+    study's time zone, or this machine's where the images name none.
+
+    Args:
+        form: a key of `FORMS`.
+        report: of the study.
+        source: the study; `pictures` may be empty for forms that show none.
+        replaces: an earlier result of the same study in the same form.
+
+    Raises:
+        R2GenError: `R2G-DICOM-SOURCE` when the form needs a study from DICOM files and this is none; `R2G-DICOM-STUDY`
+            when `replaces` is of another study; `R2G-CONFIG-VALUE` for an unknown form; `R2G-DEPENDENCY-MISSING`.
+    """
+    chosen = FORMS.get(form)
+    if chosen is None:
+        raise R2GenError("R2G-CONFIG-VALUE", f"unknown form {form!r}", f"one of {', '.join(FORMS)}")
+    study_uid = check_source(chosen, source)
+    if replaces is not None and study_uid and replaces.study_instance_uid != study_uid:
+        raise R2GenError("R2G-DICOM-STUDY", "the result to replace is of another study", "give one of this study")
+    with needs("dicom"):
+        return _writer(form)(Document(form, report, source, study_uid, replaces))
+
+
+def check_source(form: Form, source: Source) -> str:
+    """The StudyInstanceUID, empty for a study that did not come from DICOM files and need not.
+
+    Raises:
+        R2GenError: `R2G-DICOM-SOURCE`.
+    """
+    attributes = source.identity.attributes if source.identity else {}
+    values = attributes.get("0020000D", {}).get("Value") or [""]
+    study_uid = str(values[0] or "").strip()
+    if study_uid or not form.needs_source:
+        return study_uid
+    reason = "has no StudyInstanceUID" if source.identity else "did not come from DICOM files"
+    raise R2GenError("R2G-DICOM-SOURCE", f"no {form.name}: the study {reason}", NO_SOURCE)
+
+
+def _writer(form: str) -> Callable[[Document], bytes]:
+    from r2gen_export.reporting.dicom_sr import structured_report
+
+    return {"sr": structured_report}[form]
