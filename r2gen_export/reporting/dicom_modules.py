@@ -72,6 +72,7 @@ def series_modules(dataset: Dataset, document: Document, *, modality: str, numbe
     dataset.ManufacturerModelName = short(report.model_id)
     dataset.DeviceSerialNumber = short(document.source.bundle_sha256)
     dataset.SoftwareVersions = [short(document.software), short(f"semantics {report.semantics}")]
+    processing = item_of(CodeValue="109102", CodingSchemeDesignator="DCM", CodeMeaning="Processing Equipment")
     equipment = item_of(
         Manufacturer=MANUFACTURER,
         ManufacturerModelName=short(report.model_id),
@@ -79,7 +80,7 @@ def series_modules(dataset: Dataset, document: Document, *, modality: str, numbe
         SoftwareVersions=[short(document.software), short(f"semantics {report.semantics}")],
         ContributionDateTime=date_time(document.created()),
         ContributionDescription=document.settings[:1024],
-        PurposeOfReferenceCodeSequence=[code("109102", "DCM", "Processing Equipment")],
+        PurposeOfReferenceCodeSequence=[processing],
     )
     dataset.ContributingEquipmentSequence = [equipment]
 
@@ -92,6 +93,16 @@ def instance_modules(dataset: Dataset, document: Document, sop_class: str) -> No
     created = document.created()
     dataset.ContentDate = f"{created:%Y%m%d}"
     dataset.ContentTime = f"{created:%H%M%S}"
+
+
+def document_references(dataset: Dataset, document: Document) -> None:
+    """What a document of the SR family refers to: the order, the images, the document it replaces."""
+    if orders := requests(document):
+        dataset.ReferencedRequestSequence = orders
+    if images := evidence(document.identity.images, document.study_uid):
+        dataset.CurrentRequestedProcedureEvidenceSequence = images
+    if earlier := predecessors(document):
+        dataset.PredecessorDocumentsSequence = earlier
 
 
 def requests(document: Document) -> list[Dataset]:
@@ -144,11 +155,6 @@ def predecessors(document: Document) -> list[Dataset]:
 def reference(image: SourceImage) -> Dataset:
     """An item that names an instance."""
     return item_of(ReferencedSOPClassUID=image.sop_class_uid, ReferencedSOPInstanceUID=image.sop_instance_uid)
-
-
-def code(value: str, scheme: str, meaning: str) -> Dataset:
-    """An item of a code sequence."""
-    return item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def date_time(moment: datetime) -> str:

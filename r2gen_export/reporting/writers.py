@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -38,7 +38,18 @@ class Form:
     is_text: bool = False
 
 
-FORMS: Final = MappingProxyType({form.name: form for form in (Form("sr", ".dcm", is_dicom=True),)})
+_FORMS: Final = (
+    Form("sr", ".dcm", is_dicom=True),
+    Form("pdf", ".pdf", needs_source=False, needs_pictures=True),
+    Form("dicom-pdf", ".dcm", needs_pictures=True, is_dicom=True),
+    Form("kos", ".dcm", is_dicom=True),
+    Form("fhir", ".json", is_text=True),
+    Form("fhir-r5", ".json", is_text=True),
+    Form("hl7", ".hl7"),
+)
+
+FORMS: Final[Mapping[str, Form]] = MappingProxyType({form.name: form for form in _FORMS})
+"""Every written form by its name; `fhir` is release R4."""
 
 
 def render(form: str, report: Report, source: Source, *, replaces: Predecessor | None = None) -> bytes:
@@ -83,6 +94,14 @@ def check_source(form: Form, source: Source) -> str:
 
 
 def _writer(form: str) -> Callable[[Document], bytes]:
-    from r2gen_export.reporting.dicom_sr import structured_report
+    from r2gen_export.reporting import dicom_kos, dicom_pdf, dicom_sr, fhir, hl7, pdf_page
 
-    return {"sr": structured_report}[form]
+    return {
+        "sr": dicom_sr.structured_report,
+        "pdf": pdf_page.pdf_page,
+        "dicom-pdf": dicom_pdf.encapsulated_pdf,
+        "kos": dicom_kos.key_object_selection,
+        "fhir": fhir.diagnostic_report_r4,
+        "fhir-r5": fhir.diagnostic_report_r5,
+        "hl7": hl7.observation_message,
+    }[form]
