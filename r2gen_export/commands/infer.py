@@ -12,7 +12,7 @@ import typer
 from r2gen_export.commands.console import guarded
 from r2gen_export.commands.help_page import HelpCommand, command_app, examples
 from r2gen_export.commands.option_groups import option_groups, plain
-from r2gen_export.commands.options import BundleOption, DeviceOption, Format, SemanticsName
+from r2gen_export.commands.options import BundleOption, DeviceOption, FhirVersion, ReportFormat, SemanticsName
 
 PRESET = "Default: the preset's."
 
@@ -49,20 +49,28 @@ class OutputOptions:
     """Output."""
 
     form: Annotated[
-        Format,
+        ReportFormat,
         typer.Option(
             "--format",
-            help="Form of the reports: text, or json with one object per study, one a line, that adds token ids, log "
-            "probabilities, timings and settings.",
+            help="Form of the reports: text; json with one object per study, one a line, that adds token ids, log "
+            "probabilities, timings and settings; pdf; or, for studies from DICOM files: sr (DICOM structured report), "
+            "dicom-pdf (encapsulated PDF), kos (key object selection), fhir (DiagnosticReport), hl7 (ORU^R01 2.5.1). "
+            "All but text and json are files, one for each study.",
         ),
-    ] = Format.text
+    ] = ReportFormat.text
+    fhir_version: Annotated[
+        FhirVersion, typer.Option("--fhir-version", help="Release of FHIR that --format fhir writes.")
+    ] = FhirVersion.r4
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Write the reports to FILE, which must not exist, and not to stdout."
+            "--out",
+            metavar="FILE|DIR",
+            help="Write the reports to FILE, which must not exist, and not to stdout. For many studies in a form "
+            "with a file for each: to the folder DIR, as study-0001.dcm and so on.",
         ),
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out if it exists.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out names if it exists.")] = False
     resume: Annotated[
         bool,
         typer.Option(
@@ -71,6 +79,14 @@ class OutputOptions:
             "bundle, settings and images, are left out.",
         ),
     ] = False
+    replaces: Annotated[
+        Path | None,
+        typer.Option(
+            "--replaces",
+            metavar="FILE",
+            help="Earlier sr, dicom-pdf or kos of the same study, which the new one names as its predecessor.",
+        ),
+    ] = None
     names: Annotated[
         bool, typer.Option("--names", help="Show file names in reports and errors; they may identify patients.")
     ] = False
@@ -223,6 +239,7 @@ app = command_app()
     epilog=examples(
         "r2gen infer chest.png",
         "r2gen infer frontal.png lateral.png --study --preset paper",
+        "r2gen infer chest.png --format pdf --out report.pdf",
         "r2gen infer studies/ --bundle my-bundle --format json --out reports.jsonl",
     ),
 )
@@ -248,6 +265,8 @@ def infer(
         together=images.together,
         bundle=images.bundle,
         format=output.form.value,
+        fhir_version=output.fhir_version.value,
+        replaces=output.replaces,
         out=output.out,
         overwrite=output.overwrite,
         resume=output.resume,

@@ -28,12 +28,15 @@ class InferRequest:
     """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
 
     `together`: the images are the views of one study. `resume`: studies whose report is in `out` already are left out.
+    `format` is one of `ReportFormat` in `commands/options.py`; `replaces`: the file of an earlier result of the study.
     """
 
     images: tuple[Path, ...]
     together: bool = False
     bundle: Path | None = None
-    format: Literal["text", "json"] = "text"
+    format: str = "text"
+    fhir_version: Literal["R4", "R5"] = "R4"
+    replaces: Path | None = None
     out: Path | None = None
     overwrite: bool = False
     resume: bool = False
@@ -53,12 +56,15 @@ class InferRequest:
 @contextmanager
 def results(request: InferRequest) -> Iterator[tuple[Callable[[str], Any], Counter[str]]]:
     """What writes an entry to stdout or the file, and the keys of the reports that an earlier run left there."""
-    if request.out is None:
+    if request.out is None or request.format not in ("text", "json"):
         yield write_out, Counter()
         return
     from r2gen_export.reporting.results_file import results_file
 
-    with results_file(request.out, request.format, resume=request.resume) as (append, earlier):
+    with results_file(request.out, "json" if request.format == "json" else "text", resume=request.resume) as (
+        append,
+        earlier,
+    ):
         yield append, earlier.keys
 
 

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
+from r2gen_export.commands.infer_documents import Documents, check_request, written_form
 from r2gen_export.commands.infer_results import InferRequest, Work, as_json, entry, message_of, remaining, results
 from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.system.files import partial_path
@@ -50,16 +51,24 @@ def run_infer(request: InferRequest) -> None:
     from r2gen_export.system.cores import thread_count, use_cpus
     from r2gen_export.system.huge_pages import restart_with_huge_pages
 
+    form = written_form(request)
+    if form is not None:
+        check_request(request, form)
+    elif request.replaces is not None:
+        message = "--replaces goes with --format sr, dicom-pdf or kos"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "add the --format, or leave --replaces out")
     if request.resume and (request.out is None or request.overwrite):
         message = "--resume goes on with the file of --out" if request.out is None else "--resume and --overwrite"
         raise R2GenError("R2G-CONFIG-VALUE", message, "give --resume and --out FILE, without --overwrite")
-    check_output(request.out, overwrite=request.overwrite or request.resume)
+    if form is None:
+        check_output(request.out, overwrite=request.overwrite or request.resume)
     if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
         restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
     thread_count(request.threads)
     studies = _collect(request)
+    documents = Documents.of(request, studies, form) if form is not None else None
     pipeline = Pipeline.from_bundle(
         request.bundle,
         device=request.device,
@@ -75,9 +84,9 @@ def run_infer(request: InferRequest) -> None:
         for step in pipeline.provider.steps if request.verbose else ():
             say(f"  {step}")
     if studies.many or request.resume:
-        _many(request, pipeline, studies)
+        _many(request, pipeline, studies, documents)
     else:
-        _one(request, pipeline, studies.studies[0])
+        _one(request, pipeline, studies.studies[0], documents)
 
 
 def _collect(request: InferRequest) -> StudyList:
@@ -102,7 +111,13 @@ def _decodes_on_cpu(device: str) -> bool:
     return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
 
 
-def _one(request: InferRequest, pipeline: Pipeline, study: Study) -> None:
+def _one(request: InferRequest, pipeline: Pipeline, study: Study, documents: Documents | None) -> None:
+    if documents is not None:
+        report = _generate(request, pipeline, study)
+        for warning in report.warnings:
+            say(f"WARNING {warning}")
+        documents.write_single(pipeline, study, report)
+        return
     parts = [f"{len(study.images)} views"] if len(study.images) > 1 else []
     title = ": ".join([*parts, study.name] if request.names else parts)
     title = f"== {title} ==\n" if title else ""
@@ -163,7 +178,7 @@ def _stream(request: InferRequest, pipeline: Pipeline, study: Study, title: str)
     write_out(f"{closing(report.warnings, notice)}\n")
 
 
-def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None:
+def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList, documents: Documents | None) -> None:
     total = len(studies.studies)
     progress = _Progress()
     started = perf_counter()
@@ -171,13 +186,16 @@ def _many(request: InferRequest, pipeline: Pipeline, studies: StudyList) -> None
         with results(request) as (write, earlier), progress_bar() as bar:
             work = remaining(request, pipeline, studies, earlier)
             progress.earlier = total - len(work.pending)
-            _write_all(request, pipeline, work, _Screen(request, bar, write), progress)
+            if documents is not None:
+                documents.clear()
+            _write_all(request, pipeline, work, _Screen(request, bar, write, documents), progress)
     except BrokenPipeError:
         raise
     except BaseException:
         if finished := progress.written + progress.earlier:
-            where = partial_path(request.out) if request.out else "stdout"
-            again = "; the same command with --resume does the rest" if request.out else ""
+            resumable = request.out is not None and documents is None
+            where = partial_path(request.out) if request.out and resumable else request.out or "stdout"
+            again = "; the same command with --resume does the rest" if resumable else ""
             say(f"{where} has the {finished} of {total} studies that were finished{again}")
         raise
     if not request.quiet:
@@ -216,10 +234,12 @@ def _summary(request: InferRequest, progress: _Progress, seconds: float) -> str:
 
 
 class _Screen:
-    """stdout or a file, and stderr with its progress bar, which may be one terminal."""
+    """stdout or a file, and stderr with its progress bar, which may be one terminal. Documents are written beside."""
 
-    def __init__(self, request: InferRequest, bar: Bar, write: Callable[[str], Any]) -> None:
-        self.bar, self._write = bar, write
+    def __init__(
+        self, request: InferRequest, bar: Bar, write: Callable[[str], Any], documents: Documents | None
+    ) -> None:
+        self.bar, self._write, self.documents = bar, write, documents
         self._shared = request.out is None and sys.stdout.isatty() and bar.console.is_terminal
 
     def say(self, line: str) -> None:
@@ -252,6 +272,8 @@ def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _S
         outcome = bare
         if bare.report is not None:
             outcome = dataclasses.replace(bare, report=_with_view_warnings(bare.report, study))
+        if screen.documents is not None:
+            outcome = screen.documents.write(pipeline, study, outcome)
         for step in pipeline.provider.steps[steps:]:
             screen.say(step)
         steps = len(pipeline.provider.steps)
@@ -260,6 +282,7 @@ def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _S
             screen.say(f"{outcome.error.code}: {message_of(request, study, outcome.error)}")
         for warning in outcome.report.warnings if outcome.report is not None else ():
             screen.say(f"WARNING study {outcome.study}, {warning}")
-        screen.write(entry(request, pipeline, study, outcome, total))
+        if screen.documents is None:
+            screen.write(entry(request, pipeline, study, outcome, total))
         progress.written += 1
         screen.bar.advance(task)

@@ -17,6 +17,26 @@ class Format(StrEnum):
     json = "json"
 
 
+class ReportFormat(StrEnum):
+    """How a report is written."""
+
+    text = "text"
+    json = "json"
+    sr = "sr"
+    pdf = "pdf"
+    dicom_pdf = "dicom-pdf"
+    kos = "kos"
+    fhir = "fhir"
+    hl7 = "hl7"
+
+
+class FhirVersion(StrEnum):
+    """Release of FHIR."""
+
+    r4 = "R4"
+    r5 = "R5"
+
+
 class SemanticsName(StrEnum):
     """Which transformers release's decoding arithmetic is followed."""
 

@@ -78,6 +78,19 @@ def render(form: str, report: Report, source: Source, *, replaces: Predecessor |
         return _writer(form)(Document(form, report, source, study_uid, replaces))
 
 
+def check_installed(form: Form) -> None:
+    """Import what the form needs, so that a package that is missing is named before any report is generated.
+
+    Raises:
+        R2GenError: `R2G-DEPENDENCY-MISSING`.
+    """
+    with needs("dicom"):
+        if form.is_dicom:
+            import pydicom  # noqa: F401
+        if form.needs_pictures:
+            import reportlab  # noqa: F401
+
+
 def check_source(form: Form, source: Source) -> str:
     """The StudyInstanceUID, empty for a study that did not come from DICOM files and need not.
 

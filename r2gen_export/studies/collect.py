@@ -13,6 +13,7 @@ from typing import Final
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies import annotation as study_files
+from r2gen_export.studies.identity import Identity
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})
@@ -37,6 +38,7 @@ class Study:
 
     name: str
     images: tuple[Path, ...]
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)
