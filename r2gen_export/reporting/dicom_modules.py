@@ -11,7 +11,7 @@ from r2gen_export.reporting.document import Document, derived_uid
 from r2gen_export.studies.identity import SourceImage
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
 MANUFACTURER: Final = "r2gen"
 
@@ -25,6 +25,7 @@ COPIED: Final = (
     *EMPTY,
     "StudyInstanceUID", "TimezoneOffsetFromUTC",
     "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "OtherPatientIDsSequence",
+    "OtherPatientNames",
     "PatientBirthTime", "EthnicGroup", "QualityControlSubject", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "LongitudinalTemporalInformationModified",
     "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription", "PatientBreedCodeSequence",
@@ -35,10 +36,12 @@ COPIED: Final = (
 )  # fmt: skip
 """What is taken from the images as it is. An archive files another PatientID, or another issuer, as another patient."""
 
+CODE: Final = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "CodingSchemeVersion")
+"""A code; the last one may be absent."""
+
 ORDER: Final = (
     "AccessionNumber", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
     "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
-    "ReferencedStudySequence",
 )  # fmt: skip
 """Type 2 attributes of an item of ReferencedRequestSequence."""
 
@@ -54,11 +57,18 @@ def study_modules(document: Document) -> Dataset:
     # What an archive has under this study it must get back unchanged, valid or not.
     with disable_value_validation():
         dataset = Dataset.from_json(attributes)
+    # The text of items is Unicode too by now; a character set of their own would be wrong.
+    dataset.walk(_drop_character_set)
     for keyword in EMPTY:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     dataset.SpecificCharacterSet = "ISO_IR 192"
     return dataset
+
+
+def _drop_character_set(dataset: Dataset, element: DataElement) -> None:
+    if element.keyword == "SpecificCharacterSet":
+        del dataset[element.tag]
 
 
 def series_modules(dataset: Dataset, document: Document, *, modality: str, number: int) -> None:
@@ -123,15 +133,27 @@ def requests(document: Document) -> list[Dataset]:
 def _request(request: Dataset, top: Dataset, study_uid: str) -> Dataset:
     from pydicom import DataElement
 
-    item = item_of(StudyInstanceUID=study_uid)
+    item = item_of(StudyInstanceUID=study_uid, ReferencedStudySequence=[])
     for keyword in ORDER:
         holder = request if request.get(keyword) else top
-        if holder.get(keyword):
+        if keyword.endswith("CodeSequence"):
+            setattr(item, keyword, _codes(holder.get(keyword)))
+        elif holder.get(keyword):
             element = holder[keyword]
             item.add(DataElement(element.tag, element.VR, element.value, validation_mode=0))
         else:
             setattr(item, keyword, [] if keyword.endswith("Sequence") else "")
     return item
+
+
+def _codes(items: Sequence[Dataset] | None) -> list[Dataset]:
+    """The codes among the items of a sequence, without what does not belong to a code."""
+    codes = []
+    for item in items or ():
+        values = {keyword: str(item.get(keyword) or "") for keyword in CODE}
+        if all(values[keyword] for keyword in CODE[:3]):
+            codes.append(item_of(**{keyword: value for keyword, value in values.items() if value}))
+    return codes
 
 
 def evidence(images: Iterable[SourceImage], study_uid: str) -> list[Dataset]:
