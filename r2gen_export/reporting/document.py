@@ -78,7 +78,7 @@ class Document:
     def settings(self) -> str:
         """What decided the words: preset, semantics, backend and decoding settings, as one line."""
         report = self.report
-        decoding = json.dumps(dataclasses.asdict(report.decoding), separators=(",", ":"))
+        decoding = " ".join(f"{name}={value}" for name, value in dataclasses.asdict(report.decoding).items())
         return f"preset={report.preset} semantics={report.semantics} backend={report.execution_provider} {decoding}"
 
     @property
