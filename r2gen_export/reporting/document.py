@@ -53,10 +53,15 @@ class Document:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The warnings, and whether the report was cut off; a sentence each."""
+        """The warnings, whether the report was cut off, and views that it cannot refer to; a sentence each."""
         warnings = [f"WARNING {printable(warning)}" for warning in self.report.warnings]
         if self.report.finish_reason == "length":
             warnings.append(f"WARNING the text was cut off after {len(self.report.token_ids)} tokens")
+        missing = self.report.views - len(self.identity.images)
+        if self.source.identity is not None and missing > 0:
+            are, them = ("is no DICOM image", "it") if missing == 1 else ("are no DICOM images", "them")
+            which = f"{missing} of {self.report.views} views"
+            warnings.append(f"WARNING {which} {are}, and the report does not refer to {them}")
         return tuple(warnings)
 
     @property

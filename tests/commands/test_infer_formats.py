@@ -21,7 +21,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.writers import FORMS
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.studies.collect import Study, StudyList
-from tests.command import CLI, ROOT, run_cli
+from tests.command import CLI, ROOT, run_cli, run_here
 from tests.helpers.documents import bare, radiograph
 
 PHANTOM = ROOT / "tests/data/phantom.png"
@@ -75,7 +75,7 @@ def test_a_page_in_a_file_and_in_a_pipe(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
     into = tmp_path / "folder"
     into.mkdir()
-    assert run_cli(*command("pdf", PHANTOM, "--out", into)).returncode == 0
+    assert run_here(*command("pdf", PHANTOM, "--out", into)).returncode == 0
     assert [path.name for path in into.iterdir()] == ["study-0001.pdf"]
     assert (into / "study-0001.pdf").read_bytes() == piped.stdout
 
@@ -107,11 +107,11 @@ def test_many_studies_have_a_file_each_and_one_failure_stops_none(tmp_path: Path
     for name in ("study-0002.pdf", "study-0009.pdf", "study-0001.dcm", "notes.txt"):
         (out / name).write_text("of an earlier run")
     arguments = command("pdf", PHANTOM, broken, REAL, "--out", out)
-    refused = run_cli(*arguments)
+    refused = run_here(*arguments)
     assert refused.returncode == 2
     assert refused.stderr.startswith("R2G-OUTPUT-EXISTS: ")
     assert (out / "study-0009.pdf").read_text() == "of an earlier run"
-    done = run_cli(*arguments, "--overwrite")
+    done = run_here(*arguments, "--overwrite")
     assert done.returncode == 4, done.stderr
     assert "R2G-IMAGE-TRUNCATED: study 2, view 1 " in done.stderr
     assert "2 reports in out, 1 study without one" in done.stderr
@@ -138,9 +138,12 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("arguments", "code"), REFUSALS.values(), ids=REFUSALS)
-def test_what_is_refused_before_any_work(arguments: tuple[object, ...], code: str, tmp_path: Path) -> None:
+def test_what_is_refused_before_any_work(
+    arguments: tuple[object, ...], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = PHANTOM.read_bytes()
-    done = run_cli("infer", PHANTOM, *arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = run_here("infer", PHANTOM, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{code}: "), done.stderr
     assert "r2gen-demo" not in done.stderr, "the bundle was loaded first"
@@ -151,7 +154,7 @@ def test_what_is_refused_before_any_work(arguments: tuple[object, ...], code: st
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = run_cli(*command("pdf", PHANTOM, REAL, "--out", tmp_path / "file/out"))
+    done = run_here(*command("pdf", PHANTOM, REAL, "--out", tmp_path / "file/out"))
     assert done.returncode == 2
     assert "R2G-OUTPUT-WRITE: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -208,25 +211,30 @@ def named_file(folder: Path) -> Path:
 @pytest.mark.parametrize("form", ["text", "json", *FORMATS])
 def test_an_identity_is_in_the_documents_and_nowhere_else(form: str, tmp_path: Path) -> None:
     image, out = named_file(tmp_path), tmp_path / "out"
-    for number, arguments in enumerate(([image], [image, PHANTOM]), start=1):
-        many = number == 2
-        if form in ("text", "json"):
-            done = run_cli(
-                "infer", *arguments, "--format", form, "--out", out / f"{number}.txt", "-v", "--preset", "fast"
-            )
-        else:
-            done = run_cli(
-                *command(form, *arguments, "--out", out / str(number) if many else out / f"{number}.x", "-v")
-            )
-        assert done.returncode == (4 if many and form not in ("text", "json", "pdf") else 0), done.stderr
-        assert SENTINEL not in done.stdout + done.stderr
+    if form in ("text", "json"):
+        out.mkdir()
+        done = run_here("infer", image, PHANTOM, "--format", form, "--out", out / "reports", "-v", "--preset", "fast")
+    else:
+        done = run_here(*command(form, image, PHANTOM, "--out", out, "-v"))
+    assert done.returncode == (0 if form in ("text", "json", "pdf") else 4), done.stderr
+    assert SENTINEL not in done.stdout + done.stderr
     written = [path for path in out.rglob("*") if path.is_file()]
-    assert len(written) == 2 + (form == "pdf")
+    assert len(written) == 1 + (form == "pdf")
     for path in written:
         assert SENTINEL not in path.name
         names = form in ("sr", "kos", "dicom-pdf", "fhir", "fhir-r5", "hl7")
         assert (SENTINEL.encode() in path.read_bytes()) == names
     assert leftovers(tmp_path) == []
+
+
+@reads_dicom
+def test_a_view_without_dicom_is_said_to_be_missing_from_the_references(tmp_path: Path) -> None:
+    out = tmp_path / "report.dcm"
+    done = run_here(*command("sr", "--study", str(get_testdata_file("RG1_UNCI.dcm")), PHANTOM, "--out", out))
+    assert done.returncode == 0, done.stderr
+    summary = pydicom.dcmread(out).ContentSequence[-2].ContentSequence
+    said = "WARNING 1 of 2 views is no DICOM image, and the report does not refer to it"
+    assert said in [item.TextValue for item in summary]
 
 
 @reads_dicom
@@ -236,7 +244,7 @@ def test_a_radiograph_becomes_a_report_of_its_study(tmp_path: Path) -> None:
     source = pydicom.dcmread(image, stop_before_pixels=True)
     first, again, second = (tmp_path / f"{name}.dcm" for name in ("first", "again", "second"))
     for path, more in ((first, []), (again, []), (second, ["--replaces", first])):
-        assert run_cli(*command("sr", image, "--out", path, *more)).returncode == 0
+        assert run_here(*command("sr", image, "--out", path, *more)).returncode == 0
     reports = [pydicom.dcmread(path) for path in (first, again, second)]
     assert {report.StudyInstanceUID for report in reports} == {source.StudyInstanceUID}
     assert reports[0].SOPInstanceUID == reports[1].SOPInstanceUID != reports[2].SOPInstanceUID
@@ -244,7 +252,7 @@ def test_a_radiograph_becomes_a_report_of_its_study(tmp_path: Path) -> None:
     named = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID
     (finding,) = (item for item in reports[0].ContentSequence[-1].ContentSequence if item.ValueType == "TEXT")
-    said = json.loads(run_cli("infer", image, "--format", "json", "--preset", "fast").stdout)
+    said = json.loads(run_here("infer", image, "--format", "json", "--preset", "fast").stdout)
     assert finding.TextValue.replace("\r\n", "\n") == said["text"].strip()
 
 
