@@ -48,15 +48,7 @@ ORDER: Final = (
 
 def study_modules(document: Document) -> Dataset:
     """A dataset with the patient's and the study's attributes, as the images have them; the text is Unicode."""
-    from pydicom import Dataset
-    from pydicom.config import disable_value_validation
-    from pydicom.datadict import tag_for_keyword
-
-    tags = {f"{tag_for_keyword(keyword):08X}" for keyword in COPIED}
-    attributes = {tag: value for tag, value in document.identity.attributes.items() if tag in tags}
-    # What an archive has under this study it must get back unchanged, valid or not.
-    with disable_value_validation():
-        dataset = Dataset.from_json(attributes)
+    dataset = _copied(document, COPIED)
     # The text of items is Unicode too by now; a character set of their own would be wrong.
     dataset.walk(_drop_character_set)
     for keyword in EMPTY:
@@ -64,6 +56,20 @@ def study_modules(document: Document) -> Dataset:
             setattr(dataset, keyword, "")
     dataset.SpecificCharacterSet = "ISO_IR 192"
     return dataset
+
+
+def _copied(document: Document, keywords: Sequence[str]) -> Dataset:
+    """Those of the attributes that have a value."""
+    from pydicom import Dataset
+    from pydicom.config import disable_value_validation
+    from pydicom.datadict import tag_for_keyword
+
+    tags = {f"{tag_for_keyword(keyword):08X}" for keyword in keywords}
+    named = document.identity.attributes.items()
+    values = {tag: value for tag, value in named if tag in tags and any(value.get("Value") or [])}
+    # What an archive has under this study it must get back unchanged, valid or not.
+    with disable_value_validation():
+        return Dataset.from_json(values)
 
 
 def _drop_character_set(dataset: Dataset, element: DataElement) -> None:
@@ -118,13 +124,8 @@ def document_references(dataset: Dataset, document: Document) -> None:
 def requests(document: Document) -> list[Dataset]:
     """ReferencedRequestSequence: the order the images name, in an item; empty when they name none."""
     from pydicom import Dataset
-    from pydicom.config import disable_value_validation
-    from pydicom.datadict import tag_for_keyword
 
-    tags = {f"{tag_for_keyword(keyword):08X}" for keyword in (*ORDER, "RequestAttributesSequence")}
-    named = {tag: value for tag, value in document.identity.attributes.items() if tag in tags}
-    with disable_value_validation():
-        top = Dataset.from_json(named)
+    top = _copied(document, (*ORDER, "RequestAttributesSequence"))
     orders = list(top.get("RequestAttributesSequence") or [Dataset()])
     items = [_request(order, top, document.study_uid) for order in orders]
     return [item for item in items if any(item[keyword].value for keyword in ORDER)]
