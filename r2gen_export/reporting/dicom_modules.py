@@ -1,4 +1,7 @@
-"""Modules that our DICOM documents share: patient, study, order, equipment, references (PS3.3 annex C)."""
+"""Modules that our DICOM documents share: patient, study, order, equipment, references (PS3.3 annex C).
+
+`render` calls them with pydicom's checks off (`unvalidated`): values of the images are copied as they are.
+"""
 
 from __future__ import annotations
 
@@ -61,15 +64,12 @@ def study_modules(document: Document) -> Dataset:
 def _copied(document: Document, keywords: Sequence[str]) -> Dataset:
     """Those of the attributes that have a value."""
     from pydicom import Dataset
-    from pydicom.config import disable_value_validation
     from pydicom.datadict import tag_for_keyword
 
     tags = {f"{tag_for_keyword(keyword):08X}" for keyword in keywords}
     named = document.identity.attributes.items()
     values = {tag: value for tag, value in named if tag in tags and any(value.get("Value") or [])}
-    # What an archive has under this study it must get back unchanged, valid or not.
-    with disable_value_validation():
-        return Dataset.from_json(values)
+    return Dataset.from_json(values)
 
 
 def _drop_character_set(dataset: Dataset, element: DataElement) -> None:
@@ -132,16 +132,13 @@ def requests(document: Document) -> list[Dataset]:
 
 
 def _request(request: Dataset, top: Dataset, study_uid: str) -> Dataset:
-    from pydicom import DataElement
-
     item = item_of(StudyInstanceUID=study_uid, ReferencedStudySequence=[])
     for keyword in ORDER:
         holder = request if request.get(keyword) else top
         if keyword.endswith("CodeSequence"):
             setattr(item, keyword, _codes(holder.get(keyword)))
         elif holder.get(keyword):
-            element = holder[keyword]
-            item.add(DataElement(element.tag, element.VR, element.value, validation_mode=0))
+            setattr(item, keyword, holder[keyword].value)
         else:
             setattr(item, keyword, [] if keyword.endswith("Sequence") else "")
     return item

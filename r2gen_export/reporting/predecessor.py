@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.reporting.unvalidated import unvalidated
 from r2gen_export.system.extras import needs
 
 MOST_BYTES: Final = 64 << 20
@@ -57,15 +58,16 @@ def predecessor_of(document: bytes) -> Predecessor:
         import pydicom
 
     try:
-        dataset = pydicom.dcmread(io.BytesIO(document), stop_before_pixels=True)
-        number = str(dataset.get("InstanceNumber") or "")
-        predecessor = Predecessor(
-            sop_class_uid=str(dataset.SOPClassUID),
-            sop_instance_uid=str(dataset.SOPInstanceUID),
-            series_instance_uid=str(dataset.SeriesInstanceUID),
-            study_instance_uid=str(dataset.StudyInstanceUID),
-            instance_number=int(number) if number.isdecimal() else 1,
-        )
+        with unvalidated():
+            dataset = pydicom.dcmread(io.BytesIO(document), stop_before_pixels=True)
+            number = str(dataset.get("InstanceNumber") or "")
+            predecessor = Predecessor(
+                sop_class_uid=str(dataset.SOPClassUID),
+                sop_instance_uid=str(dataset.SOPInstanceUID),
+                series_instance_uid=str(dataset.SeriesInstanceUID),
+                study_instance_uid=str(dataset.StudyInstanceUID),
+                instance_number=int(number) if number.isdecimal() else 1,
+            )
     except Exception as error:  # whatever pydicom raises about a user's file is the file's fault
         raise R2GenError("R2G-DICOM-FORMAT", "the result to replace is not a DICOM document", FIX) from error
     if "" in (predecessor.sop_class_uid, predecessor.sop_instance_uid, predecessor.study_instance_uid):

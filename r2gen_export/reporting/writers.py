@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -12,6 +13,7 @@ from r2gen_export.reporting.document import Document
 from r2gen_export.reporting.predecessor import Predecessor
 from r2gen_export.reporting.report import Report
 from r2gen_export.reporting.source import Source
+from r2gen_export.reporting.unvalidated import unvalidated
 from r2gen_export.system.extras import needs
 
 NO_SOURCE: Final = "give the study as DICOM files, or take --format text, json or pdf"
@@ -74,8 +76,9 @@ def render(form: str, report: Report, source: Source, *, replaces: Predecessor |
     study_uid = check_source(chosen, source)
     if replaces is not None and study_uid and replaces.study_instance_uid != study_uid:
         raise R2GenError("R2G-DICOM-STUDY", "the result to replace is of another study", "give one of this study")
-    with needs("dicom"):
-        return _writer(form)(Document(form, report, source, study_uid, replaces))
+    document = Document(form, report, source, study_uid, replaces)
+    with needs("dicom"), unvalidated() if chosen.is_dicom else nullcontext():
+        return _writer(form)(document)
 
 
 def check_installed(form: Form) -> None:

@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pydicom
 import pytest
@@ -21,6 +23,7 @@ from r2gen_export.reporting.predecessor import predecessor_of, read_predecessor
 from r2gen_export.reporting.report import Report
 from r2gen_export.reporting.source import Source
 from r2gen_export.reporting.writers import FORMS, render
+from r2gen_export.studies.identity import SourceImage
 from tests.helpers.documents import (
     BUNDLE,
     DICOM_FORMS,
@@ -198,6 +201,46 @@ def test_attributes_without_a_value_are_no_failure(form: str, value: tuple[objec
         ReferringPhysicianName=("PN", *value), RequestAttributesSequence=("SQ", *([{}] if value else [])),
     )  # fmt: skip
     assert render(form, WORDS, source)
+
+
+INVALID = {
+    "StudyInstanceUID": ("UI", "ZZYZX"), "PatientID": ("LO", "ZZYZX" * 20), "AccessionNumber": ("SH", "ZZYZX" * 10),
+    "PatientBirthDate": ("DA", "ZZYZX"), "PatientSex": ("CS", "zzyzx?"), "StudyTime": ("TM", "ZZYZX"),
+    "PatientAge": ("AS", "ZZYZX"), "TimezoneOffsetFromUTC": ("SH", "+ZZYZX"),
+    "PatientName": ("PN", {"Alphabetic": "Z" * 99}),
+    "RequestAttributesSequence": ("SQ", {"00080050": {"vr": "SH", "Value": ["ZZYZX" * 10]}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_invalid_values_are_copied_in_silence(
+    form: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """pydicom warns of a value by showing it."""
+    identity = bare(**INVALID).identity
+    assert identity is not None
+    images = (SourceImage("ZZYZX.1", "ZZYZX.2", "ZZYZX.3"),)
+    source = Source(dataclasses.replace(identity, images=images), (), BUNDLE)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        data = render(form, WORDS, source)
+        if form in DICOM_FORMS:
+            render(form, WORDS, source, replaces=predecessor_of(data))
+    assert [str(warning.message) for warning in shown if "ZZYZX" in str(warning.message)] == []
+    assert "ZZ" not in caplog.text + "".join(capfd.readouterr())
+    if form in DICOM_FORMS:
+        written = read(data)
+        assert written.PatientID == "ZZYZX" * 20
+        assert written.StudyInstanceUID == "ZZYZX"
+
+
+def test_the_checks_of_pydicom_are_on_again() -> None:
+    """Also after many threads have written at once."""
+    before = (pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: render("sr", WORDS, full()), range(20)))
+    after = (pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode)
+    assert after == before
 
 
 def test_a_form_that_does_not_exist() -> None:
