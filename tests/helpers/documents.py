@@ -18,7 +18,7 @@ from pydicom.data import get_testdata_file
 
 from r2gen_export.reporting.source import Source
 from r2gen_export.studies.identity import Identity, SourceImage
-from tests.reporting.test_report import REPORT
+from tests.helpers.reports import REPORT
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = "0123456789ab" + "cd" * 26
