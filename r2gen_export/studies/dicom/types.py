@@ -39,10 +39,11 @@ class DicomHeader:
         modality: CR, DX, ...; empty where it is absent.
         view: by ViewPosition and ViewCodeSequence.
         series_number, instance_number: None where absent or no number.
-        problem: why no report must be written for it (message of `R2G-DICOM-REFUSED`), empty when nothing is wrong.
-            Never names the patient.
-        warnings: what is odd about it.
+        problem: why no report must be written for it, empty when nothing is wrong. It continues a sentence that begins
+            with the image: "is in colour". Never names the patient.
+        warnings: what is odd about it, sentences without the subject.
         attributes, character_set: as in `Identity`.
+        problem_code: `R2G-DICOM-REFUSED` (`force` reads it all the same), or `R2G-DICOM-PIXELS` without usable pixels.
     """
 
     source: SourceImage
@@ -56,6 +57,7 @@ class DicomHeader:
     warnings: tuple[str, ...]
     attributes: Mapping[str, Any]
     character_set: tuple[str, ...]
+    problem_code: str = "R2G-DICOM-REFUSED"
 
 
 @dataclass(frozen=True)
