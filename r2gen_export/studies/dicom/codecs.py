@@ -64,8 +64,8 @@ def decode_frame(frame: bytes, syntax: str, shape: Shape) -> tuple[NDArray[Any],
         raise _damaged("has compressed pixels of another size than its header says")
     if header.precision > shape.bits_allocated:
         raise _damaged("has compressed pixels of more bits than its header says")
-    # Decoders fill what is missing with grey, without an error.
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    # libjpeg fills what is missing with grey, without an error. Writers pad frames with zeros or 0xFF.
+    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         raise _damaged("has truncated pixels")
     pixels = decode(frame)
     if pixels.shape != (shape.rows, shape.columns) or pixels.dtype.kind not in "ui" or pixels.dtype.itemsize > 2:
