@@ -40,7 +40,7 @@ SYNTAXES: Final = {
     "ht-lossy": "1.2.840.10008.1.2.4.203",
 }
 LOSSY: Final = frozenset({"jpeg", "jpeg12", "jls-near"})
-"""Whose stored values change. JPEG 2000 is reversible here under its lossy UIDs too: dcmtk has no decoder to compare."""
+"""Whose stored values change. JPEG 2000 is reversible under its lossy UIDs too: dcmtk has no decoder for it."""
 
 CR: Final = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -111,7 +111,6 @@ def frame(values: NDArray[Any], bits: int, syntax: str) -> bytes:
     """One compressed frame."""
     import imagecodecs
     import jpeg_ls
-    import openjpeg.utils
 
     # Two's complement in the low bits, as every DICOM encoder hands it to its codec.
     unsigned = (values.view(f"u{values.dtype.itemsize}") & ((1 << bits) - 1)).astype(values.dtype.str.replace("i", "u"))
@@ -125,7 +124,9 @@ def frame(values: NDArray[Any], bits: int, syntax: str) -> bytes:
     if syntax in ("jls", "jls-near"):
         return bytes(jpeg_ls.encode_array(unsigned, lossy_error=int(syntax == "jls-near")))
     if syntax in ("j2k", "j2k-lossy"):
-        return bytes(openjpeg.utils.encode_array(unsigned, bits_stored=bits, photometric_interpretation=2))
+        # OpenJPEG by pylibjpeg encodes no fewer than 32 rows and columns.
+        options = {"reversible": True, "resolutions": 3, "codecformat": "J2K", "bitspersample": bits, "level": 0}
+        return bytes(imagecodecs.jpeg2k_encode(unsigned, **options))
     if syntax.startswith("ht"):
         return bytes(imagecodecs.htj2k_encode(unsigned, reversible=True))
     assert syntax == "rle"

@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 
 from r2gen_export.studies.dicom.reader import DicomReader
 from r2gen_export.studies.dicom.types import DicomSettings
-from tests.helpers.dicom_files import LOSSY, SYNTAXES, by_dcmtk, change, item, levels, lut, radiograph, stored, write
+from tests.helpers.dicom_files import LOSSY, SYNTAXES, by_dcmtk, change, lut, radiograph, stored, write
 
 pytestmark = pytest.mark.skipif(shutil.which("dcm2pnm") is None, reason="needs dcm2pnm of dcmtk (apt install dcmtk)")
 

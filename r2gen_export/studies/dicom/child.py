@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -83,13 +84,14 @@ def _prepare(limits: Limits) -> str:
 
 
 @contextlib.contextmanager
-def _ends_in_time(seconds: float):  # type: ignore[no-untyped-def]
+def _ends_in_time(seconds: float) -> Iterator[None]:
     """End this process after some time, or when its parent ends, also inside a library that does not return.
 
     Both signals end a process by default, without Python's help.
     """
     watched = hasattr(os, "O_ASYNC")
     if hasattr(signal, "alarm"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGIO})  # inherited from the parent
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(math.ceil(seconds))
     if watched:

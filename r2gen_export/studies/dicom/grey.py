@@ -55,8 +55,10 @@ def grey_table(dataset: Dataset, bits: int, signed: bool, polarity: Polarity) ->
     if signed:
         stored[1 << (bits - 1) :] -= 1 << bits
     modality = _modality(dataset, Step(stored, float(stored.min()), float(stored.max())), signed, remarks)
+    if not (np.isfinite(modality.values).all() and np.isfinite(modality.high - modality.low)):
+        raise _unusable("grey scale transformation overflows")
     shown = _voi(dataset, modality, signed or modality.low < 0, remarks)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         levels = np.clip((shown.values - shown.low) / (shown.high - shown.low), 0, 1)
     if not np.isfinite(levels).all():
         raise _unusable("grey scale transformation overflows")

@@ -76,7 +76,7 @@ def identity_attributes(dataset: Dataset, remarks: list[str]) -> dict[str, Any]:
 
 def character_set(dataset: Dataset) -> tuple[str, ...]:
     """SpecificCharacterSet as in the file."""
-    return tuple(texts(dataset, "SpecificCharacterSet"))
+    return tuple(value[:64] for value in texts(dataset, "SpecificCharacterSet"))
 
 
 def patient_text(dataset: Dataset) -> str:

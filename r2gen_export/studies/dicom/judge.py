@@ -67,6 +67,9 @@ def _judge_kind(dataset: Dataset, sop_class: str, verdict: Verdict) -> None:
         verdict.warnings.append("it does not state its SOP class")
     elif sop_class not in (terms.CR, terms.DX_FOR_PRESENTATION):
         verdict.refusals.append("is not of the SOP class of a CR or DX image")
+    for keyword, name in (("PatientID", "patient ID"), ("StudyInstanceUID", "study UID")):
+        if not text(dataset, keyword):
+            verdict.warnings.append(f"it has no {name}")
     if code(dataset, "BurnedInAnnotation") == "YES":
         verdict.refusals.append("has burnt-in annotation")
     if code(dataset, "QualityControlSubject") == "YES":
@@ -94,8 +97,8 @@ def _judge_body_part(dataset: Dataset, verdict: Verdict) -> None:
     parts = {word.replace("Ó", "O") for word in words if word not in terms.VIEW_WORDS}
     regions = [region for item in items(dataset, "AnatomicRegionSequence") if (region := _region(item)) is not None]
     if parts and not parts <= terms.CHEST_WORDS:
-        shown = "".join(sorted(parts)) if len(parts) == 1 and parts <= terms.OTHER_PARTS else "another one"
-        verdict.refusals.append(f"has body part {shown}, not the chest")
+        known = len(parts) == 1 and parts <= terms.OTHER_PARTS
+        verdict.refusals.append(f"has body part {parts.pop()}, not the chest" if known else "is not of the chest")
     elif False in regions:
         verdict.refusals.append("has an anatomic region that is not the chest")
     elif not parts and not regions:

@@ -68,6 +68,18 @@ class Parsed:
     problem: str = ""
 
 
+class Bounded:
+    """A file of which no more is asked than it has: a file object reserves memory for what a damaged length claims."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.seek, self.tell = stream.seek, stream.tell
+        self._read, self._size = stream.read, size
+
+    def read(self, size: int = -1) -> bytes:
+        """As that of the file."""
+        return self._read(size if 0 <= size <= self._size else self._size)
+
+
 def parse(stream: BinaryIO, size: int, limits: Limits) -> Parsed:
     """Read a file's header.
 

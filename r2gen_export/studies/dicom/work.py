@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from r2gen_export.studies.dicom.grey import grey_table
 from r2gen_export.studies.dicom.identity_attributes import character_set, identity_attributes, patient_text
 from r2gen_export.studies.dicom.judge import Verdict, judge
 from r2gen_export.studies.dicom.limits import Limits
-from r2gen_export.studies.dicom.parse import Parsed, parse
+from r2gen_export.studies.dicom.parse import Bounded, Parsed, parse
 from r2gen_export.studies.dicom.stored import Format, pixel_format, stored_pixels
 from r2gen_export.studies.dicom.types import Polarity
 from r2gen_export.studies.dicom.values import code, integer_or_none, text
@@ -26,10 +26,13 @@ from r2gen_export.studies.pixels import few_levels
 from r2gen_export.studies.refusal import AGAIN, RefusedError
 from r2gen_export.system.regular_file import open_regular
 
-FORCE = "--force reads it all the same, and the report says so"
+MOST_CHARACTERS: Final = 256
+"""Of a UID, which has 64 at most, and of other short attributes."""
+
+FORCE: Final = "--force reads it all the same, and the report says so"
 
 
-def serve(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
+def serve(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], memoryview]:
     """Answer one request: `{"task": "header" | "image", "path": ..., "polarity": ..., "force": ...}`.
 
     Returns:
@@ -40,25 +43,25 @@ def serve(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], byte
             warnings.simplefilter("ignore")
             with _opened(Path(request["path"]), limits) as file:
                 if request["task"] == "header":
-                    return {"header": header(file, os.fstat(file.fileno()).st_size, limits)}, b""
+                    size = os.fstat(file.fileno()).st_size
+                    return {"header": header(cast(BinaryIO, Bounded(file, size)), size, limits)}, memoryview(b"")
                 pixels, answer = image(file.read(), limits, request["polarity"], request["force"])
-                return answer, pixels.tobytes()
+                return answer, pixels.data.cast("B")
     except RefusedError as error:
-        return {"code": error.code, "what": error.what, "fix": error.fix}, b""
+        return _error(error)
     except MemoryError:
         what = f"needs more than {limits.memory_bytes >> 20} MiB to be read"
-        return {"code": "R2G-DICOM-LIMIT", "what": what, "fix": AGAIN, "last": True}, b""
+        answer, raw = _error(RefusedError("R2G-DICOM-LIMIT", what, AGAIN))
+        return {**answer, "last": True}, raw
     except ModuleNotFoundError as error:
         return _error(missing((error.name or "a package").partition(".")[0]))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # pyo3's panics are no Exception
+    except BaseException as error:  # a panic of a Rust library is no Exception
         what = f"cannot be parsed ({type(error).__name__}): it is damaged"
-        return {"code": "R2G-DICOM-FORMAT", "what": what, "fix": AGAIN}, b""
+        return _error(RefusedError("R2G-DICOM-FORMAT", what, AGAIN))
 
 
-def _error(error: RefusedError) -> tuple[dict[str, Any], bytes]:
-    return {"code": error.code, "what": error.what, "fix": error.fix}, b""
+def _error(error: RefusedError) -> tuple[dict[str, Any], memoryview]:
+    return {"code": error.code, "what": error.what, "fix": error.fix}, memoryview(b"")
 
 
 def _opened(path: Path, limits: Limits) -> BinaryIO:
@@ -86,12 +89,12 @@ def header(file: BinaryIO, size: int, limits: Limits) -> dict[str, Any]:
     dataset = parsed.dataset
     attributes = identity_attributes(dataset, verdict.warnings)
     return {
-        "sop_class_uid": parsed.sop_class,
-        "sop_instance_uid": text(dataset, "SOPInstanceUID"),
-        "series_instance_uid": text(dataset, "SeriesInstanceUID"),
-        "study_instance_uid": text(dataset, "StudyInstanceUID"),
+        "sop_class_uid": parsed.sop_class[:MOST_CHARACTERS],
+        "sop_instance_uid": text(dataset, "SOPInstanceUID")[:MOST_CHARACTERS],
+        "series_instance_uid": text(dataset, "SeriesInstanceUID")[:MOST_CHARACTERS],
+        "study_instance_uid": text(dataset, "StudyInstanceUID")[:MOST_CHARACTERS],
         "patient": patient_text(dataset),
-        "modality": code(dataset, "Modality"),
+        "modality": code(dataset, "Modality")[:MOST_CHARACTERS],
         "view": verdict.view,
         "series_number": integer_or_none(dataset, "SeriesNumber"),
         "instance_number": integer_or_none(dataset, "InstanceNumber"),
@@ -99,7 +102,7 @@ def header(file: BinaryIO, size: int, limits: Limits) -> dict[str, Any]:
         "problem_code": "R2G-DICOM-PIXELS" if pixel_problem and not verdict.problem else "R2G-DICOM-REFUSED",
         "warnings": verdict.warnings,
         "attributes": attributes,
-        "character_set": character_set(dataset),
+        "character_set": character_set(dataset)[:MOST_CHARACTERS],
     }
 
 
@@ -140,20 +143,30 @@ def image(data: bytes, limits: Limits, polarity: Polarity, force: bool) -> tuple
         remarks.append(f"read by --force although it {verdict.problem}")
     table, odd = grey_table(parsed.dataset, shape.bits_stored, shape.signed, polarity)
     stored, more = _decoded(parsed, shape)
-    pixels = table[stored]
-    if (pixels == pixels[0, 0]).all():
-        level = "black" if not pixels.any() else f"of one grey value ({pixels[0, 0]})"
+    pixels = _looked_up(table, stored)
+    present = np.unique(table[np.unique(stored)])
+    if len(present) == 1:
+        level = f"of one grey value ({present[0]})" if present[0] else "black"
         raise RefusedError("R2G-IMAGE-BLANK", f"is all {level}", "export it again from its source")
-    remarks += [*odd, *more, *few_levels(pixels)]
+    remarks += [*odd, *more, *few_levels(present)]
     sha256 = hashlib.sha256(data).hexdigest()
     return pixels, {"rows": shape.rows, "columns": shape.columns, "sha256": sha256, "warnings": remarks}
+
+
+def _looked_up(table: NDArray[np.uint8], stored: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """`table[stored]` in blocks of rows: numpy makes 64-bit indices of them."""
+    pixels = np.empty(stored.shape, np.uint8)
+    step = max(1, (1 << 22) // stored.shape[1])
+    for row in range(0, len(stored), step):
+        pixels[row : row + step] = table[stored[row : row + step]]
+    return pixels
 
 
 def _decoded(parsed: Parsed, shape: Format) -> tuple[NDArray[np.uint16], list[str]]:
     """`stored_pixels`; what a decoder raises is the file's fault."""
     try:
         return stored_pixels(parsed, shape)
-    except (RefusedError, MemoryError, ModuleNotFoundError, KeyboardInterrupt, SystemExit):
+    except (RefusedError, MemoryError, ModuleNotFoundError):
         raise
     except BaseException as error:
         what = "has pixels that cannot be decoded: they are truncated or damaged"
