@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.studies.dicom.limits import Limits
@@ -28,6 +29,10 @@ class SlowError(Exception):
 
 class DiedError(Exception):
     """The child ended by itself while it read a file, twice."""
+
+
+class NotStartedError(Exception):
+    """The child does not start, twice."""
 
 
 class MissingPackageError(Exception):
@@ -66,16 +71,21 @@ class ChildProcess:
         A child that ends by itself is replaced, and the request sent once more: it may have been ended from outside.
 
         Raises:
-            SlowError, DiedError, MissingPackageError: and the next request finds a new child.
+            SlowError, DiedError, NotStartedError, MissingPackageError: and the next request finds a new child.
         """
         with self._lock:
+            last: Exception = NotStartedError()
             for _ in range(2):
-                child = self._ready()
                 try:
-                    answer = self._exchange(child, request, self.limits.seconds)
-                except (ClosedError, OSError):
+                    answer = self._exchange(self._ready(), request, self.limits.seconds)
+                except NotStartedError as error:
+                    last = error
+                    continue
+                except (ClosedError, OSError) as error:
                     self.counts.deaths += 1
                     self._end()
+                    last = DiedError()
+                    last.__cause__ = error
                     continue
                 except BaseException:
                     self._end()  # an answer that comes later would be taken for that of the next request
@@ -84,7 +94,7 @@ class ChildProcess:
                 if answer[0].get("last") or self._requests >= MOST_REQUESTS:
                     self._end()
                 return answer
-            raise DiedError
+            raise last
 
     def close(self) -> None:
         """End the child; a later request starts another."""
@@ -95,14 +105,14 @@ class ChildProcess:
         if self._child is not None and self._child.poll() is not None:
             self._end()
         if self._child is None:
-            self._child = self._start()
-            self._requests = 0
-            self.counts.starts += 1
             try:
+                self._child = self._start()
+                self.counts.starts += 1
+                self._requests = 0
                 hello, _ = self._exchange(self._child, None, START_SECONDS)
-            except BaseException:
+            except (OSError, ClosedError, SlowError) as error:
                 self._end()
-                raise
+                raise NotStartedError from error
             if hello.get("missing"):
                 self._end()
                 raise MissingPackageError(str(hello["missing"]))
@@ -110,8 +120,11 @@ class ChildProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "r2gen_export.studies.dicom.child", json.dumps(self.limits.as_dict())]
-        # The child must import this very package, wherever this process got it from.
-        path = os.pathsep.join(os.path.abspath(entry or os.curdir) for entry in sys.path)  # noqa: PTH100
+        # The child must import this very package, wherever this process got it from, and nothing from the working
+        # directory, which an empty entry stands for: it may hold anything.
+        entries = [entry for entry in sys.path if entry]
+        root = str(Path(__file__).resolve().parents[3])
+        path = os.pathsep.join(entries if root in entries else [root, *entries])
         # OpenBLAS reserves address space for each of its threads.
         environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(

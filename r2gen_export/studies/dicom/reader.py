@@ -9,10 +9,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.errors import InternalError, R2GenError, cause_of
 from r2gen_export.studies.dicom.codecs import missing
 from r2gen_export.studies.dicom.limits import Limits
-from r2gen_export.studies.dicom.process import ChildProcess, DiedError, MissingPackageError, SlowError
+from r2gen_export.studies.dicom.process import ChildProcess, DiedError, MissingPackageError, NotStartedError, SlowError
 from r2gen_export.studies.dicom.types import DicomHeader, DicomImage, DicomSettings
 from r2gen_export.studies.identity import SourceImage
 from r2gen_export.studies.refusal import AGAIN, RefusedError
@@ -79,6 +79,9 @@ class DicomReader:
         except SlowError as error:
             what = f"was not read within {self.process.limits.seconds:g} seconds"
             raise RefusedError("R2G-DICOM-LIMIT", what, AGAIN) from error
+        except NotStartedError as error:
+            cause = f" ({cause_of(error.__cause__)})" if error.__cause__ else ""
+            raise InternalError(f"the process that reads DICOM does not start{cause}") from error
         except DiedError as error:
             what = "ended the process that reads DICOM: it is damaged"
             raise RefusedError("R2G-DICOM-PIXELS", what, AGAIN) from error

@@ -143,8 +143,7 @@ def image(data: bytes, limits: Limits, polarity: Polarity, force: bool) -> tuple
         remarks.append(f"read by --force although it {verdict.problem}")
     table, odd = grey_table(parsed.dataset, shape.bits_stored, shape.signed, polarity)
     stored, more = _decoded(parsed, shape)
-    pixels = _looked_up(table, stored)
-    present = np.unique(table[np.unique(stored)])
+    pixels, present = _looked_up(table, stored)
     if len(present) == 1:
         level = f"of one grey value ({present[0]})" if present[0] else "black"
         raise RefusedError("R2G-IMAGE-BLANK", f"is all {level}", "export it again from its source")
@@ -153,13 +152,15 @@ def image(data: bytes, limits: Limits, polarity: Polarity, force: bool) -> tuple
     return pixels, {"rows": shape.rows, "columns": shape.columns, "sha256": sha256, "warnings": remarks}
 
 
-def _looked_up(table: NDArray[np.uint8], stored: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """`table[stored]` in blocks of rows: numpy makes 64-bit indices of them."""
+def _looked_up(table: NDArray[np.uint8], stored: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """`table[stored]`, in blocks of rows because numpy makes 64-bit indices of them; and the levels that are in it."""
     pixels = np.empty(stored.shape, np.uint8)
+    counts = np.zeros(256, np.int64)
     step = max(1, (1 << 22) // stored.shape[1])
     for row in range(0, len(stored), step):
         pixels[row : row + step] = table[stored[row : row + step]]
-    return pixels
+        counts += np.bincount(pixels[row : row + step].reshape(-1), minlength=256)
+    return pixels, np.flatnonzero(counts).astype(np.uint8)
 
 
 def _decoded(parsed: Parsed, shape: Format) -> tuple[NDArray[np.uint16], list[str]]:
