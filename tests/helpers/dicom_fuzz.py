@@ -217,6 +217,7 @@ def read(seed: int, path: Path, reader: DicomReader, state: State) -> None:
 def main(count: int, file: Path) -> State:
     """Read on until `count` files are done; the state is saved every `SAVED_EVERY`."""
     state = State(**json.loads(file.read_text())) if file.exists() else State()
+    state.longest = [(seconds, seed) for seconds, seed in state.longest]  # JSON has no tuples
     reader = DicomReader(Limits(seconds=SECONDS))
     with tempfile.TemporaryDirectory() as folder:
         while state.done < count:

@@ -25,9 +25,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from r2gen_export.errors import R2GenError
 from r2gen_export.studies.dicom.reader import DicomReader
 from r2gen_export.studies.dicom.types import DicomSettings
-from tests.helpers.dicom_files import LOSSY, SYNTAXES, by_dcmtk, change, lut, radiograph, stored, write
+from tests.helpers.dicom_files import LOSSY, SYNTAXES, by_dcmtk, change, item, lut, radiograph, stored, write
 
 pytestmark = pytest.mark.skipif(shutil.which("dcm2pnm") is None, reason="needs dcm2pnm of dcmtk (apt install dcmtk)")
 
@@ -191,3 +192,158 @@ def test_matrix(reader: DicomReader, expected: Any, tmp_path: Path) -> None:
     sys.stderr.write(f"\n{len(cases())} images compared with dcmtk, largest difference {largest:g} of 255\n")
     assert not wrong, f"{len(wrong)} of {len(cases())}: {sorted(wrong, reverse=True)[:20]}"
     assert len(cases()) > 100
+
+
+RAMP = stored(12, False)
+SIGNED = stored(12, True)
+
+SPECIAL: dict[str, tuple[NDArray[Any], int, dict[str, Any], list[str]]] = {
+    "fractional rescale and window of a real CR": (
+        RAMP,
+        12,
+        {"RescaleSlope": "0.684", "RescaleIntercept": "200", "WindowCenter": "1600", "WindowWidth": "2800"},
+        ["+Wi", "1"],
+    ),
+    "first of several windows": (
+        RAMP,
+        12,
+        {"WindowCenter": ["2000", "100"], "WindowWidth": ["1500", "20"]},
+        ["+Wi", "1"],
+    ),
+    "empty rescale and window": (
+        RAMP,
+        12,
+        {"RescaleSlope": "", "RescaleIntercept": "", "WindowCenter": "", "WindowWidth": ""},
+        [],
+    ),
+    "table before window": (
+        RAMP,
+        12,
+        {"WindowCenter": 10, "WindowWidth": 20, "VOILUTSequence": lut(0, 10, curve(4096, 10))},
+        ["+Wl", "1"],
+    ),
+    "falling table": (RAMP, 12, {"VOILUTSequence": lut(0, 10, curve(4096, 10, rising=False))}, ["+Wl", "1"]),
+    "65,536 entries": (stored(16, False), 16, {"VOILUTSequence": lut(0, 16, curve(65536, 16))}, ["+Wl", "1"]),
+    "INVERSE": (RAMP, 12, {"PresentationLUTShape": "INVERSE", "PhotometricInterpretation": "MONOCHROME1"}, []),
+    "IDENTITY": (RAMP, 12, {"PresentationLUTShape": "IDENTITY"}, []),
+    "IDENTITY against MONOCHROME1": (
+        RAMP,
+        12,
+        {"PresentationLUTShape": "IDENTITY", "PhotometricInterpretation": "MONOCHROME1"},
+        [],
+    ),
+    "INVERSE against MONOCHROME2": (RAMP, 12, {"PresentationLUTShape": "INVERSE"}, []),
+    "padding": (
+        np.where(RAMP < 900, 0, RAMP),
+        12,
+        {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"},
+        [],
+    ),
+    "garbage above BitsStored": (RAMP | np.uint16(0xA000), 12, {}, []),
+    "garbage above the sign": (SIGNED & np.int16(0x0FFF) | np.int16(0x5000), 12, {}, []),
+    "values in the high bits": (RAMP << np.uint16(4), 12, {"HighBit": 15}, []),
+    "narrow window": (RAMP, 12, {"WindowCenter": 2048, "WindowWidth": 2}, ["+Wi", "1"]),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special(name: str, reader: DicomReader, tmp_path: Path) -> None:
+    """What real files have and the matrix has not."""
+    values, bits, attributes, options = SPECIAL[name]
+    dataset = radiograph(values, bits, **attributes)
+    path = write(tmp_path / "a.dcm", dataset, values)
+    image = reader.read_dicom(path, "image", DicomSettings())
+    difference = np.abs(image.pixels.astype(int) - by_dcmtk(path, *options).astype(int)).max()
+    assert difference <= TOLERANCE
+    assert ("contradict" in str(image.warnings)) == ("against" in name)
+
+
+def test_real_files_as_dcmtk_shows_them(reader: DicomReader, tmp_path: Path) -> None:
+    """CR images, modality and VOI LUT, of the package pydicom-data (MIT)."""
+    folder = Path(pytest.importorskip("data_store").__file__).parent / "data"
+    for name, options in (
+        ("RG1_UNCI", ["+Wi", "1"]),
+        ("RG3_UNCR", ["+Wi", "1"]),
+        ("mlut_18", []),
+        ("vlut_04", ["+Wl", "1"]),
+    ):
+        image = reader.read_dicom(folder / f"{name}.dcm", "image", DicomSettings(force=True))
+        copy = Path(shutil.copy(folder / f"{name}.dcm", tmp_path))
+        assert np.abs(image.pixels.astype(int) - by_dcmtk(copy, *options).astype(int)).max() <= TOLERANCE, name
+
+
+def grey(dataset: Dataset, values: NDArray[Any], reader: DicomReader, folder: Path, **settings: Any) -> Any:
+    """An image as it is read."""
+    return reader.read_dicom(write(folder / "b.dcm", dataset, values), "image", DicomSettings(**settings))
+
+
+def test_polarity(reader: DicomReader, tmp_path: Path) -> None:
+    """`shape` and `photometric` each follow one attribute alone."""
+    wrong = radiograph(RAMP, 12, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY")
+    plain = radiograph(RAMP, 12, PhotometricInterpretation="MONOCHROME1")
+    upright = np.rint(RAMP / 4095 * 255)
+    for dataset, polarity, inverse in (
+        (wrong, "auto", False),
+        (wrong, "shape", False),
+        (wrong, "photometric", True),
+        (plain, "auto", True),
+        (plain, "photometric", True),
+        (plain, "shape", False),
+    ):
+        image = grey(dataset, RAMP, reader, tmp_path, polarity=polarity)
+        assert np.abs(image.pixels - (255 - upright if inverse else upright)).max() <= 1, (dataset, polarity)
+    assert "leaves its MONOCHROME1 out" in str(grey(plain, RAMP, reader, tmp_path, polarity="shape").warnings)
+
+
+def test_what_dcmtk_does_not_do(reader: DicomReader, tmp_path: Path) -> None:
+    """Values by hand: a slope of zero, a window without width, numbers that are none, a trailing NUL."""
+    upright = np.rint(RAMP / 4095 * 255)
+    for attributes, remark in (
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, ""),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "no width"),
+        ({"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "CUBIC"}, "LINEAR was used"),
+        ({"PresentationLUTShape": "LIN OD"}, "PresentationLUTShape is unknown"),
+    ):
+        image = grey(radiograph(RAMP, 12, **attributes), RAMP, reader, tmp_path)
+        assert np.abs(image.pixels - upright).max() <= 1, attributes
+        assert remark in str(image.warnings)
+    data = write(tmp_path / "c.dcm", radiograph(RAMP, 12, WindowCenter="1234", WindowWidth="1000"), RAMP).read_bytes()
+    for number, broken in ((b"DS\x04\x001234", b"DS\x04\x0012,4"), (b"DS\x04\x001000", b"DS\x04\x00nan ")):
+        assert number in data
+        (tmp_path / "c.dcm").write_bytes(data.replace(number, broken))
+        image = reader.read_dicom(tmp_path / "c.dcm", "image", DicomSettings())
+        assert np.abs(image.pixels - upright).max() <= 1
+        assert "window cannot be read" in str(image.warnings)
+    data = write(tmp_path / "c.dcm", radiograph(RAMP, 12), RAMP).read_bytes()
+    (tmp_path / "c.dcm").write_bytes(data.replace(b"CS\x0c\0MONOCHROME2 ", b"CS\x0c\0MONOCHROME1\0"))
+    assert np.abs(reader.read_dicom(tmp_path / "c.dcm", "image", DicomSettings()).pixels - (255 - upright)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"VOILUTSequence": lut(0, 12, np.arange(100))}, "fewer values"),
+        ({"ModalityLUTSequence": item(LUTExplanation="none")}, "no descriptor"),
+        ({"RescaleSlope": 1e305, "RescaleIntercept": 0}, "overflows"),
+    ],
+)
+def test_a_step_that_cannot_be_carried_out(
+    attributes: dict[str, Any], message: str, reader: DicomReader, tmp_path: Path
+) -> None:
+    """No picture rather than one on another scale."""
+    dataset = radiograph(RAMP, 12, **attributes)
+    if "VOILUTSequence" in attributes:
+        dataset.VOILUTSequence[0][0x00283002].value = [4096, 0, 12]
+    with pytest.raises(R2GenError, match=message) as error:
+        grey(dataset, RAMP, reader, tmp_path)
+    assert error.value.code == "R2G-DICOM-PIXELS"
+
+
+def test_constant_pictures(reader: DicomReader, tmp_path: Path) -> None:
+    """No report about a picture of one level, whether it is stored so or becomes so by its window."""
+    flat = np.full_like(RAMP, 7)
+    narrow = radiograph(RAMP, 12, WindowCenter=9000, WindowWidth=10)
+    for dataset, values in ((radiograph(flat, 12), flat), (narrow, RAMP)):
+        with pytest.raises(R2GenError, match="image is all black") as error:
+            grey(dataset, values, reader, tmp_path)
+        assert error.value.code == "R2G-IMAGE-BLANK"

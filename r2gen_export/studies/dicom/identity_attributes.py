@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.studies.dicom.values import text, texts
-from r2gen_export.studies.refusal import RefusedError
+from r2gen_export.studies.refusal import AGAIN, RefusedError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,8 +30,8 @@ KEYWORDS: Final = tuple(
 )
 """Attributes of `Identity.attributes`."""
 
-MOST_BYTES: Final = 1 << 20
-"""Of all values together as JSON; a real file has 2 kB."""
+MOST_CHARACTERS: Final = 1 << 20
+"""Of all values together; a real file has 2 kB."""
 
 
 def identity_attributes(dataset: Dataset, remarks: list[str]) -> dict[str, Any]:
@@ -42,36 +41,45 @@ def identity_attributes(dataset: Dataset, remarks: list[str]) -> dict[str, Any]:
     be; `remarks` says so.
 
     Raises:
-        RefusedError: `R2G-DICOM-LIMIT` when they are larger than `MOST_BYTES`.
+        RefusedError: `R2G-DICOM-LIMIT` when they are longer than `MOST_CHARACTERS`.
     """
     from pydicom.datadict import tag_for_keyword
 
     result: dict[str, Any] = {}
-    size = 0
+    shown = ""
     unreadable = False
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for keyword in KEYWORDS:
-            tag = tag_for_keyword(keyword)
-            try:
-                if tag is None or tag not in dataset:
-                    continue
-                element = dataset[tag]
-                value = element.to_json_dict(None, 0)
-                size += len(repr(value))
-            except MemoryError:
-                raise
-            except Exception:
-                unreadable = True
+    for keyword in KEYWORDS:
+        tag = tag_for_keyword(keyword)
+        try:
+            if tag is None or tag not in dataset:
                 continue
-            if size > MOST_BYTES:
-                raise RefusedError("R2G-DICOM-LIMIT", "has patient and study attributes of more than 1 MB", "")
-            result[f"{tag:08X}"] = value
+            value = dataset[tag].to_json_dict(None, 0)
+            shown += str(value)
+        except MemoryError:
+            raise
+        except Exception:
+            unreadable = True
+            continue
+        if len(shown) > MOST_CHARACTERS:
+            raise RefusedError("R2G-DICOM-LIMIT", "has patient and study attributes of more than 1 MB", AGAIN)
+        result[f"{tag:08X}"] = value
     if unreadable:
         remarks.append("some attributes of its patient, study or order cannot be read and were left out")
-    if any("ncoding" in str(warning.message) or "decode" in str(warning.message) for warning in said):
+    if not _fits(shown, character_set(dataset)):
         remarks.append("its text does not fit its character set: names may be wrong")
     return result
+
+
+def _fits(decoded: str, terms: tuple[str, ...]) -> bool:
+    """Whether text was decoded without loss. pydicom replaces what it cannot decode, and takes Latin-1 without a set.
+
+    `decoded` is the `str` of containers, in which ESC is escaped: an escape sequence that remained is one nobody knows.
+    """
+    from pydicom.charset import python_encoding
+
+    if any(term not in python_encoding for term in terms) or "\ufffd" in decoded or "\\x1b" in decoded:
+        return False
+    return decoded.isascii() or any(term not in ("", "ISO_IR 6", "ISO 2022 IR 6") for term in terms)
 
 
 def character_set(dataset: Dataset) -> tuple[str, ...]:
