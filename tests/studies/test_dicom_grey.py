@@ -179,7 +179,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_matrix(reader: DicomReader, expected: Any, tmp_path: Path) -> None:
     """Photometric interpretation x bits x sign x modality step x VOI step x transfer syntax."""
     largest, wrong = 0.0, []
-    for case in cases():
+    for number, case in enumerate(cases()):
+        if number and number % 1000 == 0:
+            sys.stderr.write(f"{number} of {len(cases())} images, largest difference so far {largest:g}\n")
         dataset, values, _ = build(case)
         image = reader.read_dicom(write(tmp_path / "a.dcm", dataset, values, case.syntax), "image", DicomSettings())
         reference = expected(case)
