@@ -13,7 +13,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.studies.dicom.detect import begins_as_dataset, is_dicom
 from r2gen_export.studies.dicom.reader import DicomReader
 from r2gen_export.studies.dicom.types import DicomSettings
-from tests.helpers.dicom_files import encode, item, radiograph, stored, write
+from tests.helpers.dicom_files import encode, frame, item, radiograph, stored, write
 
 VALUES = stored(12, False)
 SETTINGS, FORCE = DicomSettings(), DicomSettings(force=True)
@@ -164,6 +164,12 @@ def test_several_problems_are_all_stated(reader: DicomReader, tmp_path: Path) ->
     assert problem == "has modality CT, not CR or DX, and has body part HEAD, not the chest"
 
 
+def half(syntax: str) -> bytes:
+    """The first half of a frame, complete as a fragment."""
+    whole = frame(VALUES, 12, syntax)
+    return whole[: len(whole) // 4 * 2]
+
+
 PIXELS: dict[str, tuple[bytes | None, dict[str, Any], str, str]] = {
     "no pixels": (b"", {}, "explicit", "fewer pixels"),
     "half the pixels": (VALUES.tobytes()[: VALUES.nbytes // 2], {}, "explicit", "fewer pixels"),
@@ -177,6 +183,11 @@ PIXELS: dict[str, tuple[bytes | None, dict[str, Any], str, str]] = {
     "other size than the JPEG 2000": (None, {"Rows": 30_000, "Columns": 3_000}, "j2k", "of another size"),
     "fewer bits than the JPEG": (None, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "lossless", "more bits"),
     "no JPEG": (b"\0" * 100, {}, "lossless", "no JPEG"),
+    "half a lossless JPEG": (half("lossless"), {}, "lossless", "truncated"),
+    "half an extended JPEG": (half("jpeg12"), {}, "jpeg12", "truncated"),
+    "half a JPEG-LS": (half("jls"), {}, "jls", "truncated"),
+    "half a JPEG 2000": (half("j2k"), {}, "j2k", "truncated"),
+    "half an RLE frame": (half("rle"), {}, "rle", "truncated"),
     "an RLE frame of 8 bits": (None, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "rle", "another depth"),
 }
 

@@ -177,6 +177,7 @@ def test_an_interrupted_request_leaves_no_answer_behind(path: Path, reader: Dico
     finally:
         signal.signal(signal.SIGINT, previous)
     assert reader.read_header(path, "image", SETTINGS).source.sop_instance_uid == "1.2.3.4.5.6"
+    assert reader.process.counts.deaths == 0
 
 
 def test_memory(tmp_path: Path, path: Path) -> None:
@@ -211,18 +212,21 @@ def test_limits_of_size(tmp_path: Path, path: Path) -> None:
 
 
 def test_deflated_files(tmp_path: Path, reader: DicomReader) -> None:
-    """1.2 MB that expand to 260: an error, after the bound. So are a truncated and a damaged one."""
+    """2 MB that expand to 600: an error at the bound, long before memory ends. So are a truncated and a damaged one."""
     deflated = encode(radiograph(VALUES, 12), VALUES, "deflated")
+    plain = encode(radiograph(VALUES, 12), VALUES, "explicit")
     bomb = zlib.compressobj(1, wbits=-15)
     data = bytearray(deflated.data[: deflated.dataset_start])
-    plain = encode(radiograph(VALUES, 12), VALUES, "explicit")
-    data += bomb.compress(plain.data[plain.dataset_start :])
-    for _ in range(260):
-        data += bomb.compress(b"\0" * (1 << 20))
-    data += bomb.flush()
+    data += bomb.compress(plain.data[plain.dataset_start :]) + bomb.flush(zlib.Z_FULL_FLUSH)
+    data += (bomb.compress(b"\0" * (1 << 20)) + bomb.flush(zlib.Z_FULL_FLUSH)) * 600 + bomb.flush()
+    path = tmp_path / "a.dcm"
+    path.write_bytes(data)
+    small = DicomReader(Limits(memory_bytes=400 << 20, inflated_bytes=32 << 20))
+    with pytest.raises(R2GenError, match="expands to more than 32 MiB"):
+        small.read_header(path, "image", SETTINGS)
+    small.close()
     cut = deflated.data[:-20]
     damaged = deflated.data[: deflated.dataset_start] + b"\xff" * 200
-    path = tmp_path / "a.dcm"
     for content, code, message in (
         (data, "R2G-DICOM-LIMIT", "expands to more than 256 MiB"),
         (cut, "R2G-DICOM-FORMAT", "is deflated and truncated"),
@@ -326,7 +330,7 @@ def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, path: Pa
 
 
 FORK = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 from r2gen_export.studies.dicom import reader
 from r2gen_export.studies.dicom.types import DicomSettings
@@ -334,13 +338,20 @@ path = Path(sys.argv[1])
 read = lambda: reader.read_header(path, "image", DicomSettings()).modality
 assert read() == "CR"
 own = reader._reader.process._child.pid
-forks = []
+over, forks = threading.Event(), []
+def keep_reading():
+    while not over.is_set():
+        assert read() == "CR"
+thread = threading.Thread(target=keep_reading)
+thread.start()  # so that the lock is held while this process forks
 for _ in range(3):
     if (pid := os.fork()) == 0:
         good = all(read() == "CR" for _ in range(50)) and reader._reader.process._child.pid != own
         reader._reader.close()
         os._exit(0 if good else 1)
     forks.append(pid)
+over.set()
+thread.join()
 assert all(read() == "CR" for _ in range(50))
 assert reader._reader.process._child.pid == own
 assert all(os.waitpid(pid, 0)[1] == 0 for pid in forks)
