@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.encaps import encapsulate
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.dicom.detect import begins_as_dataset, is_dicom
@@ -220,6 +221,28 @@ def test_truncated_files(syntax: str, reader: DicomReader, tmp_path: Path) -> No
         with pytest.raises(R2GenError) as error:
             reader.read_dicom(tmp_path / "a.dcm", "study 1", FORCE)
         assert error.value.code in ("R2G-DICOM-PIXELS", "R2G-DICOM-FORMAT"), size
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "rle", "lossless", "j2k"])
+def test_the_first_of_several_frames(syntax: str, reader: DicomReader, tmp_path: Path) -> None:
+    """Refused, and with `force` the first frame alone."""
+    dataset = radiograph(VALUES, 12)
+    expected = reader.read_dicom(write(tmp_path / "a.dcm", dataset, VALUES, syntax), "study 1", SETTINGS)
+    second = VALUES[::-1].copy()
+    coded = encode(radiograph(VALUES, 12, NumberOfFrames=2), VALUES, syntax, b"ab")
+    if syntax == "explicit":
+        pixels = (
+            b"\xe0\x7f\x10\0OW\0\0" + (2 * VALUES.nbytes).to_bytes(4, "little") + VALUES.tobytes() + second.tobytes()
+        )
+    else:
+        frames = encapsulate([frame(values, 12, syntax) for values in (VALUES, second)])
+        pixels = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + frames + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    (tmp_path / "a.dcm").write_bytes(coded.data[: coded.pixels_start] + pixels)
+    with pytest.raises(R2GenError, match="has several frames"):
+        reader.read_dicom(tmp_path / "a.dcm", "study 1", SETTINGS)
+    image = reader.read_dicom(tmp_path / "a.dcm", "study 1", FORCE)
+    assert np.array_equal(image.pixels, expected.pixels)
+    assert image.warnings == ("read by --force although it has several frames",)
 
 
 def test_missing_meta_header(reader: DicomReader, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ RLE: Final = "1.2.840.10008.1.2.5"
 _SOF_READ: Final = frozenset({0xC0, 0xC1, 0xC3})
 """Baseline, extended sequential and lossless, with Huffman coding (T.81 table B.1)."""
 
-_JP2_SIGNATURE: Final = b"\0\0\0\x0cjP  "
+MOST_PADDING: Final = 64
+"""Bytes from a frame's end marker to its end: the marker, and what writers pad frames with."""
 
 
 def decode_frame(frame: bytes, syntax: str, shape: Shape) -> tuple[NDArray[Any], int]:
@@ -64,8 +65,8 @@ def decode_frame(frame: bytes, syntax: str, shape: Shape) -> tuple[NDArray[Any],
         raise _damaged("has compressed pixels of another size than its header says")
     if header.precision > shape.bits_allocated:
         raise _damaged("has compressed pixels of more bits than its header says")
-    # libjpeg fills what is missing with grey, without an error. Writers pad frames with zeros or 0xFF.
-    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+    # libjpeg fills what is missing with grey, without an error. The end marker occurs in no compressed data.
+    if frame.rfind(b"\xff\xd9") < len(frame) - MOST_PADDING:
         raise _damaged("has truncated pixels")
     pixels = decode(frame)
     if pixels.shape != (shape.rows, shape.columns) or pixels.dtype.kind not in "ui" or pixels.dtype.itemsize > 2:

@@ -59,7 +59,7 @@ def _judge_kind(dataset: Dataset, sop_class: str, verdict: Verdict) -> None:
         shown = modality if modality in terms.MODALITIES else "of an unknown kind"
         verdict.refusals.append(f"has modality {shown}, not CR or DX")
     intent = code(dataset, "PresentationIntentType")
-    if sop_class in terms.FOR_PROCESSING or intent == "FOR PROCESSING":
+    if sop_class == terms.DX_FOR_PROCESSING or intent == "FOR PROCESSING":
         verdict.refusals.append("is for processing, not for presentation")
     elif sop_class in terms.SECONDARY_CAPTURES:
         verdict.warnings.append("it is a secondary capture: it may be a copy of a screen or a scanned film")

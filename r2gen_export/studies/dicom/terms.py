@@ -18,7 +18,6 @@ DX_FOR_PRESENTATION: Final = "1.2.840.10008.5.1.4.1.1.1.1"
 DX_FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 SECONDARY_CAPTURES: Final = frozenset(SECONDARY_CAPTURE + end for end in ("", ".1", ".2", ".3", ".4"))
-FOR_PROCESSING: Final = frozenset({DX_FOR_PROCESSING, DX_FOR_PROCESSING.replace("1.1.1.1.1", "1.1.1.2.1")})
 
 NOT_IMAGES: Final = (
     ("1.2.840.10008.1.3.10", "a DICOMDIR"),
