@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import struct
 import subprocess
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -224,3 +227,24 @@ def by_dcmtk(path: Path, *options: str, program: str = "dcm2pnm") -> NDArray[np.
     picture = np.asarray(Image.open(output).convert("L"))
     output.unlink()
     return picture
+
+
+def endless(folder: Path) -> Path:
+    """A file whose run-length coded pixels hold 64 million bytes that code nothing: seconds of decoding."""
+    values = stored(12, False)
+    nothing = struct.pack("<16I", 2, 64, 64_000_000, *[0] * 13) + b"\x80" * 64_000_000
+    return write(folder / "endless.dcm", radiograph(values, 12), values, "rle", nothing)
+
+
+def wait(until: Callable[[], object]) -> None:
+    """Wait for something that must happen; the test's own limit ends it."""
+    while not until():
+        time.sleep(0.02)
+
+
+def has_endless(pid: int) -> bool:
+    """Whether a child has the endless file in memory, 64 MB, and so is decoding it."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 100_000_000
+    except OSError:
+        return False

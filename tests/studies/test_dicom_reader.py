@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,9 +21,8 @@ from r2gen_export.studies.dicom import reader as module
 from r2gen_export.studies.dicom.limits import Limits
 from r2gen_export.studies.dicom.reader import DicomReader
 from r2gen_export.studies.dicom.types import DicomSettings
-from tests.helpers.dicom_files import encode, radiograph, stored, write
+from tests.helpers.dicom_files import encode, endless, has_endless, radiograph, stored, wait, write
 
-ROOT = Path(__file__).parents[2]
 VALUES = stored(12, False)
 SETTINGS = DicomSettings()
 PROCFS = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
@@ -58,18 +54,6 @@ def children(parent: int | None = None) -> list[int]:
         if fields[0] != "Z" and int(fields[1]) == (parent or os.getpid()) and b"studies.dicom.child" in command:
             result.append(int(entry.name))
     return result
-
-
-def endless(folder: Path) -> Path:
-    """A file whose run-length coded pixels hold 64 million bytes that code nothing: minutes of decoding."""
-    frame = struct.pack("<16I", 2, 64, 64_000_000, *[0] * 13) + b"\x80" * 64_000_000
-    return write(folder / "endless.dcm", radiograph(VALUES, 12), VALUES, "rle", frame)
-
-
-def wait(until: Callable[[], object]) -> None:
-    """Wait for something that must happen; the test's own limit ends it."""
-    while not until():
-        time.sleep(0.02)
 
 
 def test_one_child_for_all_files_and_threads(path: Path, reader: DicomReader) -> None:
@@ -126,7 +110,7 @@ def test_a_file_that_ends_the_child_each_time(tmp_path: Path, path: Path, reader
     def end_children() -> None:
         while not over.is_set():
             child = reader.process._child
-            if child is not None and reader.process.counts.starts and busy(child.pid):
+            if child is not None and reader.process.counts.starts and has_endless(child.pid):
                 os.kill(child.pid, signal.SIGKILL)
             time.sleep(0.01)
 
@@ -141,14 +125,6 @@ def test_a_file_that_ends_the_child_each_time(tmp_path: Path, path: Path, reader
     assert error.value.code == "R2G-DICOM-PIXELS"
     assert reader.process.counts.deaths == 2
     assert reader.read_header(path, "image", SETTINGS).modality == "CR"
-
-
-def busy(pid: int) -> bool:
-    """Whether a child has the endless file in memory, 64 MB, and so is decoding it."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 100_000_000
-    except OSError:
-        return False
 
 
 def test_a_slow_file(tmp_path: Path, path: Path) -> None:
@@ -272,142 +248,6 @@ def test_names_of_any_bytes(tmp_path: Path, path: Path, reader: DicomReader) -> 
         assert reader.read_header(Path(path.name), "image", SETTINGS).modality == "CR"
     finally:
         os.chdir(before)
-
-
-def run(program: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A Python program in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
-
-
-READ = """
-import sys
-from pathlib import Path
-from r2gen_export.errors import CodedError
-from r2gen_export.studies.dicom.reader import read_dicom
-from r2gen_export.studies.dicom.types import DicomSettings
-try:
-    print(read_dicom(Path(sys.argv[1]), "image", DicomSettings()).pixels.shape)
-except CodedError as error:
-    print(error)
-"""
-
-
-def test_missing_packages(tmp_path: Path) -> None:
-    """Without pydicom, or without the decoder a file needs: the extra that brings it."""
-    path = write(tmp_path / "a.dcm", radiograph(VALUES, 12), VALUES, "lossless")
-    blocked = tmp_path / "blocked"
-    for package in ("pydicom", "imagecodecs"):
-        shutil.rmtree(blocked, ignore_errors=True)
-        blocked.mkdir()
-        (blocked / f"{package}.py").write_text(f"raise ModuleNotFoundError('none', name={package!r})")
-        result = run(f"import sys; sys.path.insert(0, {str(blocked)!r})\n{READ}", path)
-        assert f"R2G-DEPENDENCY-MISSING: image is DICOM, for which {package} is needed" in result.stdout
-        assert "pip install 'r2gen[dicom]'" in result.stdout
-    result = run(f"import sys; sys.modules['pydicom'] = None\n{READ}", path)
-    assert "R2G-DEPENDENCY-MISSING" in result.stdout
-
-
-def test_a_child_that_does_not_start(tmp_path: Path) -> None:
-    """An installation that is broken is no fault of the file."""
-    path = write(tmp_path / "a.dcm", radiograph(VALUES, 12), VALUES)
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    (blocked / "pydicom").mkdir()
-    (blocked / "pydicom" / "__init__.py").write_text("import os; os._exit(3)")
-    result = run(f"import sys; sys.path.insert(0, {str(blocked)!r})\n{READ}", path)
-    assert "R2G-INTERNAL: the process that reads DICOM does not start" in result.stdout
-
-
-def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, path: Path) -> None:
-    """A folder that somebody else fills may hold a `pydicom.py`."""
-    (tmp_path / "pydicom.py").write_text("raise RuntimeError('imported from the working directory')")
-    # `python -c` has the working directory in its own path; what it imports is its own affair.
-    program = f"import sys; sys.path.remove('')\nimport importlib.util\nimport pydicom\nsys.path.insert(0, '')\n{READ}"
-    result = run(program, path, cwd=tmp_path)
-    assert result.stdout == f"{VALUES.shape}\n", result.stderr
-
-
-FORK = """
-import os, sys, threading
-from pathlib import Path
-from r2gen_export.studies.dicom import reader
-from r2gen_export.studies.dicom.types import DicomSettings
-path = Path(sys.argv[1])
-read = lambda: reader.read_header(path, "image", DicomSettings()).modality
-assert read() == "CR"
-own = reader._reader.process._child.pid
-over, forks = threading.Event(), []
-def keep_reading():
-    while not over.is_set():
-        assert read() == "CR"
-thread = threading.Thread(target=keep_reading)
-thread.start()  # so that the lock is held while this process forks
-for _ in range(3):
-    if (pid := os.fork()) == 0:
-        good = all(read() == "CR" for _ in range(50)) and reader._reader.process._child.pid != own
-        reader._reader.close()
-        os._exit(0 if good else 1)
-    forks.append(pid)
-over.set()
-thread.join()
-assert all(read() == "CR" for _ in range(50))
-assert reader._reader.process._child.pid == own
-assert all(os.waitpid(pid, 0)[1] == 0 for pid in forks)
-print("done")
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_has_a_child_of_its_own(path: Path) -> None:
-    """Answers of one process must not reach another."""
-    result = run(FORK, path)
-    assert result.stdout == "done\n", result.stderr
-
-
-def test_quiet(path: Path) -> None:
-    """No output, no warning, when a process ends with a warm child."""
-    result = run(f"import warnings; warnings.simplefilter('error')\n{READ}", path)
-    assert (result.stdout, result.stderr, result.returncode) == (f"{VALUES.shape}\n", "", 0)
-
-
-ORPHAN = """
-import os, sys
-from pathlib import Path
-from r2gen_export.studies.dicom import reader
-from r2gen_export.studies.dicom.types import DicomSettings
-reader.read_header(Path(sys.argv[1]), "image", DicomSettings())
-print(reader._reader.process._child.pid, flush=True)
-if len(sys.argv) > 2:
-    reader.read_dicom(Path(sys.argv[2]), "image", DicomSettings())
-sys.stdin.read()
-"""
-
-
-@PROCFS
-@pytest.mark.parametrize("work", ["idle", "decoding"])
-def test_the_child_ends_with_a_killed_parent(work: str, path: Path, tmp_path: Path) -> None:
-    """kill -9 of the parent: an idle child ends by itself, a decoding one by SIGIO, which its closed input raises."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: the orphan becomes this process's child
-    try:
-        arguments = [path] if work == "idle" else [path, endless(tmp_path)]
-        command = [sys.executable, "-c", ORPHAN, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
-            assert parent.stdout is not None
-            child = int(parent.stdout.readline())
-            if work == "decoding":
-                wait(lambda: busy(child))
-            parent.kill()
-        _, status = os.waitpid(child, 0)
-        if work == "idle":
-            assert os.WIFEXITED(status)
-        else:
-            assert os.WTERMSIG(status) == signal.SIGIO
-    finally:
-        libc.prctl(36, 0, 0, 0, 0)
 
 
 def test_the_functions_share_one_reader(path: Path) -> None:
