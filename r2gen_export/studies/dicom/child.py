@@ -73,8 +73,8 @@ def _prepare(limits: Limits) -> str:
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_FSIZE, 0),
         ):
-            hard = resource.getrlimit(limit)[1]
-            lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            inherited = [bound for bound in resource.getrlimit(limit) if bound != resource.RLIM_INFINITY]
+            lowest = min([value, *inherited])
             with contextlib.suppress(OSError, ValueError):  # macOS has no limit on address space
                 resource.setrlimit(limit, (lowest, lowest))
     with contextlib.suppress(OSError):
