@@ -15,6 +15,7 @@ from benchmarks.latency.settings import BenchSettings, Configuration
 from benchmarks.latency.trackers import Nvml, Rapl, Watch
 from benchmarks.latency.worker_pool import Group, studies_needed
 from benchmarks.machine_rates import Machine, measure_rates
+from r2gen_export.studies.archives import Archives
 from r2gen_export.studies.collect import collect_studies
 from r2gen_export.system.cores import available_cores
 
@@ -41,10 +42,12 @@ def studies(settings: BenchSettings, configurations: Sequence[Configuration]) ->
     """The studies that are reported on: those of `images`, or phantoms drawn for this call.
 
     Raises:
-        R2GenError: `R2G-DATA-*`, `R2G-IMAGE-MISSING`.
+        R2GenError: `R2G-DATA-*`, `R2G-IMAGE-MISSING`; `R2G-DICOM-*` for the first study that no report is written for.
     """
     if settings.images is not None:
-        yield [study.images for study in collect_studies([settings.images]).studies]
+        with Archives() as archives:
+            listed = collect_studies([settings.images], archives=archives)
+            yield [study.readable_images(f"study {number}") for number, study in enumerate(listed.studies, start=1)]
         return
     from r2gen_export.phantoms import write_phantoms
 

@@ -215,6 +215,7 @@ def measure(
     from benchmarks.latency.environment import command_line
     from benchmarks.latency.settings import BenchSettings
     from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.studies.archives import Archives
     from r2gen_export.studies.collect import collect_studies
 
     sources = _sources(reference, torch)
@@ -240,7 +241,8 @@ def measure(
         command=command_line(sys.argv[1:]),
     )
     if runs.images is not None:
-        say_passed_over(collect_studies([runs.images]), quiet=output.quiet)
+        with Archives() as archives:
+            say_passed_over(collect_studies([runs.images], archives=archives), quiet=output.quiet)
     with progress(output.quiet) as tell:
         report = run_benchmark(settings, tell)
     write_out(summary(report))

@@ -24,7 +24,7 @@ from r2gen_export.system.memory import is_out_of_host_memory, out_of_host_memory
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from r2gen_export.studies.collect import StudyList
+    from r2gen_export.studies.study import StudyList
 
 P = ParamSpec("P")
 

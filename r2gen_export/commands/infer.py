@@ -25,6 +25,14 @@ class EarlyStopping(StrEnum):
     never = "never"
 
 
+class PolarityName(StrEnum):
+    """`Polarity` of `studies/dicom/types.py`."""
+
+    auto = "auto"
+    shape = "shape"
+    photometric = "photometric"
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
     """Input."""
@@ -33,13 +41,30 @@ class InputOptions:
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="Images (PNG, JPEG, TIFF), folders, .txt lists or annotation.json files. Each image is a study; so is "
-            "each image of a folder, each subfolder with images, each line of a list, each entry of an annotation. "
-            "Studies are numbered in this order, those of a folder sorted by name.",
+            help="Images (PNG, JPEG, TIFF), DICOM files, folders, zip archives, a DICOMDIR, .txt lists or "
+            "annotation.json files. Each image is a study; so is each image of a folder, each subfolder with images, "
+            "each line of a list, each entry of an annotation. DICOM files are grouped by their study. Studies are "
+            "numbered in this order, those of a folder sorted by name.",
         ),
     ]
     together: Annotated[
         bool, typer.Option("--study", help="Treat all images of the call as the views of one study.")
+    ] = False
+    polarity: Annotated[
+        PolarityName,
+        typer.Option(
+            "--polarity",
+            help="Attribute of a DICOM file that says whether high values are dark: shape (PresentationLUTShape), "
+            "photometric (PhotometricInterpretation), or auto, the first where it is there, else the second.",
+        ),
+    ] = PolarityName.auto
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Read DICOM files that are refused otherwise (body part, modality, for processing, lateral views "
+            "only), where they have pixels. The report records it.",
+        ),
     ] = False
     bundle: BundleOption = None
 
@@ -240,6 +265,7 @@ app = command_app()
         "r2gen infer chest.png",
         "r2gen infer frontal.png lateral.png --study --preset paper",
         "r2gen infer chest.png --format pdf --out report.pdf",
+        "r2gen infer cd/DICOMDIR examination.zip",
         "r2gen infer studies/ --bundle my-bundle --format json --out reports.jsonl",
     ),
 )
@@ -263,6 +289,8 @@ def infer(
     request = InferRequest(
         images=tuple(images.images),
         together=images.together,
+        polarity=images.polarity.value,
+        force=images.force,
         bundle=images.bundle,
         format=output.form.value,
         fhir_version=output.fhir_version.value,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from r2gen_export.reporting.writers import Form
     from r2gen_export.runtime.outcome import Outcome
     from r2gen_export.runtime.pipeline import Pipeline
-    from r2gen_export.studies.collect import Study, StudyList
+    from r2gen_export.studies.dicom.types import DicomSettings
+    from r2gen_export.studies.study import Study, StudyList
 
 OURS: Final = re.compile(r"study-\d{4,}\.[a-z0-9]+")
 """Files of a folder of results, by the numbers of the studies: names of images may identify patients."""
@@ -73,12 +74,14 @@ class Documents:
 
     Attributes:
         form: of the documents.
+        dicom: how DICOM files are read.
         file: of the only study, None when that goes to stdout or to the folder.
         folder: a file for each study goes there, named by its number.
         replaces: the earlier result that the only study's replaces.
     """
 
     form: Form
+    dicom: DicomSettings
     file: Path | None
     folder: Path | None
     replaces: Predecessor | None
@@ -105,7 +108,7 @@ class Documents:
 
             replaces = read_predecessor(request.replaces)
         folder = out if out is not None and (studies.many or out.is_dir()) else None
-        return cls(form, None if folder else out, folder, replaces)
+        return cls(form, request.dicom, None if folder else out, folder, replaces)
 
     def clear(self) -> None:
         """Remove the results of an earlier run from the folder, which `check_request` allows with `--overwrite` only:
@@ -163,7 +166,7 @@ class Documents:
         from r2gen_export.reporting.source import Source
         from r2gen_export.reporting.writers import render
 
-        pictures = _pictures(study, report, subject) if self.form.needs_pictures else ()
+        pictures = _pictures(study, report, subject, self.dicom) if self.form.needs_pictures else ()
         source = Source(study.identity, pictures, bundle_sha256(pipeline.manifest))
         return render(self.form.name, report, source, replaces=self.replaces)
 
@@ -215,14 +218,16 @@ def write_bytes(data: bytes) -> None:
         raise unwritable(error) from error
 
 
-def _pictures(study: Study, report: Report, subject: str) -> tuple[NDArray[np.uint8], ...]:
+def _pictures(
+    study: Study, report: Report, subject: str, dicom: DicomSettings
+) -> tuple[NDArray[np.uint8], ...]:
     """The views as the report was made from them, [H, W] uint8 each: read again, and the same bytes as then."""
     import numpy as np
     from PIL import Image
 
     from r2gen_export.runtime.pictures import read_pictures
 
-    pictures = read_pictures(study.images, subject).pictures
+    pictures = read_pictures(study, subject, dicom).pictures
     if tuple(picture.sha256 for picture in pictures) != report.inputs:
         message = f"{subject or 'the study'}: an image changed while its report was written"
         raise R2GenError("R2G-IMAGE-FORMAT", message, "run the command again")

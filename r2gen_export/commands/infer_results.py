@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from r2gen_export.decoding import Decoding, Semantics
     from r2gen_export.runtime.outcome import Outcome
     from r2gen_export.runtime.pipeline import Pipeline
-    from r2gen_export.studies.collect import Study, StudyList
+    from r2gen_export.studies.dicom.types import DicomSettings, Polarity
+    from r2gen_export.studies.study import Study, StudyList
 
 
 @dataclass(frozen=True)
 class InferRequest:
     """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
 
-    `together`: the images are the views of one study. `resume`: studies whose report is in `out` already are left out.
+    `together`: the images are the views of one study. `polarity`, `force`: of `DicomSettings`. `resume`: studies whose
+    report is in `out` already are left out.
     `format` is one of `ReportFormat` in `commands/options.py`; `replaces`: the file of an earlier result of the study.
     """
 
     images: tuple[Path, ...]
     together: bool = False
+    polarity: Polarity = "auto"
+    force: bool = False
     bundle: Path | None = None
     format: str = "text"
     fhir_version: Literal["R4", "R5"] = "R4"
@@ -51,6 +55,13 @@ class InferRequest:
     draft: bool | None = None
     learn: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dicom(self) -> DicomSettings:
+        """How DICOM files are read."""
+        from r2gen_export.studies.dicom.types import DicomSettings
+
+        return DicomSettings(self.polarity, self.force)
 
 
 @contextmanager
@@ -108,9 +119,11 @@ def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, ear
 def _key(request: InferRequest, bundle_id: str, semantics: Semantics, decoding: Decoding, inputs: Sequence[str]) -> str:
     """What a report is made from; a seed that was drawn for one call is not part of it."""
     from r2gen_export.reporting.results_file import result_key
+    from r2gen_export.studies.dicom.types import DicomSettings
 
     given = dataclasses.replace(decoding, seed=request.options.get("seed"))
-    return result_key(bundle_id, semantics, given, inputs)
+    reading = [] if request.dicom == DicomSettings() else [f"polarity {request.polarity}, force {request.force}"]
+    return result_key(bundle_id, semantics, given, [*inputs, *reading])
 
 
 def message_of(request: InferRequest, study: Study, error: CodedError) -> str:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from r2gen_export.reporting.report import Report
+    from r2gen_export.reporting.writers import Form
     from r2gen_export.runtime.pipeline import Pipeline
-    from r2gen_export.studies.collect import Study, StudyList
+    from r2gen_export.studies.archives import Archives
+    from r2gen_export.studies.study import Study, StudyList
 
 UNFINISHED = "[unfinished draft: the generation stopped here]"
 
@@ -47,7 +49,8 @@ def run_infer(request: InferRequest) -> None:
     """
     from r2gen_export.bundle import load_manifest
     from r2gen_export.runtime.backends.decoders import is_large
-    from r2gen_export.runtime.pipeline import Pipeline, bundle_path
+    from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.studies.archives import Archives
     from r2gen_export.system.cores import thread_count, use_cpus
     from r2gen_export.system.huge_pages import restart_with_huge_pages
 
@@ -67,7 +70,13 @@ def run_infer(request: InferRequest) -> None:
     if request.cpus is not None:
         use_cpus(request.cpus)
     thread_count(request.threads)
-    studies = _collect(request)
+    with Archives() as archives:
+        _report(request, _collect(request, archives), form)
+
+
+def _report(request: InferRequest, studies: StudyList, form: Form | None) -> None:
+    from r2gen_export.runtime.pipeline import Pipeline
+
     documents = Documents.of(request, studies, form) if form is not None else None
     pipeline = Pipeline.from_bundle(
         request.bundle,
@@ -77,6 +86,7 @@ def run_infer(request: InferRequest) -> None:
         learn=request.learn,
         batch=request.batch_size if studies.many else 1,
         decoding=request.options,
+        dicom=request.dicom,
     )
     if not request.quiet:
         name = pipeline.provider.name
@@ -89,12 +99,21 @@ def run_infer(request: InferRequest) -> None:
         _one(request, pipeline, studies.studies[0], documents)
 
 
-def _collect(request: InferRequest) -> StudyList:
-    """The studies of the call; what was passed over goes to stderr."""
+def _collect(request: InferRequest, archives: Archives) -> StudyList:
+    """The studies of the call, with a progress bar over the headers of DICOM files; what was passed over goes to
+    stderr."""
     from r2gen_export.studies.collect import collect_studies
 
     try:
-        studies = collect_studies(request.images, together=request.together)
+        with progress_bar() as bar:
+            task = bar.add_task("DICOM headers", total=None, visible=False)
+
+            def advance(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, visible=not request.quiet)
+
+            studies = collect_studies(
+                request.images, together=request.together, dicom=request.dicom, archives=archives, progress=advance
+            )
     except R2GenError as error:
         if not request.names:
             raise
@@ -137,18 +156,12 @@ def _generate(
 ) -> Report:
     """The report of the only study; its errors number the images, and with `--names` say which those are."""
     try:
-        return _with_view_warnings(pipeline.generate(study.images, on_text=on_text, **request.options), study)
+        return pipeline.generate(study, on_text=on_text, **request.options)
     except CodedError as error:
         if not request.names:
             raise
         listed = ", ".join(f"view {number}: {path}" for number, path in enumerate(study.images, start=1))
         raise error.with_message(f"{error.message} ({listed})") from error
-
-
-def _with_view_warnings(report: Report, study: Study) -> Report:
-    from r2gen_export.studies.views import view_warnings
-
-    return dataclasses.replace(report, warnings=(*report.warnings, *view_warnings(study.images)))
 
 
 def _streams(request: InferRequest) -> bool:
@@ -261,19 +274,15 @@ class _Screen:
 def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _Screen, progress: _Progress) -> None:
     pending, total = work.pending, work.total
     outcomes = pipeline.generate_many(
-        (study.images for _, study in pending),
+        (study for _, study in pending),
         batch_size=request.batch_size,
         numbers=[number for number, _ in pending],
         **request.options,
     )
     task = screen.bar.add_task("studies", total=total, completed=progress.earlier, visible=not request.quiet)
     steps = len(pipeline.provider.steps)
-    for (_, study), bare in zip(pending, outcomes, strict=True):
-        outcome = bare
-        if bare.report is not None:
-            outcome = dataclasses.replace(bare, report=_with_view_warnings(bare.report, study))
-        if screen.documents is not None:
-            outcome = screen.documents.write(pipeline, study, outcome)
+    for (_, study), generated in zip(pending, outcomes, strict=True):
+        outcome = generated if screen.documents is None else screen.documents.write(pipeline, study, generated)
         for step in pipeline.provider.steps[steps:]:
             screen.say(step)
         steps = len(pipeline.provider.steps)

@@ -154,9 +154,9 @@ def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:
     """Pixel values [V, 3, H, W] of the studies in a folder, a list or an annotation.
 
     Raises:
-        R2GenError: `R2G-IMAGE-*`, `R2G-DATA-*`.
+        R2GenError: `R2G-IMAGE-*`, `R2G-DICOM-*`, `R2G-DATA-*`.
     """
     return [
-        load_views(study.images, spec, f"study {number}")
+        load_views(study.readable_images(f"study {number}"), spec, f"study {number}")
         for number, study in enumerate(collect_studies([images]).studies, start=1)
     ]

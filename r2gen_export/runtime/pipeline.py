@@ -37,6 +37,7 @@ from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
 from r2gen_export.runtime.settings import Settings, expected_workload, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
+from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.studies.images import preprocess
 from r2gen_export.system.huge_pages import use_huge_pages
 from r2gen_export.system.versions import VERSION
@@ -73,6 +74,7 @@ class Pipeline:
         provider: ProviderChoice,
         drafter: Drafter | None = None,
         worker: Worker | None = None,
+        dicom: DicomSettings | None = None,
     ) -> None:
         self.manifest = manifest
         self.bundle_id = bundle_id(manifest)
@@ -83,6 +85,7 @@ class Pipeline:
         self._detokenizer = detokenizer
         self._drafter = drafter
         self._worker = worker
+        self._dicom = dicom
         self._most = sys.maxsize  # studies decoded together; fewer once memory did not suffice
         self._large = is_large(manifest) and provider.decodes_on_cpu
         prompt = manifest.prompt
@@ -101,6 +104,7 @@ class Pipeline:
         learn: bool = True,
         batch: int = 1,
         decoding: Mapping[str, Any] | None = None,
+        dicom: DicomSettings | None = None,
     ) -> Pipeline:
         """Check a bundle's hashes and load it.
 
@@ -115,6 +119,7 @@ class Pipeline:
             batch: studies that `generate_many` will decode together. Any number can be, whatever is said here: with
                 `decoding` it chooses between what `r2gen tune` measured for single reports and for batches.
             decoding: settings of the calls to come, as `generate` takes them; the bundle's default preset when None.
+            dicom: how DICOM files are read (`r2gen_export.studies.dicom.types`); its defaults when None.
 
         Raises:
             R2GenError: `R2G-BUNDLE-*`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
@@ -138,6 +143,7 @@ class Pipeline:
             provider=provider,
             drafter=open_drafter(folder, manifest, learn=learn) if drafts else None,
             worker=None if provider.trial is None else worker,
+            dicom=dicom,
         )
 
     def generate(
@@ -152,15 +158,15 @@ class Pipeline:
         """The draft report of one study.
 
         Args:
-            images: one image or the views of one study; files or uint8 arrays.
+            images: one image or the views of one study, files or uint8 arrays; or a study of `collect_studies`.
             preset: a preset of the bundle, its default when None.
             semantics: `hf-current` or `hf-4.30`, the bundle's when None.
             on_text: called with each new piece of text; with beam search all of them come at the end.
             overrides: fields of `r2gen_export.decoding.Decoding`; None leaves the preset's value.
 
         Raises:
-            R2GenError: `R2G-IMAGE-*`, which name an image by its number ("view 2"), `R2G-CONFIG-VALUE`,
-                `R2G-GENERATE-*`.
+            R2GenError: `R2G-IMAGE-*` and `R2G-DICOM-*`, which name an image by its number ("view 2"),
+                `R2G-CONFIG-VALUE`, `R2G-GENERATE-*`.
         """
         settings = self.settings(preset=preset, semantics=semantics, **overrides)
         started = perf_counter()
@@ -231,7 +237,7 @@ class Pipeline:
         encoded: list[_Encoded] = []
         for number, images in batch:
             try:
-                pictures = read_pictures(images, f"study {number}")
+                pictures = read_pictures(images, f"study {number}", self._dicom)
             except Exception as error:
                 outcomes[number] = Outcome(number, error=coded(error))
                 continue
@@ -276,18 +282,16 @@ class Pipeline:
         image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
         done = perf_counter()
         prompt = np.concatenate([self._before, image_embeds, self._after], axis=1)
-        remarks = tuple(
-            f"view {view}: {remark}" for view, picture in enumerate(pictures, start=1) for remark in picture.warnings
-        )
         preprocess_ms, encode_ms = read.read_ms + (ready - start) * 1000, (done - ready) * 1000
         inputs = tuple(picture.sha256 for picture in pictures)
-        return _Encoded(study, len(pictures), prompt, preprocess_ms, encode_ms, inputs, remarks)
+        return _Encoded(study, len(pictures), prompt, preprocess_ms, encode_ms, inputs, read.warnings)
 
     def _pieces(
         self, images: Images, settings: Settings, started: float, *, text: bool
     ) -> Generator[str, None, Report]:
         """The report of one study; yields its pieces of text where `text` asks for them."""
-        (report,) = yield from self._steps([self._encode(1, read_pictures(images))], settings, started, text=text)
+        study = self._encode(1, read_pictures(images, dicom=self._dicom))
+        (report,) = yield from self._steps([study], settings, started, text=text)
         return report
 
     def _decode(self, studies: Sequence[_Encoded], settings: Settings, started: float) -> list[Report]:

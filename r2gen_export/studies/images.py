@@ -20,6 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from r2gen_export.bundle import ImageSpec
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies import png, tiff
+from r2gen_export.studies.dicom.types import DicomSettings
+from r2gen_export.studies.file_kinds import HEAD_BYTES, looks_like_dicom
 from r2gen_export.studies.pixels import few_levels, to_eight_bits
 from r2gen_export.studies.refusal import AGAIN, RefusedError, damaged, not_read, reading, reason_of, too_large
 from r2gen_export.system import git_lfs
@@ -47,26 +49,29 @@ class Picture(NamedTuple):
     sha256: str = ""
 
 
-def load_image(path: Path, subject: str = "the image") -> NDArray[np.uint8]:
+def load_image(path: Path, subject: str = "the image", dicom: DicomSettings | None = None) -> NDArray[np.uint8]:
     """`read_image` without its warnings: uint8 RGB [H, W, 3]."""
-    return read_image(path, subject).pixels
+    return read_image(path, subject, dicom).pixels
 
 
-def read_image(path: Path, subject: str = "the image") -> Picture:
+def read_image(path: Path, subject: str = "the image", dicom: DicomSettings | None = None) -> Picture:
     """Decode one image file.
 
-    PNG, JPEG and TIFF. Up to 8 bits: grey, RGB, palette, CMYK, as Pillow converts them. More: grey and RGB with and
-    without alpha, of 10 to 64 bits, signed, unsigned or floating point, on the range of `pixels.grey_range`. TIFF in
-    which zero is white is inverted at every depth; PNG and JPEG know no such thing. EXIF orientation is applied,
-    transparency is laid over black; text, colour profiles and damaged EXIF are ignored.
+    DICOM as `studies/dicom` reads it; PNG, JPEG and TIFF. These up to 8 bits: grey, RGB, palette, CMYK, as Pillow
+    converts them. More: grey and RGB with and without alpha, of 10 to 64 bits, signed, unsigned or floating point, on
+    the range of `pixels.grey_range`. TIFF in which zero is white is inverted at every depth; PNG and JPEG know no such
+    thing. EXIF orientation is applied, transparency is laid over black; text, colour profiles and damaged EXIF are
+    ignored.
 
     Args:
         path: the file. No error names it: it may identify a patient.
         subject: what errors call the image, such as "study 3, view 1".
+        dicom: how a DICOM file is read; `DicomSettings()` when None.
 
     Raises:
         R2GenError: `R2G-IMAGE-MISSING`, `R2G-IMAGE-FORMAT`, `R2G-IMAGE-TRUNCATED`, `R2G-IMAGE-SIZE`, `R2G-IMAGE-BLANK`,
-            `R2G-RESOURCE-MEMORY`.
+            `R2G-RESOURCE-MEMORY`; of a DICOM file `R2G-DICOM-*`, and `R2G-DEPENDENCY-MISSING` without the extra
+            `dicom`.
         InternalError: anything else that went wrong.
     """
     with reading(subject):
@@ -75,11 +80,29 @@ def read_image(path: Path, subject: str = "the image") -> Picture:
                 # Pillow warns of large pictures and of odd metadata; sizes are checked here.
                 warnings.simplefilter("ignore")
                 data = read_contents(path)
-                picture = _decode(data, path.suffix.lower() == ".dcm")
+                if looks_like_dicom(data[:HEAD_BYTES], path.suffix.lower()):
+                    del data  # the child process reads the file itself
+                    picture = _dicom(path, subject, dicom or DicomSettings())
+                else:
+                    picture = _decode(data)._replace(sha256=hashlib.sha256(data).hexdigest())
         except RefusedError as error:
             raise R2GenError(error.code, f"{subject} {error.what}", error.fix) from error
         check_pixels(picture.pixels, subject)
-        return picture._replace(sha256=hashlib.sha256(data).hexdigest())
+        return picture
+
+
+_POLARITY: Final = {"shape": "PresentationLUTShape", "photometric": "PhotometricInterpretation"}
+
+
+def _dicom(path: Path, subject: str, settings: DicomSettings) -> Picture:
+    from r2gen_export.studies.dicom.reader import read_dicom
+
+    image = read_dicom(path, subject, settings)
+    pixels = np.repeat(image.pixels[:, :, None], 3, axis=2)
+    warnings = image.warnings
+    if settings.polarity != "auto":
+        warnings += (f"polarity by {_POLARITY[settings.polarity]} alone (--polarity {settings.polarity})",)
+    return Picture(pixels, warnings, image.sha256)
 
 
 def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[np.float32]:
@@ -132,7 +155,6 @@ def check_pixels(image: NDArray[np.uint8], name: str = "the image") -> None:
 
 
 _SMALLER: Final = f"give an image of at most {MAX_PIXELS // 1_000_000} megapixels"
-_DICOM_FIX: Final = "export the view from a viewer that applies its window and polarity, as PNG, JPEG or TIFF"
 
 
 def read_contents(path: Path) -> bytes:
@@ -166,24 +188,19 @@ def content_sha256(path: Path) -> str:
     return hashlib.sha256(read_contents(path)).hexdigest()
 
 
-def _decode(data: bytes, named_dicom: bool) -> Picture:
-    """The format by the file's first bytes; its suffix counts only where they say nothing."""
-    if data[128:132] == b"DICM":
-        raise not_read("is DICOM, which this release does not read", _DICOM_FIX)
+def _decode(data: bytes) -> Picture:
+    """The format by the file's first bytes."""
     if data.startswith(png.SIGNATURE):
         return _guarded("PNG", _png, png.without_metadata(data))
     if data.startswith(JPEG_HEAD):
         return _guarded("JPEG", _jpeg, data)
     if data.startswith(tiff.HEADS):
         return _guarded("TIFF", _tiff, data)
-    # Without the preamble, DICOM begins with an element of group 2 or 8.
-    if named_dicom or (data[:1] in (b"\2", b"\x08") and data[1:4:2] == b"\0\0" and data[4:6].isalpha()):
-        raise not_read("is DICOM, which this release does not read", _DICOM_FIX)
     if data.startswith(git_lfs.HEAD):
         raise not_read("is a git-lfs pointer, not the image", git_lfs.FIX)
     if not data:
-        raise not_read("is empty and not a PNG, JPEG or TIFF image", AGAIN)
-    raise not_read("is not a PNG, JPEG or TIFF image", "convert it to PNG first")
+        raise not_read("is empty and not a PNG, JPEG, TIFF or DICOM image", AGAIN)
+    raise not_read("is not a PNG, JPEG, TIFF or DICOM image", "convert it to PNG first")
 
 
 def _guarded(kind: str, read: Callable[[bytes], Picture], data: bytes) -> Picture:

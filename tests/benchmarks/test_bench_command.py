@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 from tests.command import ROOT, run_cli
+from tests.helpers.dicom_studies import write
 
 PHANTOM = ROOT / "tests/data/phantom.png"
 
 
 def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
-    (tmp_path / "doe").mkdir()
+    """On an image and a DICOM file, with a DICOMDIR beside them."""
+    write(tmp_path / "doe/x.dcm")
     shutil.copy(PHANTOM, tmp_path / "doe/a.png")
-    (tmp_path / "doe/x.dcm").write_bytes(b"")
+    (tmp_path / "doe/DICOMDIR").write_bytes(bytes(128) + b"DICM")
     out = tmp_path / "out"
     done = run_cli(
         "bench",
@@ -32,7 +34,7 @@ def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "report.json").read_text())["settings"]["processes"] == 2
-    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release): 1\n"
+    assert done.stderr == "WARNING passed over: DICOMDIR files: 1\n"
 
 
 def test_threads_there_are_not_are_refused_before_measuring(tmp_path: Path) -> None:

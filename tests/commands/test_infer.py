@@ -276,16 +276,16 @@ def test_errors_of_one_study_carry_no_file_name(tmp_path: Path) -> None:
 
 
 def test_what_a_folder_holds_beside_images_is_said(tmp_path: Path) -> None:
-    """The layout of public data sets, a DICOM file, an image without suffix; exit status 0 leaves nothing unsaid."""
+    """The layout of public data sets, a DICOMDIR, an image without suffix; exit status 0 leaves nothing unsaid."""
     deep = tmp_path / "doe/p10/p1/s1"
     deep.mkdir(parents=True)
     shutil.copy(PHANTOM, deep / "deep.png")
     shutil.copy(PHANTOM, tmp_path / "doe/IM0001")
-    (tmp_path / "doe/x.dcm").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "doe/DICOMDIR").write_bytes(bytes(128) + b"DICM")
     done = run_cli("infer", tmp_path / "doe", "--quiet", "--format", "json")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == "WARNING passed over: DICOM files (not readable in this release): 1\n"
+    assert done.stderr == "WARNING passed over: DICOMDIR files: 1\n"
 
 
 def test_many_views_and_unlike_ones_are_warned_of(tmp_path: Path) -> None:

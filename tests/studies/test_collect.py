@@ -87,9 +87,10 @@ def test_files_without_suffix_count_by_their_content(tmp_path):
     (tmp_path / "x.dcm").write_bytes(b"")
     (tmp_path / "LICENSE").write_bytes(b"text")
     listed = collect_studies([tmp_path])
-    assert _images(listed, tmp_path) == [["1.2.840.113619.2"], ["IM0001"]]
+    assert _images(listed, tmp_path) == [["1.2.840.113619.2"], ["IM0001"], ["x.dcm"]]
+    assert [study.refusal and study.refusal.code for study in listed.studies] == [None, None, "R2G-DICOM-FORMAT"]
     (warning,) = listed.warnings
-    assert "DICOM files (not readable in this release): 2" in warning
+    assert "DICOMDIR files: 1" in warning
     assert "images with another suffix than .png, .jpg, .tif: 1" in warning
     assert listed.remarks == ("passed over: other files: 1",)
 
