@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from r2gen_export.bundle import demo_bundle
-from r2gen_export.runtime.pipeline import Pipeline
+from tests.helpers.loaded_once import loaded_once
 from tests.helpers.sentinel import FAULTS, NAME, PHANTOM, Site, assert_nameless, failing, make_site, run, written
 
 SHORT = ("--preset", "fast", "--min-new-tokens", "3", "--max-new-tokens", "4")
@@ -29,19 +29,8 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def loaded_once() -> Iterator[None]:
-    """The demo bundle, which is loaded for every call else, and without a name."""
-    with pytest.MonkeyPatch.context() as patch:
-        load = Pipeline.from_bundle
-        loaded: dict[str, Pipeline] = {}
-
-        def once(*arguments: object, **options: object) -> Pipeline:
-            key = repr((arguments, options))
-            if key not in loaded:
-                loaded[key] = load(*arguments, **options)
-            return loaded[key]
-
-        patch.setattr(Pipeline, "from_bundle", once)
+def demo_loaded_once() -> Iterator[None]:
+    with loaded_once():
         yield
 
 

@@ -62,7 +62,7 @@ def radiograph(study: int = 1, instance: int = 1, **attributes: Any) -> Dataset:
         "ViewPosition": "PA",
         "SeriesNumber": str(instance),
         "InstanceNumber": "1",
-        "PatientOrientation": ["L", "F"],
+        "PatientOrientation": ["A" if attributes.get("ViewPosition") == "LL" else "L", "F"],
         "PixelSpacing": [0.2, 0.2],
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
