@@ -17,7 +17,15 @@ from r2gen_export.studies import file_kinds
 from r2gen_export.studies.archives import AGAIN, Archives
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.studies.dicom_directory import directory_files
-from r2gen_export.studies.dicom_studies import DicomFile, Progress, grouped, make_study, passed_over, read_files
+from r2gen_export.studies.dicom_studies import (
+    DicomFile,
+    GivenStudy,
+    Progress,
+    grouped,
+    make_study,
+    passed_over,
+    read_files,
+)
 from r2gen_export.studies.study import Study, StudyList
 
 __all__ = ["Study", "StudyList", "collect_studies"]
@@ -93,8 +101,8 @@ class _Collector:
     """Studies of the arguments of one call, and counts of what was passed over."""
 
     def __init__(self, arguments: int, dicom: DicomSettings, archives: Archives | None) -> None:
-        # In the order of the call: studies that are known, and DICOM files that have yet to be grouped.
-        self._entries: list[Study | DicomFile] = []
+        # In the order of the call: studies that are known, and DICOM files whose headers have yet to be read.
+        self._entries: list[Study | GivenStudy | DicomFile] = []
         self._several = arguments > 1
         self._dicom = dicom
         self._archives = archives
@@ -133,24 +141,31 @@ class _Collector:
 
     def add_together(self, arguments: Sequence[Path], kinds: Sequence[str]) -> None:
         """Files as the views of one study."""
-        self._entries.append(self._study(str(arguments[0]), list(zip(arguments, kinds, strict=True))))
+        self._entries.append(_given(str(arguments[0]), list(zip(arguments, kinds, strict=True))))
 
     def studies(self, progress: Progress | None) -> list[Study]:
-        """All studies, once the headers of DICOM files that belong to none yet are read.
+        """All studies, once the headers of DICOM files are read, in the order in which the call has them.
 
         Raises:
             R2GenError: `R2G-DEPENDENCY-MISSING`.
         """
-        files = [entry for entry in self._entries if isinstance(entry, DicomFile)]
-        read = []
-        for file in read_files(files, self._dicom, progress):
+        files = [file for entry in self._entries for file in _files_of(entry)]
+        read = {id(file.file): file for file in read_files(files, self._dicom, progress)}
+        loose = []
+        for file in (read[id(entry)] for entry in self._entries if isinstance(entry, DicomFile)):
             if kind := passed_over(file, self._dicom):
                 self._passed_over[kind] += 1
             else:
-                read.append(file)
-        first = {id(file): study for file, study in grouped(read, self._dicom, self._passed_over)}
-        every = [entry if isinstance(entry, Study) else first.get(id(entry)) for entry in self._entries]
-        return [study for study in every if study is not None]
+                loose.append(file)
+        first = {id(file): study for file, study in grouped(loose, self._dicom, self._passed_over)}
+        studies = []
+        for entry in self._entries:
+            if isinstance(entry, GivenStudy):
+                given = [read[id(file)] for file in entry.files]
+                studies.append(make_study(entry.name, given, entry.others, self._dicom, self._passed_over))
+            elif study := entry if isinstance(entry, Study) else first.get(id(entry)):
+                studies.append(study)
+        return studies
 
     def why_empty(self) -> str:
         """The message for a call without a study."""
@@ -184,15 +199,7 @@ class _Collector:
         if images and not any(map(os.path.isfile, images)):
             message = f"none of the {len(images)} images that {subject} names is there"
             raise R2GenError("R2G-IMAGE-MISSING", message, fix)
-        self._entries += [self._study(name, [(path, _kind_in_list(path)) for path in paths]) for name, paths in studies]
-
-    def _study(self, name: str, images: Sequence[tuple[Path, str]]) -> Study:
-        """The study of images that are said to be one."""
-        files = [DicomFile(path, str(path), named=True) for path, kind in images if kind == file_kinds.DICOM]
-        others = tuple(path for path, kind in images if kind != file_kinds.DICOM)
-        if not files:
-            return Study(name, others)
-        return make_study(name, read_files(files, self._dicom), others, self._dicom, self._passed_over)
+        self._entries += [_given(name, [(path, _kind_in_list(path)) for path in paths]) for name, paths in studies]
 
     def _directory(self, path: Path, subject: str) -> None:
         """The files that the records of a DICOMDIR name."""
@@ -266,12 +273,24 @@ class _Collector:
         if repeated:
             entries, self._entries = self._entries, []
             for entry in entries:
-                if isinstance(entry, DicomFile):
-                    self._entries += [entry] if entry.path not in repeated else []
-                elif entry.identity is not None or entry.refusal is not None:
+                if isinstance(entry, Study):
+                    images = tuple(path for path in entry.images if path not in repeated)
+                    self._entries += [Study(entry.name, images)] if images else []
+                elif isinstance(entry, GivenStudy) or entry.path not in repeated:
                     self._entries.append(entry)
-                elif images := tuple(path for path in entry.images if path not in repeated):
-                    self._entries.append(Study(entry.name, images))
+
+
+def _files_of(entry: Study | GivenStudy | DicomFile) -> tuple[DicomFile, ...]:
+    if isinstance(entry, Study):
+        return ()
+    return (entry,) if isinstance(entry, DicomFile) else entry.files
+
+
+def _given(name: str, images: Sequence[tuple[Path, str]]) -> Study | GivenStudy:
+    """The study of images, with their kinds, that are said to be one."""
+    files = tuple(DicomFile(path, str(path), named=True) for path, kind in images if kind == file_kinds.DICOM)
+    others = tuple(path for path, kind in images if kind != file_kinds.DICOM)
+    return GivenStudy(name, files, others) if files else Study(name, others)
 
 
 def _counts(kinds: Mapping[str, int]) -> str:

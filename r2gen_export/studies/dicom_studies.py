@@ -49,6 +49,15 @@ class DicomFile:
 
 
 @dataclass(frozen=True)
+class GivenStudy:
+    """Images that a call, a list or an annotation says are one study, of which some are DICOM files."""
+
+    name: str
+    files: tuple[DicomFile, ...]
+    others: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class ReadFile:
     """A file with what reading its header gave: exactly one of `header` and `error` is set."""
 
