@@ -16,6 +16,7 @@ from r2gen_export.studies.images import load_views
 from r2gen_export.studies.report_cleaning import clean_iu_xray, clean_none
 from r2gen_export.training.data import (
     Batch,
+    Item,
     Study,
     StudyDataset,
     StudyLoader,
@@ -26,6 +27,7 @@ from r2gen_export.training.data import (
     unread_parts,
 )
 from r2gen_export.training.hub import load_tokenizer
+from tests.helpers.dicom_studies import write
 from tests.helpers.tiny import MEAN, STD, make_annotation, make_tiny_tokenizer, make_tiny_vision
 
 SPEC = ImageSpec(32, 32, 3, 1 / 255, MEAN, STD)
@@ -34,6 +36,22 @@ SPEC = ImageSpec(32, 32, 3, 1 / 255, MEAN, STD)
 @pytest.fixture
 def annotation(tmp_path: Path) -> Path:
     return make_annotation(tmp_path, train=5, val=2, test=1)
+
+
+def test_dicom_files_are_images(tmp_path: Path) -> None:
+    write(tmp_path / "images/1.dcm")
+    write(tmp_path / "images/2", 2, BodyPartExamined="HAND")
+    studies = [
+        Study(f"train[{n}]", "id", "report", (tmp_path / "images" / name,)) for n, name in enumerate(("1.dcm", "2"))
+    ]
+    item, refused = dataset(studies)[0], dataset(studies)[1]
+    assert isinstance(item, Item)
+    assert item.pixel_values is not None
+    expected = load_views(studies[0].images, SPEC)
+    torch.testing.assert_close(item.pixel_values, torch.from_numpy(expected), rtol=0, atol=0)
+    assert isinstance(refused, R2GenError)
+    assert refused.code == "R2G-DICOM-REFUSED"
+    assert refused.message.startswith("train[1].image_path[0] of the annotation has body part HAND")
 
 
 def edit(annotation: Path, change: dict[str, Any]) -> None:
