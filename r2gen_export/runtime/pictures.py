@@ -57,7 +57,9 @@ def read_pictures(images: Images, subject: str = "", dicom: DicomSettings | None
         views, warnings = list(images.readable_images(subject)), images.warnings
     else:
         views = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else list(images)
-        warnings = _check_dicom(views, subject, settings)
+    if not isinstance(images, Study) or images.identity is None:
+        # Of a study without identity, files with the suffix of another format have not been looked into.
+        warnings += _check_dicom(views, subject, settings)
     if not views:
         raise R2GenError("R2G-DATA-EMPTY", f"{subject or 'the study'} has no images", "give at least one image")
     pictures = [_picture(view, view_of(subject, number), settings) for number, view in enumerate(views, start=1)]

@@ -73,6 +73,10 @@ def test_files_of_two_studies_are_refused_as_one(tmp_path: Path, pipeline: Pipel
     assert outcome.error is not None
     assert outcome.error.message.startswith("study 1: its files are of 2 studies")
     assert run_here("infer", *files, *SHORT).stdout.count("== study ") == 2
+    for file in files:
+        file.rename(file.with_suffix(".png"))
+    (tmp_path / "list.txt").write_text("1.png 2.png\n")
+    assert "R2G-DICOM-STUDY" in run_here("infer", tmp_path / "list.txt", *SHORT).stderr
 
 
 def test_what_is_refused_fails_alone_with_its_code(tmp_path: Path) -> None:
