@@ -218,9 +218,7 @@ def write_bytes(data: bytes) -> None:
         raise unwritable(error) from error
 
 
-def _pictures(
-    study: Study, report: Report, subject: str, dicom: DicomSettings
-) -> tuple[NDArray[np.uint8], ...]:
+def _pictures(study: Study, report: Report, subject: str, dicom: DicomSettings) -> tuple[NDArray[np.uint8], ...]:
     """The views as the report was made from them, [H, W] uint8 each: read again, and the same bytes as then."""
     import numpy as np
     from PIL import Image

@@ -33,8 +33,8 @@ def label(
         str,
         typer.Argument(
             metavar="FILE",
-            help='Reports as JSON lines, {"id": "...", "report": "..."} each, or the output of infer --format json. The '
-            "name - reads stdin.",
+            help='Reports as JSON lines, {"id": "...", "report": "..."} each, or those of infer --format json. "-" reads '
+            "stdin.",
         ),
     ],
     explain: Annotated[
