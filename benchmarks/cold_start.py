@@ -23,8 +23,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from r2gen_export.bundle import load_manifest
-from r2gen_export.runtime.pipeline import bundle_path
+from r2gen_export.bundle import bundle_path, load_manifest
 from r2gen_export.system.cores import available_cores, processor_name
 from r2gen_export.system.versions import VERSION, installed_version
 

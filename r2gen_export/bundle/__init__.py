@@ -41,8 +41,10 @@ from r2gen_export.bundle.manifest import (
     bundle_id,
     bundle_sha256,
 )
+from r2gen_export.bundle.opened import BUNDLE_VARIABLE, Bundle, bundle_path
 
 __all__ = [
+    "BUNDLE_VARIABLE",
     "DECODER",
     "DEMO_NOTICE",
     "EMBED_TOKENS",
@@ -55,6 +57,7 @@ __all__ = [
     "REQUIRED_FILES",
     "TOKENIZER",
     "VISION",
+    "Bundle",
     "Dims",
     "FileEntry",
     "ImageSpec",
@@ -64,6 +67,7 @@ __all__ = [
     "ReferenceLogits",
     "Source",
     "bundle_id",
+    "bundle_path",
     "bundle_sha256",
     "demo_bundle",
     "listed_path",

@@ -214,7 +214,7 @@ def measure(
     from benchmarks.latency.bench import default_out, run_benchmark
     from benchmarks.latency.environment import command_line
     from benchmarks.latency.settings import BenchSettings
-    from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.bundle import bundle_path
     from r2gen_export.studies.archives import Archives
     from r2gen_export.studies.collect import collect_studies
 

@@ -49,16 +49,18 @@ def run_doctor(bundle: Path | None, device: str, form: Literal["text", "json"]) 
     Raises:
         R2GenError: the first check that keeps `infer` from running, under that check's code.
     """
+    from r2gen_export.bundle import Bundle
     from r2gen_export.runtime import doctor
 
-    chosen, candidates = doctor.backend_checks(device, bundle)
+    opened = Bundle(bundle)
+    chosen, candidates = doctor.backend_checks(device, opened)
     checks = [
         *doctor.system_checks(),
         *doctor.package_checks(),
         *doctor.gpu_checks(),
         *chosen,
         *tensorrt_checks(),
-        *doctor.bundle_checks(bundle, device),
+        *doctor.bundle_checks(opened, device),
     ]
     failures = [check for check in checks if check.status == "fail"]
     if form == "json":

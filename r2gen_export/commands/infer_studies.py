@@ -21,6 +21,7 @@ from r2gen_export.system.files import partial_path
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from r2gen_export.bundle import Bundle
     from r2gen_export.reporting.report import Report
     from r2gen_export.reporting.writers import Form
     from r2gen_export.runtime.pipeline import Pipeline
@@ -47,9 +48,8 @@ def run_infer(request: InferRequest) -> None:
             `R2G-OUTPUT-EXISTS` before any work.
         KeyboardInterrupt, Terminated: by a signal; reports that were finished are kept, and stderr says where.
     """
-    from r2gen_export.bundle import load_manifest
+    from r2gen_export.bundle import Bundle
     from r2gen_export.runtime.backends.decoders import is_large
-    from r2gen_export.runtime.pipeline import bundle_path
     from r2gen_export.studies.archives import Archives
     from r2gen_export.system.cores import thread_count, use_cpus
     from r2gen_export.system.huge_pages import restart_with_huge_pages
@@ -65,21 +65,22 @@ def run_infer(request: InferRequest) -> None:
         raise R2GenError("R2G-CONFIG-VALUE", message, "give --resume and --out FILE, without --overwrite")
     if form is None:
         check_output(request.out, overwrite=request.overwrite or request.resume)
-    if _decodes_on_cpu(request.device) and is_large(load_manifest(bundle_path(request.bundle))):
+    bundle = Bundle(request.bundle)
+    if _decodes_on_cpu(request.device) and is_large(bundle.manifest):
         restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
     thread_count(request.threads)
     with Archives() as archives:
-        _report(request, _collect(request, archives), form)
+        _report(request, bundle, _collect(request, archives), form)
 
 
-def _report(request: InferRequest, studies: StudyList, form: Form | None) -> None:
+def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: Form | None) -> None:
     from r2gen_export.runtime.pipeline import Pipeline
 
     documents = Documents.of(request, studies, form) if form is not None else None
     pipeline = Pipeline.from_bundle(
-        request.bundle,
+        bundle,
         device=request.device,
         threads=request.threads,
         draft=request.draft,

@@ -33,7 +33,7 @@ def label(
         str,
         typer.Argument(
             metavar="FILE",
-            help='Reports as JSON lines, {"id": "...", "report": "..."} each, or those of infer --format json. "-" reads '
+            help='Reports as JSON lines, {"id": "...", "report": "..."} each, or those of infer --format json; "-" is '
             "stdin.",
         ),
     ],

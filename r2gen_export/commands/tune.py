@@ -37,14 +37,15 @@ def tune(
     separately for single reports, beam search and batches. `infer`, `bench` and the Python API read the record, which
     is kept in the cache folder ($R2GEN_CACHE, else ~/.cache/r2gen); they measure nothing themselves.
     """
-    from r2gen_export.bundle import load_manifest, open_bundle
+    from r2gen_export.bundle import Bundle
     from r2gen_export.runtime.backends.decoders import is_large
     from r2gen_export.runtime.backends.tuning import write_tuning
     from r2gen_export.system.huge_pages import restart_with_huge_pages
 
-    if is_large(load_manifest(bundle)):
+    opened = Bundle(bundle)
+    if is_large(opened.manifest):
         restart_with_huge_pages()  # as `infer` does: the timings are of the same conditions
-    manifest = open_bundle(bundle)
+    manifest = opened.verified()
     record = _measure(bundle, manifest)
     path = write_tuning(manifest, record)
     say(f"recorded in {path}")

@@ -92,14 +92,17 @@ def verify(
         from r2gen_export.exporting.verify import verify_bundle
         from r2gen_export.studies.collect import collect_studies
 
+        studies = None
         if comparison.images is not None:
-            say_passed_over(collect_studies([comparison.images]))
+            listed = collect_studies([comparison.images])
+            say_passed_over(listed)
+            studies = listed.studies
         checks = verify_bundle(
             bundle,
             sources.checkpoint,
             sources.vision,
             sources.llm,
-            images=comparison.images,
+            studies=studies,
             overrides=model.overrides(),
             allow_unexpected=tuple(model.allow_unexpected or ()),
             semantics=comparison.semantics.value if comparison.semantics else None,

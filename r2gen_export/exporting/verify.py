@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, open_bundle, sha256_file
 from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
-from r2gen_export.studies.collect import collect_studies
+from r2gen_export.studies.collect import Study
 from r2gen_export.studies.images import load_views
 
 
@@ -23,7 +23,7 @@ def verify_bundle(
     vision: str | Path | None = None,
     llm: str | Path | None = None,
     *,
-    images: Path | None = None,
+    studies: Sequence[Study] | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_unexpected: Sequence[str] = (),
     semantics: Semantics | None = None,
@@ -37,7 +37,7 @@ def verify_bundle(
         checkpoint: what it was exported from; with `vision` and `llm`, or none of the three.
         vision: vision encoder, local folder or hub id.
         llm: LLM, local folder or hub id.
-        images: folder, list or annotation of studies to compare on, as `infer` takes them; random shadings when None.
+        studies: what to compare on; random shadings when None.
         overrides: what the export was told of the model, as `ExportSettings.overrides`.
         allow_unexpected: as in the export.
         semantics: which release's decoding to compare; the bundle's when None.
@@ -50,7 +50,7 @@ def verify_bundle(
 
     Raises:
         R2GenError: `R2G-BUNDLE-*` when the bundle is damaged; `R2G-CONFIG-VALUE` when only some sources are given;
-            `R2G-CHECKPOINT-*`, `R2G-MODEL-*` when a source cannot be loaded.
+            `R2G-CHECKPOINT-*`, `R2G-MODEL-*` when a source cannot be loaded; `R2G-IMAGE-*` when an image cannot.
     """
     stage("checking hashes")
     manifest = open_bundle(bundle)
@@ -67,7 +67,7 @@ def verify_bundle(
         manifest,
         checkpoint,
         (vision, llm),
-        images=images,
+        studies=studies,
         overrides=overrides,
         allow_unexpected=allow_unexpected,
         semantics=chosen,
@@ -82,7 +82,7 @@ def _against_sources(
     checkpoint: Path,
     models: tuple[str | Path, str | Path],
     *,
-    images: Path | None,
+    studies: Sequence[Study] | None,
     overrides: Mapping[str, Any] | None,
     allow_unexpected: Sequence[str],
     semantics: Semantics,
@@ -130,8 +130,8 @@ def _against_sources(
         checks.append(ParityCheck(name, not wrong, float(len(wrong)), 0.0, ", ".join(wrong)))
     if not all(check.passed for check in checks[1:]):
         return checks  # the graphs cannot even be run side by side
-    studies = probe_studies(manifest.image) if images is None else read_studies(images, manifest.image)
-    probe = gate.Probe(studies, gate_decodings(manifest.presets, limit), semantics)
+    pixels = probe_studies(manifest.image) if studies is None else study_pixels(studies, manifest.image)
+    probe = gate.Probe(pixels, gate_decodings(manifest.presets, limit), semantics)
     stage("running PyTorch")
     wanted = gate.reference(
         sources.model, probe, plan, dims=manifest.dims, prompt=manifest.prompt, advance=lambda: None
@@ -150,13 +150,13 @@ def _against_sources(
     return [*checks, *compared.checks]
 
 
-def read_studies(images: Path, spec: ImageSpec) -> list[NDArray[np.float32]]:
-    """Pixel values [V, 3, H, W] of the studies in a folder, a list or an annotation.
+def study_pixels(studies: Sequence[Study], spec: ImageSpec) -> list[NDArray[np.float32]]:
+    """Pixel values [V, 3, H, W] of each study.
 
     Raises:
-        R2GenError: `R2G-IMAGE-*`, `R2G-DICOM-*`, `R2G-DATA-*`.
+        R2GenError: `R2G-IMAGE-*`, `R2G-DICOM-*`, which number the studies from 1.
     """
     return [
         load_views(study.readable_images(f"study {number}"), spec, f"study {number}")
-        for number, study in enumerate(collect_studies([images]).studies, start=1)
+        for number, study in enumerate(studies, start=1)
     ]

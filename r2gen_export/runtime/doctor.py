@@ -9,14 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from r2gen_export.errors import CodedError, InternalError, cause_of
 from r2gen_export.system.versions import VERSION, installed_version
 
 if TYPE_CHECKING:
-    from r2gen_export.bundle import Manifest
+    from r2gen_export.bundle import Bundle, Manifest
     from r2gen_export.candidates import Candidate
     from r2gen_export.runtime.pipeline import Pipeline
 
@@ -139,23 +138,20 @@ def _gpus(nvml: Any) -> Iterator[Gpu]:
         yield Gpu(name, memory.total / 2**30, f"{major.value}.{minor.value}")
 
 
-def backend_checks(device: str, bundle: Path | None = None) -> tuple[list[Check], tuple[Candidate, ...]]:
+def backend_checks(device: str, bundle: Bundle) -> tuple[list[Check], tuple[Candidate, ...]]:
     """What `infer` takes for a bundle, and a record for each backend that was considered. Loads no graph."""
     try:
-        from r2gen_export.bundle import load_manifest
         from r2gen_export.runtime.backends.decoders import choose_cpu_decoder
         from r2gen_export.runtime.backends.ort_providers import CPU, choose_providers
         from r2gen_export.runtime.backends.select import EngineCandidates
-        from r2gen_export.runtime.pipeline import bundle_path
 
-        folder = bundle_path(bundle)
         checks: list[Check] = []
         try:
-            manifest = load_manifest(folder)
+            manifest = bundle.manifest
         except CodedError:  # what is wrong with it is told under "bundle"
             choice = choose_providers(device)
         else:
-            engines = EngineCandidates(folder, manifest, device)
+            engines = EngineCandidates(bundle.folder, manifest, device)
             choice = engines.choose(device)
             if choice.providers[0] == CPU and "decoder" not in engines.fitting:
                 choice = choose_cpu_decoder(manifest, choice, device=device).choice
@@ -178,7 +174,7 @@ def _tuning_check(manifest: Manifest) -> Check:
     return Check("backends", "tuning record", "ok", "; ".join(settings))
 
 
-def bundle_checks(bundle: Path | None, device: str) -> list[Check]:
+def bundle_checks(bundle: Bundle, device: str) -> list[Check]:
     """Hashes of the bundle, its parity verdicts, what it runs on, and a trial report on a synthetic picture."""
     try:
         from r2gen_export.runtime.pipeline import Pipeline

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Manifest, bundle_id, demo_bundle, open_bundle
+from r2gen_export.bundle import Bundle, Manifest, bundle_id
 from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.interfaces import Encoder, PrefixDecoder
@@ -43,8 +42,6 @@ from r2gen_export.system.huge_pages import use_huge_pages
 from r2gen_export.system.versions import VERSION
 
 T = TypeVar("T")
-
-BUNDLE_VARIABLE: Final = "R2GEN_BUNDLE"
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Pipeline:
     @classmethod
     def from_bundle(
         cls,
-        path: str | os.PathLike[str] | None = None,
+        path: str | os.PathLike[str] | Bundle | None = None,
         *,
         device: str = "auto",
         threads: int | None = None,
@@ -109,7 +106,8 @@ class Pipeline:
         """Check a bundle's hashes and load it.
 
         Args:
-            path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None.
+            path: the bundle's folder; the variable `R2GEN_BUNDLE`, else the embedded demo, when None. A `Bundle` that
+                was read or checked before is not read or checked again.
             device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index, `cuda:1`.
             threads: CPU threads for one graph. When None, the decoder's come from the record of `r2gen tune`, if this
                 machine has one; else one for each physical core this process may use.
@@ -124,8 +122,8 @@ class Pipeline:
         Raises:
             R2GenError: `R2G-BUNDLE-*`, `R2G-CONFIG-VALUE`, `R2G-DEVICE-UNAVAILABLE`, `R2G-RESOURCE-MEMORY`.
         """
-        folder = bundle_path(path)
-        manifest = open_bundle(folder)
+        opened = path if isinstance(path, Bundle) else Bundle(path)
+        folder, manifest = opened.folder, opened.verified()
         worker = Worker() if may_use_gpu(device) else None
         workload = expected_workload(manifest, batch, decoding or {})
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
@@ -375,10 +373,3 @@ class Pipeline:
             warnings=study.warnings,
             backends=self.provider.candidates,
         )
-
-
-def bundle_path(path: str | os.PathLike[str] | None) -> Path:
-    """The bundle a call means: the one named, else the variable `R2GEN_BUNDLE`, else the embedded demo."""
-    if path is None:
-        path = os.environ.get(BUNDLE_VARIABLE) or demo_bundle()
-    return Path(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, demo_bundle, load_manifest, seal
+from r2gen_export.bundle import DECODER, EMBED_TOKENS, VISION, Bundle, demo_bundle, load_manifest, seal
 from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS, with_half_activations
@@ -231,7 +231,7 @@ def test_doctor_says_what_the_trial_pass_showed(
     older = Path(shutil.copytree(tiny_bundle, tmp_path / "older"))
     seal(older, dataclasses.replace(load_manifest(older), reference=None))
     for bundle, status, part in ((tiny_bundle, "ok", "within"), (older, "info", "more is not known")):
-        check = next(one for one in bundle_checks(bundle, "auto") if one.name == "trial pass")
+        check = next(one for one in bundle_checks(Bundle(bundle), "auto") if one.name == "trial pass")
         assert check.status == status
         assert part in check.detail
 
