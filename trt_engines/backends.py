@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError
-from trt_engines.machine import gpu
+from r2gen_export.system.gpu import gpu
 from trt_engines.probe import BINDINGS, INSTALL, why_absent
 
 if TYPE_CHECKING:

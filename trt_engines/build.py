@@ -18,6 +18,7 @@ from typing import Final
 from r2gen_export.bundle import Manifest, bundle_id, open_bundle, sha256_file
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_dir, write_error
+from r2gen_export.system.memory import peak_rss, reset_peak_rss
 from r2gen_export.system.versions import installed_version
 from trt_engines import prepare as networks
 from trt_engines import store
@@ -26,7 +27,6 @@ from trt_engines.builder import Order, Toolchain
 from trt_engines.graph import graph_sha256
 from trt_engines.graph_checks import find_problems, require_clean
 from trt_engines.identity import LAYERS, PLAN, Identity, Machine, Part, read_identity, this_machine, verify_plan
-from trt_engines.memory import peak_rss, reset_peak_rss
 from trt_engines.prepare import Limits
 from trt_engines.progress import Show
 from trt_engines.worker import Outcome, build_apart

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -12,8 +14,9 @@ from typing import Final, Literal
 from r2gen_export.bundle import sha256_file
 from r2gen_export.bundle.manifest_json import MalformedError, decode_fields
 from r2gen_export.errors import R2GenError, cause_of
+from r2gen_export.system.gpu import gpu
+from r2gen_export.system.nvml import driver_version
 from trt_engines.backends import PRODUCTS, Backend
-from trt_engines.machine import gpu, platform_name
 
 PLAN: Final = "engine.plan"
 IDENTITY: Final = "identity.json"
@@ -121,6 +124,12 @@ class Machine:
     driver: str | None
 
 
+def platform_name() -> str:
+    """Operating system and processor an engine is tied to: `linux-x86_64`, `windows-x86_64`."""
+    system = {"win32": "windows"}.get(sys.platform, sys.platform)
+    return f"{system}-{platform.machine().lower().replace('amd64', 'x86_64')}"
+
+
 def this_machine(backend: Backend, device_id: int = 0) -> Machine:
     """The machine this process runs on, with the backend it would load plans with, and the GPU of that number."""
     found = gpu(device_id)
@@ -130,7 +139,7 @@ def this_machine(backend: Backend, device_id: int = 0) -> Machine:
         platform_name(),
         found.compute_capability if found else None,
         found.name if found else None,
-        found.driver if found else None,
+        driver_version() if found else None,
     )
 
 

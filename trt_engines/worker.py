@@ -21,11 +21,11 @@ from typing import IO, Any, Final
 
 from r2gen_export.bundle.manifest_json import decode_fields
 from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.system.gpu import gpu
+from r2gen_export.system.memory import peak_rss
 from trt_engines.backends import Backend, load_backend
 from trt_engines.builder import Order, Plan, Toolchain, inspect_plan
 from trt_engines.identity import LAYERS, PLAN
-from trt_engines.machine import gpu
-from trt_engines.memory import peak_rss
 from trt_engines.progress import Progress, Show
 from trt_engines.store import TIMING_CACHE
 

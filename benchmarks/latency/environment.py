@@ -9,14 +9,15 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.latency.trackers import Nvml
 from benchmarks.machine_rates import last_level_cache
 from r2gen_export.bundle import Manifest, bundle_id
-from r2gen_export.system.cores import available_cores, processor_name
+from r2gen_export.system.cores import available_cores, cpu_facts, processor_name
+from r2gen_export.system.memory import total_memory
 from r2gen_export.system.versions import VERSION, installed_version
 
 PACKAGES: Final = (
@@ -32,16 +33,16 @@ ABSOLUTE: Final = re.compile(r"(?<!\w)(?:[A-Za-z]:)?[/\\][^\s'\"(),;]+")
 
 def environment() -> dict[str, Any]:
     """CPU, cores, memory, GPU, system, versions; `host` is a hash over the facts in `HARDWARE`."""
-    gpu = Nvml().facts()
+    gpu, facts, memory = Nvml().facts(), cpu_facts(), total_memory()
     found: dict[str, Any] = {
-        "cpu": processor_name(),
+        "cpu": processor_name(facts),
         "cores": available_cores(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": None if memory is None else round(memory / 1e9, 1),
         "cache_mb": round(last_level_cache() / 1e6, 1),
-        "clock_mhz": _clock_mhz(),
+        "clock_mhz": _clock_mhz(facts),
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "huge_pages": _huge_pages(),
-        "virtual_machine": _is_virtual(),
+        "virtual_machine": "hypervisor" in facts.get("flags", "").split() if facts else None,
         "machine": platform.machine(),
         "kernel": f"{platform.system()} {platform.release()}",
         "gpu": gpu,
@@ -52,8 +53,8 @@ def environment() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "git": git_commit(),
     }
-    facts = json.dumps([found[name] for name in HARDWARE])
-    found["host"] = hashlib.sha256(facts.encode()).hexdigest()[:12]
+    hardware = json.dumps([found[name] for name in HARDWARE])
+    found["host"] = hashlib.sha256(hardware.encode()).hexdigest()[:12]
     return found
 
 
@@ -131,34 +132,17 @@ def _short(argument: str) -> str:
     return Path(argument).name or argument if any(one in argument for one in separators) else argument
 
 
-def _memory_gb() -> float | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-
-
-def _clock_mhz() -> float | None:
-    """What the first core runs at now."""
+def _clock_mhz(facts: Mapping[str, str]) -> float | None:
+    """What a core runs at now."""
     text = _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"))
     if text and text.isdigit():
         return int(text) / 1000
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((round(float(line.partition(":")[2]), 1) for line in lines if line.startswith("cpu MHz")), None)
+    return round(float(facts["cpu MHz"]), 1) if "cpu MHz" in facts else None
 
 
 def _huge_pages() -> str | None:
     text = _first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
     return text.partition("[")[2].partition("]")[0] if text else None
-
-
-def _is_virtual() -> bool | None:
-    try:
-        return "hypervisor" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
 
 
 def _first_line(path: Path) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
+
+from r2gen_export.system.nvml import NvmlMemory, nvml_text, open_nvml
 
 RAPL: Final = Path("/sys/class/powercap")
 STAT: Final = Path("/proc/stat")
@@ -48,10 +49,6 @@ class Rapl:
         return sum((late - early) % (wraps + 1) for early, late, (_, wraps) in pairs) / 1e6
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
 class Nvml:
     """The first NVIDIA GPU, asked through its driver. `reason` says why there is none, else it is empty."""
 
@@ -59,11 +56,11 @@ class Nvml:
         self.reason = ""
         self._device = ctypes.c_void_p()
         try:
-            self._nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+            self._nvml = open_nvml()
         except OSError:
             self.reason = "no NVIDIA driver on this machine"
             return
-        if self._nvml.nvmlInit_v2() or self._nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self._device)):
+        if self._nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self._device)):
             self.reason = "the NVIDIA driver shows no GPU"
 
     def energy_mj(self) -> int | None:
@@ -73,7 +70,7 @@ class Nvml:
 
     def memory_mb(self) -> float | None:
         """Memory in use on the GPU, everybody's, in MB."""
-        value = _Memory()
+        value = NvmlMemory()
         return value.used / 1e6 if self._ask("nvmlDeviceGetMemoryInfo", value) else None
 
     def throttle_reasons(self) -> int:
@@ -87,20 +84,17 @@ class Nvml:
         """Name, driver, memory, clocks in MHz, power limit in W; None without a GPU."""
         if self.reason:
             return None
-        name, driver = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
-        self._nvml.nvmlDeviceGetName(self._device, name, 96)
-        self._nvml.nvmlSystemGetDriverVersion(driver, 96)
         clocks = {}
         for kind, number in (("graphics", 0), ("sm", 1), ("memory", 2)):
             value = ctypes.c_uint()
             if self._nvml.nvmlDeviceGetClockInfo(self._device, number, ctypes.byref(value)) == 0:
                 clocks[kind] = int(value.value)
-        limit, memory = ctypes.c_uint(), _Memory()
+        limit, memory = ctypes.c_uint(), NvmlMemory()
         limited = self._ask("nvmlDeviceGetPowerManagementLimit", limit)
         sized = self._ask("nvmlDeviceGetMemoryInfo", memory)
         return {
-            "name": name.value.decode(),
-            "driver": driver.value.decode(),
+            "name": nvml_text(self._nvml.nvmlDeviceGetName, self._device),
+            "driver": nvml_text(self._nvml.nvmlSystemGetDriverVersion),
             "memory_mb": round(memory.total / 1e6) if sized else None,
             "clocks_mhz": clocks,
             "power_limit_w": limit.value / 1000 if limited else None,

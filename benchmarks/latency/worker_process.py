@@ -17,11 +17,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from r2gen_export.errors import CodedError, InternalError, cause_of
+from r2gen_export.system.memory import peak_rss
 
 if TYPE_CHECKING:
     from r2gen_export.reporting.report import Report
@@ -56,7 +56,7 @@ def serve(answers: TextIO) -> None:
     started = perf_counter()
     run, facts = open_engine(job)
     loaded = perf_counter()
-    put(answers, {"load_ms": (loaded - started) * 1000, "rss_mb": peak_rss_mb(), **facts})
+    put(answers, {"load_ms": (loaded - started) * 1000, "rss_mb": peak_rss() / 1e6, **facts})
     for line in sys.stdin:
         numbers = json.loads(line)["studies"]
         studies = [job["studies"][number] for number in numbers]
@@ -74,7 +74,7 @@ def serve(answers: TextIO) -> None:
                 "started": started,
                 "ended": ended,
                 "cpu_ms": (process_time() - cpu) * 1000,
-                "rss_mb": peak_rss_mb(),
+                "rss_mb": peak_rss() / 1e6,
                 "reports": [{"study": number, **one} for number, one in zip(numbers, reports, strict=True)],
             },
         )
@@ -119,18 +119,6 @@ def put(answers: TextIO, fields: dict[str, Any]) -> None:
     """One line of the protocol."""
     answers.write(json.dumps(fields) + "\n")
     answers.flush()
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MB (10^6 bytes)."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return next(float(line.split()[1]) * 1.024 / 1000 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 1e6 if sys.platform == "darwin" else peak * 1.024 / 1000
 
 
 def die_with_parent() -> None:

@@ -31,6 +31,7 @@ from r2gen_export.precision import PRECISIONS
 from r2gen_export.system.cores import available_cores
 from r2gen_export.system.files import atomic_dir
 from r2gen_export.system.huge_pages import huge_page_environment
+from r2gen_export.system.memory import peak_rss
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 
@@ -117,18 +118,13 @@ class Contender:
         answer = self._answer()
         if answer is not None:
             self.samples.setdefault(beams, []).append(answer)
-            self.peak_gb = self._peak_gb()
+            self.peak_gb = peak_rss(self.process.pid) / 1e9
             self.process.send_signal(signal.SIGSTOP)
 
     def time(self, new: int) -> float:
         """Milliseconds for the prompt and so many tokens, greedy; not among the samples."""
         self.run(1, new)
         return float(self.samples[1].pop()["total_ms"])
-
-    def _peak_gb(self) -> float:
-        """Peak resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return next((float(line.split()[1]) / 1e6 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
     def close(self) -> None:
         """End the process."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.settings import Gate
 from r2gen_export.precision import PRECISIONS
+from r2gen_export.system.memory import anonymous_memory, available_memory
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -122,21 +123,6 @@ def require_room(needed: Estimate, out: Path) -> None:
         raise R2GenError("R2G-RESOURCE-DISK", message, "free space, choose another --out or a lower --precision")
 
 
-def available_memory() -> float:
-    """Bytes this process may still take: the machine's available memory, and the container's limit (cgroup v2)."""
-    found = [float("inf")]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            found.append(float(limit) - float((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        pass  # not Linux, or no such group: what was found so far counts
-    return min(found)
-
-
 class PeakMemory:
     """Watches this process's own (anonymous) memory while the block runs; pages of mapped files do not count.
 
@@ -164,14 +150,3 @@ class PeakMemory:
             self.peak = max(self.peak, anonymous_memory())
             if self._done.wait(self._interval):
                 return
-
-
-def anonymous_memory() -> int:
-    """Bytes of anonymous memory of this process, 0 where the system does not say."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.phantoms.draw import draw_study
 from r2gen_export.phantoms.findings import sample_findings
 from r2gen_export.phantoms.grammar import write_report
+from r2gen_export.system.cores import available_cores
 from r2gen_export.system.files import atomic_dir
 
 CHUNK: Final = 32
@@ -78,7 +78,7 @@ def write_phantoms(
         task = bar.add_task("phantoms", total=studies)
         entries: list[dict[str, Any]] = []
         labels: dict[str, list[dict[str, Any]]] = {}
-        for entry, findings in _draw(_Plan(folder, seed, size, two_view), studies, workers or _processors()):
+        for entry, findings in _draw(_Plan(folder, seed, size, two_view), studies, workers or available_cores()):
             entries.append(entry)
             labels[entry["id"]] = findings
             bar.advance(task)
@@ -126,7 +126,3 @@ def _write_study(plan: _Plan, number: int) -> Written:
         Image.fromarray(picture).save(plan.folder / "images" / paths[-1], compress_level=1)
     entry = {"id": name, "report": write_report(findings, rng), "image_path": paths}
     return entry, [asdict(finding) for finding in findings]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

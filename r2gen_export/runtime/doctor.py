@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from r2gen_export.errors import CodedError, InternalError, cause_of
+from r2gen_export.system.cores import allowed_cpus
+from r2gen_export.system.nvml import driver_and_gpus
 from r2gen_export.system.versions import VERSION, installed_version
 
 if TYPE_CHECKING:
@@ -42,22 +39,12 @@ class Check:
     fix: str = ""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """An NVIDIA GPU as its driver describes it. `memory_gib` is the total, `compute_capability` like `8.9`."""
-
-    name: str
-    memory_gib: float
-    compute_capability: str
-
-
 def system_checks() -> list[Check]:
     """Versions of r2gen, Python and the platform, and the CPU cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
         Check("system", "r2gen", "ok", VERSION),
         Check("system", "python", "ok", platform.python_version()),
-        Check("system", "platform", "ok", f"{platform.platform()}, {cores} CPU cores"),
+        Check("system", "platform", "ok", f"{platform.platform()}, {len(allowed_cpus())} CPU cores"),
     ]
 
 
@@ -90,52 +77,16 @@ def _missing(name: str) -> Check:
 def gpu_checks() -> list[Check]:
     """The NVIDIA driver and its GPUs, asked through NVML (no CUDA toolkit needed)."""
     try:
-        with _nvml() as nvml:
-            driver = _nvml_text(nvml.nvmlSystemGetDriverVersion)
-            gpus = list(_gpus(nvml))
+        driver, gpus = driver_and_gpus()
     except OSError as error:
         return [Check("gpu", "NVIDIA driver", "info", f"none: {error}")]
     checks = [Check("gpu", "NVIDIA driver", "ok", driver)]
     if not gpus:
         checks.append(Check("gpu", "GPU", "info", "the driver shows none"))
     for index, gpu in enumerate(gpus):
-        detail = f"{gpu.name}, {gpu.memory_gib:.1f} GiB, compute capability {gpu.compute_capability}"
+        detail = f"{gpu.name}, {(gpu.memory or 0) / 2**30:.1f} GiB, compute capability {gpu.compute_capability}"
         checks.append(Check("gpu", f"GPU {index}", "ok", detail))
     return checks
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """NVML, started and shut down. Raises OSError when the library is not there or does not start."""
-    nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    if status := nvml.nvmlInit_v2():
-        raise OSError(f"NVML does not start (status {status})")
-    try:
-        yield nvml
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _nvml_text(function: Any, *arguments: Any) -> str:
-    buffer = ctypes.create_string_buffer(96)
-    return buffer.value.decode() if function(*arguments, buffer, len(buffer)) == 0 else "unknown"
-
-
-class _NvmlMemory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
-def _gpus(nvml: Any) -> Iterator[Gpu]:
-    count = ctypes.c_uint()
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    for index in range(count.value):
-        handle, memory, major, minor = ctypes.c_void_p(), _NvmlMemory(), ctypes.c_int(), ctypes.c_int()
-        if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
-            continue
-        nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-        nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
-        name = _nvml_text(nvml.nvmlDeviceGetName, handle)
-        yield Gpu(name, memory.total / 2**30, f"{major.value}.{minor.value}")
 
 
 def backend_checks(device: str, bundle: Bundle) -> tuple[list[Check], tuple[Candidate, ...]]:

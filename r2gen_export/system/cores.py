@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.cgroups import CGROUPS, OWN_GROUPS, group_folders
 
 MOST_CPUS: Final = 8192
 """A range like 0-999999999 must not take all memory."""
 
-CGROUPS: Final = Path("/sys/fs/cgroup")
-"""Where Linux has its control groups, which limit a container's CPU time."""
-
-OWN_GROUPS: Final = Path("/proc/self/cgroup")
-"""Lines `NUMBER:CONTROLLERS:GROUP`; in version 2, number 0 without controllers."""
-
 TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 """Where Linux describes its CPUs: `cpuN/topology/core_cpus_list` holds those that share a core."""
-
 
 CPU_FACTS: Final = Path("/proc/cpuinfo")
 
@@ -72,24 +66,8 @@ def cpu_quotas(groups: Path = CGROUPS, own: Path = OWN_GROUPS) -> list[float]:
 
     Version 2 writes `QUOTA PERIOD` or `max PERIOD` into `cpu.max`; version 1 has a file for each, -1 for no limit.
     """
-    try:
-        lines = own.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        lines = ["0::/"]
-    quotas = []
-    for line in lines:
-        _, controllers, group = [*line.split(":", 2), "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = groups / (controllers or "")
-        if controllers and not root.is_dir():
-            root = groups / "cpu"
-        # Inside a container the group's path may be the host's, which is not there: the root is the container's then.
-        place = root / group.strip("/")
-        for folder in dict.fromkeys([place, *place.parents, root]):
-            if folder.is_relative_to(root) and (quota := _quota(folder)) is not None:
-                quotas.append(quota)
-    return quotas
+    quotas = (_quota(folder) for folder in group_folders("cpu", groups, own))
+    return [quota for quota in quotas if quota is not None]
 
 
 def _quota(folder: Path) -> float | None:

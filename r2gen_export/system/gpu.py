@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import dataclass
 from typing import Any, Final
 
 LIBRARY: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 OUT_OF_MEMORY: Final = ("out of memory", "Failed to allocate memory", "ALLOC_FAILED", "OUT_OF_MEMORY")
 """Parts of what ONNX Runtime, CUDA, cuBLAS and cuDNN say when the memory of the GPU does not suffice."""
+
+COMPUTE_CAPABILITY: Final = (75, 76)
+"""Major and minor: `CUdevice_attribute` of cuda.h."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as its driver describes it. `compute_capability` is like `8.9`, `memory` is the total in bytes."""
+
+    name: str
+    compute_capability: str
+    memory: int | None = None
 
 
 def why_no_gpu() -> str:
@@ -41,6 +54,19 @@ def why_old_driver(release: int) -> str:
     return (
         f"the NVIDIA driver is for CUDA {major}.{minor}, the installed ONNX Runtime needs {release}: update the driver"
     )
+
+
+def gpu(index: int = 0) -> Gpu | None:
+    """A GPU, numbered as CUDA counts them; None without a driver or without a GPU of that number."""
+    driver = _driver()
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
+        return None
+    driver.cuDeviceGetName(name, len(name), device)
+    numbers = [ctypes.c_int(), ctypes.c_int()]
+    for number, attribute in zip(numbers, COMPUTE_CAPABILITY, strict=True):
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    return Gpu(name.value.decode(), ".".join(str(number.value) for number in numbers))
 
 
 def free_memory(index: int) -> tuple[int, int] | None:

@@ -19,9 +19,9 @@ from r2gen_export.bundle import bundle_id, demo_bundle, load_manifest
 from r2gen_export.candidates import Reason, render
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.select import EngineCandidates
+from r2gen_export.system.gpu import gpu
 from trt_engines.backends import Backend
-from trt_engines.identity import PLAN, Identity, read_identity, verify_plan
-from trt_engines.machine import gpu, platform_name
+from trt_engines.identity import PLAN, Identity, platform_name, read_identity, verify_plan
 from trt_engines.select import Fitting, find_engines
 from trt_engines.store import Engine, source_sha256
 

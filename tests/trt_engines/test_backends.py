@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from r2gen_export.errors import R2GenError
+from r2gen_export.system.gpu import Gpu, gpu
 from tests.trt_engines import stubs
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.graphs import needs_rtx
@@ -23,7 +24,6 @@ from trt_engines.backends import OLDEST, Backend, load_backend, version_numbers
 from trt_engines.builder import Order, Plan, Toolchain, inspect_plan
 from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
-from trt_engines.machine import Gpu, gpu
 from trt_engines.probe import INSTALL, probe_bindings
 from trt_engines.runner import EngineRunner
 from trt_engines.worker import NETWORK, _describe
@@ -157,7 +157,7 @@ def test_tensorrt_makes_no_builder_without_a_gpu(monkeypatch: pytest.MonkeyPatch
 
 def test_a_plan_that_cannot_be_inspected_is_described_by_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is built by then, and is not lost for that."""
-    monkeypatch.setattr("trt_engines.worker.gpu", lambda: Gpu("a GPU", "8.9", None))
+    monkeypatch.setattr("trt_engines.worker.gpu", lambda: Gpu("a GPU", "8.9"))
     monkeypatch.setattr(plans, "why_no_gpu", lambda: "")
     plan = Plan(b"a plan", (), [{"name": "product"}], b"")
     assert _describe(deadly(INSUFFICIENT), plan, Order((), (), False)) == (plan.layers, NETWORK)

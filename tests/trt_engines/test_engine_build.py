@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 from r2gen_export.bundle import demo_bundle, load_manifest, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.export import write_decoder
+from r2gen_export.system.gpu import gpu
 from tests.attacks.test_interrupt import interrupted
 from tests.command import CLI, run_cli
 from tests.conftest import TinySources
@@ -23,7 +24,6 @@ from tests.marks import slow
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx
 from trt_engines.build import Built, Settings, build_engines
 from trt_engines.identity import LAYERS, PLAN, read_identity, verify_plan
-from trt_engines.machine import gpu
 from trt_engines.prepare import Limits
 from trt_engines.store import list_engines
 

@@ -26,8 +26,7 @@ from trt_engines import prepare as networks
 from trt_engines.backends import load_backend
 from trt_engines.cuda import Cuda
 from trt_engines.graph import Graph
-from trt_engines.identity import PLAN, Identity, Profile
-from trt_engines.machine import platform_name
+from trt_engines.identity import PLAN, Identity, Profile, platform_name
 from trt_engines.runner import BoundPass, EngineRunner
 from trt_engines.select import Fitting
 from trt_engines.sessions import EngineDecoder, EngineVision
