@@ -1,9 +1,10 @@
-"""Shared fixtures: one tiny bundle, exported for real, per test session."""
+"""Shared fixtures: one tiny model and its bundle, exported for real, for all processes of a test run."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: each of several test processes would start a thread for every core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.helpers.shared import made_once
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
+
+# Hundreds of tests start a process of r2gen: each would compile all of its modules again, for half a second.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A test run in the background of a shell inherits an ignored Ctrl-C, and so would the commands it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +34,11 @@ class TinySources:
     llm: Path
 
 
+def sources_in(folder: Path) -> TinySources:
+    """The folders that `make_sources` writes."""
+    return TinySources(folder / "checkpoint", folder / "vision", folder / "llm")
+
+
 def make_sources(folder: Path, *, tied: bool = False, **config: object) -> TinySources:
     """Random weights in every trained tensor, so that nothing passes because it is zero.
 
@@ -38,7 +49,7 @@ def make_sources(folder: Path, *, tied: bool = False, **config: object) -> TinyS
     from r2gen_export.training.checkpoint import save_checkpoint
     from r2gen_export.training.model import ModelConfig, R2GenGPT
 
-    sources = TinySources(folder / "checkpoint", folder / "vision", folder / "llm")
+    sources = sources_in(folder)
     make_tiny_vision(sources.vision)
     make_tiny_llm(sources.llm, tied=tied)
     torch.manual_seed(1)
@@ -53,22 +64,37 @@ def make_sources(folder: Path, *, tied: bool = False, **config: object) -> TinyS
 
 
 @pytest.fixture(scope="session")
-def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> TinySources:
-    """A shallow model; do not write into its folders."""
-    return make_sources(tmp_path_factory.mktemp("sources"))
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of the tests, which all its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_sources: TinySources, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of `tiny_sources` that went through the parity gate; copy it before changing it."""
-    from r2gen_export.exporting.export import export_bundle
-    from r2gen_export.exporting.settings import ExportSettings
+def tiny_sources() -> TinySources:
+    """A shallow model; do not write into its folders."""
+    return sources_in(made_once("sources", make_sources))
 
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(
-        ExportSettings(
-            checkpoint=tiny_sources.checkpoint, vision=tiny_sources.vision, llm=tiny_sources.llm, out=out,
-            default_preset="fast", target="cpu",
-        )
-    )  # fmt: skip
-    return out
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_sources: TinySources) -> Path:
+    """A bundle of `tiny_sources` that went through the parity gate; copy it before changing it."""
+
+    def export(out: Path) -> None:
+        from r2gen_export.exporting.export import export_bundle
+        from r2gen_export.exporting.settings import ExportSettings
+
+        export_bundle(
+            ExportSettings(
+                checkpoint=tiny_sources.checkpoint, vision=tiny_sources.vision, llm=tiny_sources.llm, out=out,
+                default_preset="fast", target="cpu",
+            )
+        )  # fmt: skip
+
+    return made_once("tiny", export)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -97,7 +97,8 @@ def test_ci_runs_the_lint_block() -> None:
     assert set(commands) <= set(ci)
 
 
-@pytest.mark.quiet
+@pytest.mark.slow
+@pytest.mark.long
 def test_run_block_installs_and_reports_without_torch(tmp_path: Path) -> None:
     """A copy of the tree without its dotfiles, a new virtual environment, the README's command and its output."""
     copy = tmp_path / "r2gen"
@@ -124,18 +125,18 @@ def write_published_checkpoint(run: Path, file: Path) -> None:
     torch.save({"model": tensors, "config": arguments, "epoch": 0, "step": 6}, file)
 
 
-@pytest.fixture(scope="module")
-def tour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tour")
-    shutil.copy(ROOT / "tests/data/phantom.png", folder / "image.png")
-    return folder
-
-
 @pytest.mark.timeout(1200)
-@pytest.mark.quiet  # `r2gen bench compare` gives no verdict on a busy machine
-@pytest.mark.parametrize("name", TOUR)
-def test_tour(name: str, tour_folder: Path) -> None:
-    """Blocks run as they stand, but for the hub's models and the installation of extras, which are there."""
+@pytest.mark.slow
+@pytest.mark.long
+def test_tour(tmp_path: Path) -> None:
+    """One test, because a block reads the files of those before it and processes of pytest-xdist share no test."""
+    shutil.copy(ROOT / "tests/data/phantom.png", tmp_path / "image.png")
+    for name in TOUR:
+        run_block(name, tmp_path)
+
+
+def run_block(name: str, tour_folder: Path) -> None:
+    """A block as it stands, but for the hub's models and the installation of extras, which are there."""
     scripts = Path(sys.executable).parent
     assert (scripts / "r2gen").exists(), "install with: pip install -e '.[dev]'"
     block = COMMANDS[name]

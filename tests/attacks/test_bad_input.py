@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.bundle import demo_bundle
+from tests.command import run_here
 from tests.studies.test_images import KINDS, hostile
 
 ROOT = Path(__file__).parents[2]
 
 
 def infer(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), "infer", "--quiet", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_here("infer", "--quiet", *arguments)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], code: str) -> None:
@@ -56,10 +56,9 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_doctor_fails_when_infer_could_not_run(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "cli.py"), "doctor", "--bundle"]
-    good = subprocess.run([*command, str(demo_bundle())], capture_output=True, text=True, check=False)
+    good = run_here("doctor", "--bundle", demo_bundle())
     assert good.returncode == 0, good.stdout + good.stderr
-    bad = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    bad = run_here("doctor", "--bundle", tmp_path / "none")
     assert bad.returncode == 2, bad.stdout + bad.stderr
     assert "Traceback" not in bad.stderr
 

@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.attacks.test_disk_full import limited
-from tests.attacks.test_interrupt import interrupted
-from tests.command import run_cli
+from tests.command import interrupted, limited, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +84,7 @@ def test_a_full_disk(tmp_path: Path, limit: int) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    done = run_cli("bench", *SHORT, "--out", tmp_path / "out")
+    done = run_here("bench", *SHORT, "--out", tmp_path / "out")
     tmp_path.chmod(0o700)
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-OUTPUT-WRITE")
@@ -94,14 +92,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    done = run_cli("bench", *SHORT, "--out", tmp_path / "file" / "out")
+    done = run_here("bench", *SHORT, "--out", tmp_path / "file" / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-OUTPUT-WRITE")
 
 
 def test_it_does_not_overwrite(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine", encoding="utf-8")
-    done = run_cli("bench", *SHORT, "--out", tmp_path)
+    done = run_here("bench", *SHORT, "--out", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-OUTPUT-EXISTS")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
@@ -130,7 +128,7 @@ def test_it_does_not_overwrite(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, arguments: list[str], code: str) -> None:
     if "cuda" in arguments and Path("/dev/nvidia0").exists():
         pytest.skip("this machine has a GPU")
-    done = run_cli("bench", *SHORT, *arguments, "--out", tmp_path / "out")
+    done = run_here("bench", *SHORT, *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(code), done.stderr
     assert "fix: " in done.stderr
@@ -139,7 +137,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, arguments: list[str]
 
 def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = run_cli("bench", *SHORT, "--images", tmp_path / "empty", "--out", tmp_path / "out")
+    done = run_here("bench", *SHORT, "--images", tmp_path / "empty", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-DATA-EMPTY")
     assert not (tmp_path / "out").exists()
@@ -150,7 +148,7 @@ def test_a_bad_image_is_named_by_its_number(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(images / "Doe_John.png")
-    done = run_cli("bench", *SHORT, "--images", images, "--out", tmp_path / "out")
+    done = run_here("bench", *SHORT, "--images", images, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-IMAGE-BLANK")
     assert "Doe" not in done.stderr
@@ -162,7 +160,7 @@ def test_names_of_images_are_in_no_output(tmp_path: Path) -> None:
     images.mkdir()
     shade = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     Image.fromarray(shade).save(images / "Doe_John.png")
-    done = run_cli("bench", *SHORT, "--images", images, "--out", tmp_path / "out")
+    done = run_here("bench", *SHORT, "--images", images, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     texts = [done.stdout, done.stderr, *(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())]
     assert not [text for text in texts if "Doe" in text]
@@ -196,7 +194,7 @@ class _Killer:
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("baseline") / "out"
-    done = run_cli("bench", *SHORT, "--out", out)
+    done = run_here("bench", *SHORT, "--out", out)
     assert done.returncode == 0, done.stderr
     return dict(json.loads((out / "report.json").read_text(encoding="utf-8")))
 
@@ -248,4 +246,4 @@ def measured_against(
     place[key] = value
     path = folder / "baseline.json"
     path.write_text(json.dumps(changed), encoding="utf-8")
-    return run_cli("bench", *[one for one in SHORT if one != "--quiet"], "--baseline", path, "--out", folder / "out")
+    return run_here("bench", *[one for one in SHORT if one != "--quiet"], "--baseline", path, "--out", folder / "out")

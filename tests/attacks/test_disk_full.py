@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,23 +14,9 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.training.checkpoint import read_config
+from tests.command import ROOT
 from tests.conftest import TinySources
 from tests.helpers.tiny import make_annotation
-
-ROOT = Path(__file__).parents[2]
-
-
-def limited(arguments: list[object], limit: int) -> subprocess.CompletedProcess[str]:
-    """r2gen in a process that can write no file beyond `limit` bytes."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-
 
 SEVERAL = """
 import contextlib, io, json, resource, sys

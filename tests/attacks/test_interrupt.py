@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from r2gen_export.bundle import open_bundle
+from tests.command import CLI, interrupted
 from tests.conftest import TinySources
 from tests.helpers.tiny import make_annotation
 
 ROOT = Path(__file__).parents[2]
-CLI = [sys.executable, str(ROOT / "cli.py")]
-
-
-def interrupted(
-    arguments: list[object], begun: Callable[[], bool], *, how: signal.Signals = signal.SIGINT, delay: float = 0.0
-) -> tuple[int, str]:
-    """Start r2gen, send a signal `delay` s after `begun`, wait for its end. Returns exit status and stderr."""
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
-    deadline = time.monotonic() + 120
-    while not begun():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(delay)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +125,7 @@ def test_a_killed_export_leaves_no_bundle_and_can_be_repeated(tiny_sources: Tiny
     )  # fmt: skip
     assert status == -signal.SIGKILL
     assert not (tmp_path / "bundle").exists()
-    done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, command)], capture_output=True, check=False)
+    done = subprocess.run([*CLI, *map(str, command)], capture_output=True, check=False)
     assert done.returncode == 0
     assert open_bundle(tmp_path / "bundle").parity
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import getpass
 import json
-import math
 import re
 import socket
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from benchmarks.latency.metrics import METRICS
 from benchmarks.peers.results import PEERS_SCHEMA, write_results
 from r2gen_export.bundle import NOTICE, demo_bundle, load_manifest
 from r2gen_export.reporting.report import STAGES
-from tests.command import run_cli
+from r2gen_export.system.cores import available_cores, processor_name
+from tests.command import run_cli, run_here
 
 
 @dataclass
@@ -96,7 +96,6 @@ def test_floors(report):
     one, two = (found["roofline"] for found in report["configurations"])
     for stage in ("encode", "prefill", "decode"):
         times = one[stage]["measured_ms"] / one[stage]["floor_ms"]
-        assert 0 < times < math.inf
         assert one[stage]["times_floor"] == pytest.approx(times, rel=1e-5)
         assert one[stage]["floor_ms"] == max(one[stage]["memory_ms"], one[stage]["compute_ms"])
     assert two["prefill"]["ops"] == pytest.approx(2 * one["prefill"]["ops"])
@@ -116,7 +115,7 @@ def test_samples_csv(run, report):
 
 def test_conditions(report):
     where, what = report["environment"], report["bundle"]
-    assert where["cores"] >= 1
+    assert (where["cores"], where["cpu"]) == (available_cores(), processor_name())
     assert {"onnxruntime-gpu", "onnxruntime"} & where["packages"].keys()
     manifest = load_manifest(demo_bundle())
     assert {name: entry["sha256"] for name, entry in what["files"].items()} == {
@@ -138,12 +137,25 @@ def test_nothing_names_the_machine_or_its_user(run):
 
 
 def test_every_field_is_documented(report):
-    documented = (Path(__file__).parents[2] / "benchmarks/latency/REPORT.md").read_text(encoding="utf-8")
-    fields = set(report) | set(report["environment"]) | set(report["bundle"]) | set(report["settings"])
-    fields |= set(report["method"]) | set(report["machine"]) | set(report["configurations"][0])
-    fields |= set(report["configurations"][0]["steadiness"]) | set(report["configurations"][0]["roofline"]["encode"])
-    fields |= set(report["configurations"][0]["metrics"]["total"]) | set(report["configurations"][0]["per_token"][0])
-    assert [field for field in sorted(fields) if f"`{field}`" not in documented] == []
+    """Each in the row of what it is a field of: a word that stands elsewhere on the page does not count."""
+    page = (Path(__file__).parents[2] / "benchmarks/latency/REPORT.md").read_text(encoding="utf-8")
+    whole, each = (documented_fields(part) for part in page.partition("## `report.json`")[2].split("Each of", 1))
+    one = report["configurations"][0]
+    assert report.keys() - whole.keys() == set()
+    assert one.keys() - each.keys() == set()
+    for name in ("environment", "bundle", "settings", "method", "machine"):
+        assert report[name].keys() - whole[name] == set()
+    parts = {"steadiness": one["steadiness"], "roofline": one["roofline"]["encode"], "per_token": one["per_token"][0]}
+    for name, fields in {**parts, "metrics": one["metrics"]["total"]}.items():
+        assert fields.keys() - each[name] == set()
+
+
+def documented_fields(text: str) -> dict[str, set[str]]:
+    """Of each field in the first column of a page's tables: every name in its row."""
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    return {
+        name: set(re.findall("`(.+?)`", first + rest)) for first, rest in rows for name in re.findall("`(.+?)`", first)
+    }
 
 
 class Page(HTMLParser):
@@ -228,15 +240,16 @@ def test_markdown(run):
 
 
 def test_baseline_in_the_same_report(run, tmp_path):
-    done = run_cli("bench", "--devices", "cpu", "--runs", 2, "--processes", 2, "--warmup", 1, "--max-new-tokens", 12,
+    done = run_here("bench", "--devices", "cpu", "--runs", 2, "--processes", 2, "--warmup", 1, "--max-new-tokens", 12,
                    "--images", Path(__file__).parents[1] / "data", "--out", tmp_path / "out", "--quiet",
                    "--baseline", run)  # fmt: skip
     assert done.returncode == 2, "other pictures"
     assert "R2G-BENCH-CONDITIONS" in done.stderr
     assert "pictures" in done.stderr
     assert list(tmp_path.iterdir()) == []
-    done = run_cli("bench", "--devices", "cpu", "--runs", 4, "--processes", 2, "--batch", "1,2", "--max-new-tokens", 12,
-                   "--out", tmp_path / "out", "--quiet", "--baseline", run / "report.json")  # fmt: skip
+    done = run_here("bench", "--devices", "cpu", "--runs", 4, "--processes", 2, "--batch", "1,2",
+                    "--max-new-tokens", 12, "--out", tmp_path / "out", "--quiet",
+                    "--baseline", run / "report.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["comparison"]
     assert [one["words"] for one in found["configurations"]] == [{"studies": 4, "same": 4}, {"studies": 8, "same": 8}]
@@ -258,15 +271,15 @@ def test_command_lines_show_no_folders(arguments, shown):
 
 
 def test_help():
-    shown = run_cli("bench", "--help").stdout
+    shown = run_here("bench", "--help").stdout
     assert "r2gen bench [OPTIONS] [BUNDLE]" in shown
     assert "bench compare A B" in shown
-    assert "--fail-above" in run_cli("bench", "compare", "--help").stdout
-    assert "\n  bench " in run_cli("--help").stdout
+    assert "--fail-above" in run_here("bench", "compare", "--help").stdout
+    assert "\n  bench " in run_here("--help").stdout
 
 
 def test_at_once(tmp_path):
-    done = run_cli("bench", "--devices", "cpu", "--runs", 2, "--processes", 1, "--concurrency", 2, "--quiet",
+    done = run_here("bench", "--devices", "cpu", "--runs", 2, "--processes", 1, "--concurrency", 2, "--quiet",
                    "--max-new-tokens", 4, "--out", tmp_path / "out")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (one,) = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["configurations"]

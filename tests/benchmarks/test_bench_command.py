@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.command import ROOT, run_cli
+from tests.command import ROOT, run_here
 from tests.helpers.dicom_studies import write
 
 PHANTOM = ROOT / "tests/data/phantom.png"
@@ -18,7 +18,7 @@ def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
     shutil.copy(PHANTOM, tmp_path / "doe/a.png")
     (tmp_path / "doe/DICOMDIR").write_bytes(bytes(128) + b"DICM")
     out = tmp_path / "out"
-    done = run_cli(
+    done = run_here(
         "bench",
         "--runs",
         2,
@@ -38,7 +38,7 @@ def test_fewer_runs_than_default_processes(tmp_path: Path) -> None:
 
 
 def test_threads_there_are_not_are_refused_before_measuring(tmp_path: Path) -> None:
-    done = run_cli("bench", "--threads", 10_000, "--out", tmp_path / "out", "--quiet")
+    done = run_here("bench", "--threads", 10_000, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-CONFIG-VALUE: 10000 threads on ")
     assert list(tmp_path.iterdir()) == []

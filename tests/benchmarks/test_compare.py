@@ -13,7 +13,7 @@ from benchmarks.latency.markdown import comparison_text
 from r2gen_export.commands.bench import share
 from r2gen_export.errors import R2GenError
 from tests.benchmarks.synthetic import noisy, report
-from tests.command import run_cli
+from tests.command import run_here
 
 
 def verdicts(found: dict) -> dict[str, str]:
@@ -179,16 +179,16 @@ def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def test_exit_statuses(folders):
     a, same, slow = folders
-    fine = run_cli("bench", "compare", a, same, "--fail-above", "5%")
+    fine = run_here("bench", "compare", a, same, "--fail-above", "5%")
     assert fine.returncode == 0, fine.stderr
     assert "no significant difference" in fine.stdout
-    failed = run_cli("bench", "compare", a, slow / "report.json", "--fail-above", "5%")
+    failed = run_here("bench", "compare", a, slow / "report.json", "--fail-above", "5%")
     assert failed.returncode == 3
     assert failed.stderr.startswith("R2G-BENCH-SLOWER: worse by more than 0.05: cpu, fast: end to end +")
     assert "worse" in failed.stdout, "the table is shown all the same"
-    assert run_cli("bench", "compare", a, slow, "--fail-above", "40%").returncode == 0
-    assert run_cli("bench", "compare", a, slow).returncode == 0
-    assert run_cli("bench", "compare", slow, a, "--fail-above", "0%").returncode == 0, "faster is fine"
+    assert run_here("bench", "compare", a, slow, "--fail-above", "40%").returncode == 0
+    assert run_here("bench", "compare", a, slow).returncode == 0
+    assert run_here("bench", "compare", slow, a, "--fail-above", "0%").returncode == 0, "faster is fine"
 
 
 def test_a_gate_without_a_verdict_is_not_passed(folders):
@@ -196,15 +196,15 @@ def test_a_gate_without_a_verdict_is_not_passed(folders):
     found = json.loads(path.read_text(encoding="utf-8"))
     found["configurations"][0]["steadiness"]["foreign_cores"] = 1.5
     path.write_text(json.dumps(found), encoding="utf-8")
-    shown = run_cli("bench", "compare", folders[0], folders[1], "--fail-above", "5%")
+    shown = run_here("bench", "compare", folders[0], folders[1], "--fail-above", "5%")
     assert shown.returncode == 2
     assert shown.stderr.startswith("R2G-BENCH-CONDITIONS: no verdict")
     assert "machine was busy" in shown.stderr
-    assert run_cli("bench", "compare", folders[0], folders[1]).returncode == 0
+    assert run_here("bench", "compare", folders[0], folders[1]).returncode == 0
 
 
 def test_json(folders):
-    shown = run_cli("bench", "compare", folders[0], folders[2], "--format", "json")
+    shown = run_here("bench", "compare", folders[0], folders[2], "--format", "json")
     found = json.loads(shown.stdout)
     assert found["schema"] == "r2gen-bench-compare/1"
     assert verdicts(found)["total"] == "worse"
@@ -230,7 +230,7 @@ def test_files_that_are_no_report(tmp_path, content, named):
     file = tmp_path / "report.json"
     if content is not None:
         file.write_text(content, encoding="utf-8")
-    shown = run_cli("bench", "compare", file, file)
+    shown = run_here("bench", "compare", file, file)
     assert shown.returncode == 2
     assert shown.stderr.startswith("R2G-BENCH-FORMAT")
     assert named in shown.stderr

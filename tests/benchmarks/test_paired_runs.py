@@ -12,7 +12,7 @@ from benchmarks.latency.compare import compare_reports
 from benchmarks.latency.paired_runs import load_runs, merge
 from r2gen_export.errors import R2GenError
 from tests.benchmarks.synthetic import noisy, report
-from tests.command import run_cli
+from tests.command import run_here
 
 
 def in_turn(rng: np.random.Generator, factor: float, runs: int = 8, drift: float = 0.08) -> tuple[list, list]:
@@ -93,7 +93,7 @@ def test_a_folder_of_reports_is_compared_by_the_command(tmp_path: Path):
         for number, one in enumerate(reports):
             (tmp_path / side / f"run-{number}").mkdir(parents=True)
             (tmp_path / side / f"run-{number}" / "report.json").write_text(json.dumps(one), encoding="utf-8")
-    done = run_cli("bench", "compare", tmp_path / "a", tmp_path / "b", "--fail-above", "5%")
+    done = run_here("bench", "compare", tmp_path / "a", tmp_path / "b", "--fail-above", "5%")
     assert done.returncode == 3, done.stderr
     assert "and 7 more runs" in done.stdout
     assert load_runs(tmp_path / "a")["runs"] == 8

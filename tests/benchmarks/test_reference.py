@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.latency.sentences import reference_lines
-from tests.command import run_cli
+from tests.command import run_here
 from tests.conftest import TinySources
 
 
@@ -16,7 +16,7 @@ from tests.conftest import TinySources
 def report(tiny_sources: TinySources, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("reference") / "out"
     sources = ("--checkpoint", tiny_sources.checkpoint, "--vision", tiny_sources.vision, "--llm", tiny_sources.llm)
-    done = run_cli("bench", tiny_bundle, "--devices", "cpu", "--presets", "fast,paper", "--runs", 2, "--processes", 1,
+    done = run_here("bench", tiny_bundle, "--devices", "cpu", "--presets", "fast,paper", "--runs", 2, "--processes", 1,
                    "--min-new-tokens", 8, "--max-new-tokens", 8, "--out", out,
                    "--reference", "torch", *sources)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ from r2gen_export.runtime.backends.ort_providers import CPU
 from r2gen_export.runtime.backends.ort_session import open_session
 from r2gen_export.runtime.drafting.store import Learned
 from r2gen_export.system.files import atomic_file
-from tests.command import run_cli
+from tests.command import run_here
 
 PHANTOM = Path(__file__).parents[1] / "data/phantom.png"
 
@@ -89,7 +89,7 @@ def report(external: Path) -> str:
 
 def infer(bundle: Path) -> str:
     """Token ids and text of a report."""
-    done = run_cli("infer", PHANTOM, "--bundle", bundle, "--format", "json")
+    done = run_here("infer", PHANTOM, "--bundle", bundle, "--format", "json")
     assert done.returncode == 0, done.stderr
     fields = json.loads(done.stdout)
     return json.dumps([fields["bundle_id"], fields["token_ids"], fields["text"]])
@@ -124,9 +124,9 @@ def test_openvino_reads_linked_weights(tiny_bundle: Path, tmp_path: Path, layout
     pytest.importorskip("openvino")
     linked, cache = layout(tiny_bundle, tmp_path / "linked"), tmp_path / "cache"
     assert external_locations(linked / DECODER)
-    plain = run_cli("infer", PHANTOM, "--bundle", tiny_bundle, "--device", "openvino")
+    plain = run_here("infer", PHANTOM, "--bundle", tiny_bundle, "--device", "openvino")
     assert plain.returncode == 0, plain.stderr
-    done = run_cli("infer", PHANTOM, "--bundle", linked, "--device", "openvino", R2GEN_CACHE=str(cache))
+    done = run_here("infer", PHANTOM, "--bundle", linked, "--device", "openvino", R2GEN_CACHE=str(cache))
     assert (done.returncode, done.stdout) == (0, plain.stdout)
     assert not list(cache.glob("*"))
 
@@ -206,7 +206,7 @@ def test_what_is_no_file_is_refused_at_once(bundle: Path, tmp_path: Path, name: 
         if fifo != path:
             path.symlink_to(fifo)
     if kind == "fifo":  # in a process that is ended when it waits
-        done = run_cli("infer", PHANTOM, "--bundle", bundle)
+        done = run_here("infer", PHANTOM, "--bundle", bundle)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     message = refused(bundle, "R2G-BUNDLE-MISSING")
     assert ("no regular file" in message) == (kind in ("fifo", "link to a fifo", "device"))
@@ -241,6 +241,6 @@ def test_writing_leaves_what_is_linked_to_alone(bundle: Path, tmp_path: Path, la
     assert "drafts/store" in open_bundle(linked).files
     (tmp_path / "reports.txt").write_text("The lungs are clear.\n", encoding="utf-8")
     for command in (("build", linked, "--reports", tmp_path / "reports.txt"), ("wipe", linked)):
-        done = run_cli("drafts", *command)
+        done = run_here("drafts", *command)
         assert done.returncode == 0, done.stderr
         assert {path: path.read_bytes() for path in before} == before

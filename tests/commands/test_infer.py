@@ -22,8 +22,8 @@ from r2gen_export.commands.infer_studies import UNFINISHED
 from r2gen_export.reporting.report import FAILURE_SCHEMA, REPORT_SCHEMA, Report
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.system.huge_pages import TUNABLES, huge_page_environment
-from tests.command import CLI, ROOT, run_cli
-from tests.runtime.test_pipeline import nan_bundle
+from tests.command import CLI, ROOT, run_cli, run_here
+from tests.helpers.bundles import nan_bundle
 
 PHANTOM = ROOT / "tests/data/phantom.png"
 REAL = ROOT / "tests/data/chest-dx-pa.png"
@@ -95,19 +95,19 @@ def test_stdout_holds_the_report_and_stderr_the_rest() -> None:
     pipeline = Pipeline.from_bundle(None, device="cpu")
     (backend,) = done.stderr.splitlines()
     assert backend.startswith(f"r2gen-demo ({pipeline.bundle_id}) on ")
-    (asked_for,) = run_cli("infer", PHANTOM, "--device", "cpu", "--preset", "fast").stderr.splitlines()
+    (asked_for,) = run_here("infer", PHANTOM, "--device", "cpu", "--preset", "fast").stderr.splitlines()
     assert asked_for == f"r2gen-demo ({pipeline.bundle_id}) on CPU (ONNX Runtime)"
-    verbose = run_cli("infer", PHANTOM, "--device", "cpu", "--preset", "fast", "-v").stderr.splitlines()
+    verbose = run_here("infer", PHANTOM, "--device", "cpu", "--preset", "fast", "-v").stderr.splitlines()
     assert verbose == [asked_for, *(f"  {step}" for step in pipeline.provider.steps)]
     assert "r2gen-demo" not in done.stdout
     assert done.stdout.endswith("\n")
     assert not done.stdout.endswith("\n\n")
-    assert run_cli("infer", PHANTOM, "--quiet").stderr == ""
-    assert run_cli("infer", PHANTOM, "--quiet", "--stream").stdout == done.stdout
+    assert run_here("infer", PHANTOM, "--quiet").stderr == ""
+    assert run_here("infer", PHANTOM, "--quiet", "--stream").stdout == done.stdout
 
 
 def test_json_has_every_field() -> None:
-    done = run_cli(
+    done = run_here(
         "infer", "--study", PHANTOM, REAL, "--format", "json", "--preset", "paper", "--early-stopping", "never"
     )
     (line,) = done.stdout.splitlines()
@@ -129,7 +129,7 @@ def test_flags_reach_the_decoding() -> None:
         "temperature": 0.7, "top_p": 0.9, "top_k": 5, "seed": 11,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
-    found = json.loads(run_cli("infer", PHANTOM, "--format", "json", *words).stdout)
+    found = json.loads(run_here("infer", PHANTOM, "--format", "json", *words).stdout)
     assert {name: found["decoding"][name] for name in flags} == flags
     assert found["decoding"]["do_sample"]
     assert 3 <= len(found["token_ids"]) <= 9
@@ -137,11 +137,11 @@ def test_flags_reach_the_decoding() -> None:
 
 def test_out_holds_what_stdout_would(tmp_path: Path) -> None:
     out = tmp_path / "report.txt"
-    done = run_cli("infer", PHANTOM, "--out", out, "--quiet")
+    done = run_here("infer", PHANTOM, "--out", out, "--quiet")
     assert (done.returncode, done.stdout) == (0, "")
-    assert out.read_text() == run_cli("infer", PHANTOM).stdout
+    assert out.read_text() == run_here("infer", PHANTOM).stdout
     assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
-    refused = run_cli("infer", PHANTOM, "--out", tmp_path)
+    refused = run_here("infer", PHANTOM, "--out", tmp_path)
     assert refused.returncode == 2
     assert "R2G-OUTPUT-WRITE" in refused.stderr
 
@@ -169,7 +169,7 @@ def test_folders_lists_and_annotations_name_the_same_studies(tmp_path: Path) -> 
     annotation.write_text(json.dumps(dict(zip(("train", "val", "test"), splits, strict=True))))
     texts = []
     for source in (folder, listed, annotation):
-        done = run_cli("infer", source, "--format", "json")
+        done = run_here("infer", source, "--format", "json")
         assert done.returncode == 0, done.stderr
         assert "doe" not in done.stdout + done.stderr
         found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -177,7 +177,7 @@ def test_folders_lists_and_annotations_name_the_same_studies(tmp_path: Path) -> 
         assert [one["views"] for one in found] == [1, 2, 1]
         texts.append([one["text"] for one in found])
     assert texts[0] == texts[1] == texts[2]
-    both = run_cli("infer", folder, listed, "--quiet")
+    both = run_here("infer", folder, listed, "--quiet")
     assert both.stdout.count("== study ") == 6
     assert unwrapped(both.stdout).count(NOTICE) == 6
 
@@ -185,11 +185,11 @@ def test_folders_lists_and_annotations_name_the_same_studies(tmp_path: Path) -> 
 def test_names_are_shown_when_asked_for(tmp_path: Path) -> None:
     folder = studies_folder(tmp_path / "studies")
     (folder / "doe^john" / "2.png").write_text("not an image")
-    hidden = run_cli("infer", folder, "--format", "json")
+    hidden = run_here("infer", folder, "--format", "json")
     assert hidden.returncode == 4
     assert "doe" not in hidden.stdout + hidden.stderr
     assert "R2G-IMAGE-FORMAT: study 2, view 2 is" in hidden.stderr
-    shown = run_cli("infer", folder, "--format", "json", "--names")
+    shown = run_here("infer", folder, "--format", "json", "--names")
     found = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [Path(one["name"]).name for one in found] == ["a.png", "doe^john", "z.png"]
     assert "doe^john" in shown.stderr
@@ -204,7 +204,7 @@ def test_studies_are_numbered_in_the_order_of_the_arguments_and_of_names(tmp_pat
     folder = studies_folder(tmp_path / "studies")
     arguments = ("infer", REAL, folder, "--preset", "fast", "--names")
     expected = [REAL, folder / "a.png", folder / "doe^john", folder / "z.png"]
-    shown = run_cli(*arguments, "--format", "json")
+    shown = run_here(*arguments, "--format", "json")
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [line["name"] for line in lines] == list(map(str, expected))
     assert lines[0]["inputs"] == [hashlib.sha256(REAL.read_bytes()).hexdigest()]
@@ -212,7 +212,7 @@ def test_studies_are_numbered_in_the_order_of_the_arguments_and_of_names(tmp_pat
     assert re.fullmatch(r"4 reports, \d+\.\d reports/s", shown.stderr.splitlines()[-1])
     (folder / "z.png").write_text("not an image")
     out = tmp_path / "reports.txt"
-    failed = run_cli(*arguments, "--out", out)
+    failed = run_here(*arguments, "--out", out)
     titles = [line for line in out.read_text().splitlines() if line.startswith("== ")]
     views = ["", "", ", 2 views", ""]
     assert [re.sub(r" \[[0-9a-f]{16}\] ==$", " ==", title) for title in titles] == [
@@ -221,7 +221,7 @@ def test_studies_are_numbered_in_the_order_of_the_arguments_and_of_names(tmp_pat
     ]
     pattern = r"3 reports in reports.txt, 1 study without one, \d+\.\d reports/s"
     assert [line for line in failed.stderr.splitlines() if re.fullmatch(pattern, line)]
-    assert run_cli("infer", REAL, "--names", "--preset", "fast").stdout.startswith(f"== {REAL} ==\n")
+    assert run_here("infer", REAL, "--names", "--preset", "fast").stdout.startswith(f"== {REAL} ==\n")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_mistakes_have_a_code(tmp_path: Path, arguments: tuple[object, ...], cod
     (tmp_path / "nothing.json").write_text("{}")
     (tmp_path / "gone.txt").write_text("gone.png\n")
     (tmp_path / "bad.json").write_text('{"train": [{}]}')
-    done = run_cli("infer", *arguments, "--quiet", cwd=tmp_path)
+    done = run_here("infer", *arguments, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(code), done.stderr
     assert len(done.stderr.splitlines()) <= 2
@@ -262,17 +262,17 @@ def test_mistakes_have_a_code(tmp_path: Path, arguments: tuple[object, ...], cod
 
 def test_errors_of_one_study_carry_no_file_name(tmp_path: Path) -> None:
     bad = tmp_path / "doe^john.png"
-    missing = run_cli("infer", bad, "--quiet")
+    missing = run_here("infer", bad, "--quiet")
     bad.write_text("not an image")
     for done in (
         missing,
-        run_cli("infer", bad, "--quiet"),
-        run_cli("infer", PHANTOM, bad, "--study", "--stream", "--quiet"),
+        run_here("infer", bad, "--quiet"),
+        run_here("infer", PHANTOM, bad, "--study", "--stream", "--quiet"),
     ):
         assert done.returncode == 2
         assert "doe" not in done.stdout + done.stderr
         assert done.stderr.startswith("R2G-IMAGE")
-    assert "doe^john" in run_cli("infer", bad, "--quiet", "--names").stderr
+    assert "doe^john" in run_here("infer", bad, "--quiet", "--names").stderr
 
 
 def test_what_a_folder_holds_beside_images_is_said(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_what_a_folder_holds_beside_images_is_said(tmp_path: Path) -> None:
     shutil.copy(PHANTOM, deep / "deep.png")
     shutil.copy(PHANTOM, tmp_path / "doe/IM0001")
     (tmp_path / "doe/DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    done = run_cli("infer", tmp_path / "doe", "--quiet", "--format", "json")
+    done = run_here("infer", tmp_path / "doe", "--quiet", "--format", "json")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == "WARNING passed over: DICOMDIR files: 1\n"
@@ -294,21 +294,21 @@ def test_many_views_and_unlike_ones_are_warned_of(tmp_path: Path) -> None:
     colours = np.zeros((64, 64, 3), np.uint8)
     colours[:32, :, 0], colours[32:, :, 2] = 200, 200
     Image.fromarray(colours).save(tmp_path / "photo.png")
-    each = run_cli("infer", *images, "--quiet", "--preset", "fast")
+    each = run_here("infer", *images, "--quiet", "--preset", "fast")
     assert each.stdout.count("== study ") == 5
     assert each.stderr == ""
-    many = run_cli("infer", "--study", *images, "--preset", "fast", "--quiet")
+    many = run_here("infer", "--study", *images, "--preset", "fast", "--quiet")
     assert many.stdout.startswith("== 5 views ==\n")
     warning = "5 views in one study, more than 4: are they of one patient?"
     assert many.stderr == f"WARNING {warning}\n"
     assert f"WARNING {warning}" in many.stdout
-    mixed = run_cli("infer", "--study", images[0], tmp_path / "photo.png", "--quiet", "--format", "json")
+    mixed = run_here("infer", "--study", images[0], tmp_path / "photo.png", "--quiet", "--format", "json")
     assert "WARNING colour and grey views in one study\n" in mixed.stderr
     assert "colour and grey views in one study" in json.loads(mixed.stdout)["warnings"]
 
 
 def test_nan_in_the_weights(tmp_path: Path) -> None:
-    done = run_cli("infer", PHANTOM, "--bundle", nan_bundle(tmp_path), "--quiet")
+    done = run_here("infer", PHANTOM, "--bundle", nan_bundle(tmp_path), "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("R2G-GENERATE-NONFINITE")
 

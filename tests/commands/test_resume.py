@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.phantoms import write_phantoms
-from tests.command import CLI, ROOT, run_cli
+from tests.command import CLI, ROOT, run_here
 
 STUDIES = 24
 KILLS = int(os.environ.get("R2GEN_KILLS", "3"))
@@ -33,7 +33,7 @@ def command(phantoms: Path, out: Path, *more: str) -> list[str]:
 def whole(phantoms: Path) -> list[dict[str, object]]:
     """What a run that nobody stops writes."""
     out = phantoms.parent / "whole.jsonl"
-    assert run_cli(*command(phantoms, out, "--format", "json")).returncode == 0
+    assert run_here(*command(phantoms, out, "--format", "json")).returncode == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_is_killed_again_and_again_has_every_study_once(
     if partial.exists():
         with partial.open("ab") as file:
             file.write(b'{"schema": "r2gen-report/1", "stu')
-    assert run_cli(*arguments).returncode == 0
+    assert run_here(*arguments).returncode == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(line["study"] for line in lines) == list(range(1, STUDIES + 1))
     expected = {line["study"]: (line["token_ids"], line["inputs"], line["key"]) for line in whole}
@@ -69,7 +69,7 @@ def test_other_settings_are_other_reports(phantoms: Path, whole: list[dict[str, 
     image = phantoms / "images/phantom-000000/0.png"
     first = ["infer", str(image), "--format", "json", "--out", str(out), "--resume", "--preset", "fast"]
     for more, reports in (((), 1), ((), 1), (("--max-new-tokens", "5"), 2)):
-        assert run_cli(*first, *more).returncode == 0
+        assert run_here(*first, *more).returncode == 0
         assert len(out.read_text().splitlines()) == reports
 
 
@@ -80,10 +80,10 @@ def test_a_study_without_a_report_is_tried_again(phantoms: Path, tmp_path: Path)
     (images / "a.png").write_bytes(source)
     (images / "b.png").write_bytes(b"half a file")
     arguments = ["infer", str(images), "--out", str(out), "--preset", "fast", "--resume"]
-    assert run_cli(*arguments).returncode == 4
+    assert run_here(*arguments).returncode == 4
     assert "no report: R2G-IMAGE-FORMAT" in out.read_text()
     (images / "b.png").write_bytes(source)  # equal pictures are two studies all the same
-    done = run_cli(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 0
     assert "1 report in reports.txt, 1 there already" in done.stderr
     text = out.read_text()
@@ -97,7 +97,7 @@ def test_an_image_that_waits_for_ever_is_not_waited_for(phantoms: Path, tmp_path
     image = phantoms / "images/phantom-000000/0.png"
     arguments = ["infer", str(image), str(pipe), "--format", "json", "--out", str(out), "--preset", "fast", "--resume"]
     for there in (0, 1):
-        done = run_cli(*arguments)
+        done = run_here(*arguments)
         assert done.returncode == 4
         assert "study 2, view 1 is not a regular file" in done.stderr
         assert (f"{there} there already" in done.stderr) == (there > 0)
@@ -105,6 +105,6 @@ def test_an_image_that_waits_for_ever_is_not_waited_for(phantoms: Path, tmp_path
 
 @pytest.mark.parametrize("more", [("--resume",), ("--resume", "--overwrite", "--out", "x")])
 def test_resume_needs_a_file_and_keeps_it(phantoms: Path, more: tuple[str, ...], tmp_path: Path) -> None:
-    done = run_cli("infer", str(phantoms), *more, cwd=tmp_path)
+    done = run_here("infer", str(phantoms), *more, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("R2G-CONFIG-VALUE")

@@ -15,8 +15,8 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.export import export_bundle
 from r2gen_export.exporting.settings import ExportSettings
 from tests.conftest import TinySources
+from tests.helpers.source_files import POINTER, change
 from tests.helpers.tiny import make_tiny_llm
-from tests.training.test_source_files import POINTER, change
 
 
 @pytest.fixture

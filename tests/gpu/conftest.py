@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.shared import made_once
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -19,13 +21,13 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def imitated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imitated(run_folder: Path) -> Path:
     """A folder for LD_LIBRARY_PATH; the test is skipped where it cannot be compiled."""
     from benchmarks.gpu.imitated import build, why_not
 
     if reason := why_not():
         pytest.skip(reason)
-    return build(tmp_path_factory.mktemp("imitated") / "cuda")
+    return made_once("imitated", build, place=run_folder)
 
 
 def environment(folder: Path | None, **variables: str) -> dict[str, str]:

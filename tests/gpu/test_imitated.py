@@ -16,6 +16,7 @@ import pytest
 from r2gen_export.bundle import Dims
 from r2gen_export.precision import PRECISIONS
 from tests.gpu.conftest import ROOT, Run, environment
+from tests.helpers.shared import made_once
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 pytestmark = pytest.mark.slow  # ONNX Runtime's GPU package is fetched for it
@@ -29,28 +30,35 @@ SHAPE_ARITHMETIC = {"Gather", "Add", "Concat", "Unsqueeze", "Reshape", "Equal", 
 
 
 @pytest.fixture(scope="module")
-def decoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def decoders() -> Path:
     """`DIALECT-PRECISION/model.onnx` of one small LLaMA."""
+    return made_once("gpu", write_decoders) / "decoders"
+
+
+def write_decoders(folder: Path) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
     from r2gen_export.exporting.decoder.export import write_decoder
 
-    folder = tmp_path_factory.mktemp("gpu")
     torch.set_num_threads(1)
     llm = LlamaForCausalLM.from_pretrained(make_tiny_llm(folder / "llm")).eval()
     for dialect, precision in [("standard", "fp32"), *STATIC]:
         write_decoder(llm, folder / "decoders" / f"{dialect}-{precision}", dialect=dialect, precision=precision)
-    return folder / "decoders"
 
 
 @pytest.fixture(scope="module")
-def measured(imitated: Path, decoders: Path) -> dict[str, Any]:
-    """What `program.passes` sees."""
-    command = [sys.executable, str(Path(__file__).with_name("program.py")), "passes", str(decoders), SIZES]
-    done = subprocess.run(command, env=environment(imitated), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(done.stdout)
+def measured(imitated: Path, decoders: Path, run_folder: Path) -> dict[str, Any]:
+    """What `program.passes` sees, in this run of the tests."""
+
+    def measure(folder: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("program.py")), "passes", str(decoders), SIZES]
+        done = subprocess.run(command, env=environment(imitated), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        folder.mkdir()
+        (folder / "answer.json").write_text(done.stdout)
+
+    answer: dict[str, Any] = json.loads((made_once("passes", measure, place=run_folder) / "answer.json").read_text())
     return answer
 
 

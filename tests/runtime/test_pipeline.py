@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle, seal
+from r2gen_export.bundle import NOTICE, bundle_id, demo_bundle, open_bundle
 from r2gen_export.candidates import Candidate, Reason, render
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.reporting.report import STAGES, Report, notice_block
@@ -22,6 +22,7 @@ from r2gen_export.runtime.backends.ort_session import out_of_memory
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.system.versions import VERSION
+from tests.helpers.bundles import nan_bundle
 
 DATA = Path(__file__).parents[1] / "data"
 PHANTOM = DATA / "phantom.png"
@@ -234,16 +235,6 @@ def test_a_bug_in_one_study_does_not_stop_the_others(demo: Pipeline) -> None:
     assert isinstance(bad.error, InternalError)
     assert bad.error.exit_status == 1
     assert good.report is not None
-
-
-def nan_bundle(folder: Path) -> Path:
-    """A bundle whose hashes are right and whose embeddings of all words are NaN."""
-    bundle = Path(shutil.copytree(demo_bundle(), folder / "nan"))
-    table = np.load(bundle / "embed_tokens.npy")
-    table[5:] = np.nan
-    np.save(bundle / "embed_tokens.npy", table)
-    seal(bundle, open_bundle(demo_bundle()))
-    return bundle
 
 
 def test_nan_in_the_weights_gives_no_report(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from r2gen_export.training.checkpoint import (
     train_facts,
 )
 from r2gen_export.training.model import ModelConfig, R2GenGPT
+from tests.helpers.alignments import CONFIGS
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
-from tests.training.test_model import CONFIGS
 
 Sources = tuple[Path, Path]
 

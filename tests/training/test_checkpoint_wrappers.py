@@ -14,8 +14,8 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.training.checkpoint import ADAPTER, CONFIG, load_checkpoint, read_config, save_checkpoint
 from r2gen_export.training.model import ModelConfig, R2GenGPT
 from r2gen_export.training.published import describe, find_file, read_file, understand
+from tests.helpers.source_files import POINTER
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
-from tests.training.test_source_files import POINTER
 
 NAMES = ("llama_proj.weight", "llama_proj.bias", "layer_norm.weight", "layer_norm.bias")
 SETTINGS = {"global_only": False, "freeze_vm": True, "vis_use_lora": False}

@@ -13,16 +13,8 @@ from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
 from r2gen_export.training.data import tokenize_reports
 from r2gen_export.training.model import PROMPT, ModelConfig, R2GenGPT, prompt_pieces, report_text, trainable_size
+from tests.helpers.alignments import CONFIGS
 from tests.helpers.tiny import SENTENCES, make_tiny_llm, make_tiny_vision
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "shallow": {},
-    "delta": {"alignment": "delta"},
-    "deep": {"alignment": "deep"},
-    "global": {"global_only": True},
-    "llm-lora": {"llm_lora": True},
-    "delta-lora": {"alignment": "delta", "llm_lora": True, "global_only": True},
-}
 
 
 @pytest.fixture(scope="module")

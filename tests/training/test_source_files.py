@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from r2gen_export.errors import R2GenError
 from r2gen_export.training.hub import load_llm, load_tokenizer, load_vision, source_config
 from r2gen_export.training.source_files import place
 from r2gen_export.training.source_files.fields import Fields
@@ -26,9 +25,8 @@ from r2gen_export.training.source_files.loaded import check_llama, check_swin
 from r2gen_export.training.source_files.preprocessor import image_spec
 from r2gen_export.training.source_files.rope import read_rope
 from r2gen_export.training.source_files.swin import read_swin
+from tests.helpers.source_files import POINTER, change, refusal
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 4976698672\n"
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 64}
@@ -50,24 +48,6 @@ def llm(models: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def vision(models: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(models / "vision", tmp_path / "vision"))
-
-
-def change(folder: Path, name: str = "config.json", drop: tuple[str, ...] = (), **fields: Any) -> Path:
-    """Replace, add and remove fields of a JSON file."""
-    path = folder / name
-    record = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({key: value for key, value in {**record, **fields}.items() if key not in drop}))
-    return folder
-
-
-def refusal(run: Callable[[], Any], *parts: str, code: str = "R2G-MODEL-UNSUPPORTED") -> str:
-    with pytest.raises(R2GenError) as caught:
-        run()
-    assert caught.value.code == code, caught.value
-    for part in parts:
-        assert part in caught.value.message, (part, caught.value.message)
-    assert caught.value.fix
-    return caught.value.render()
 
 
 def logits(folder: Path) -> torch.Tensor:

@@ -16,8 +16,8 @@ from transformers import ViTImageProcessor
 from r2gen_export.studies.images import preprocess
 from r2gen_export.training.hub import load_vision
 from r2gen_export.training.source_files.preprocessor import FILTERS, image_spec
+from tests.helpers.source_files import change, refusal
 from tests.helpers.tiny import make_tiny_vision
-from tests.training.test_source_files import change, refusal
 
 
 @pytest.fixture(scope="module")

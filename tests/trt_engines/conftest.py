@@ -1,4 +1,4 @@
-"""Type stubs of every TensorRT release, made once per test session, and the module of `cuda-bindings`."""
+"""Type stubs of every TensorRT release, made once, and the module of `cuda-bindings`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.shared import key_of, made_once
 from tests.trt_engines import stubs
 
 CUDA_BINDINGS = "cuda-bindings==13.5.0"
 
 
 @pytest.fixture(scope="session")
-def stub_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def stub_folder() -> Callable[[str], Path]:
     """What belongs on mypy's path for a release; downloads its bindings and compiles when first asked for it."""
     if stubs.compiler() is None:
         pytest.skip("no C compiler (cc): the TensorRT bindings cannot be made to import")
-    made: dict[str, Path] = {}
 
+    @cache
     def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = stubs.make_stubs(name, tmp_path_factory.mktemp("stubs") / name)
-        return made[name]
+        key = key_of(Path(stubs.__file__), stubs.SOURCE)
+        return made_once(f"stubs-{name}", lambda folder: stubs.make_stubs(name, folder), key=key) / "stubs"
 
     return folder
 
@@ -45,14 +46,16 @@ def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture(scope="session")
-def cuda_runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def cuda_runtime() -> Any:
     """The real `cuda.bindings.runtime`: it imports without a driver. Fetched where it is not installed."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError:
-        folder = tmp_path_factory.mktemp("cuda")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), CUDA_BINDINGS]
-        subprocess.run(command, check=True)
-        sys.path.append(str(folder))
+        sys.path.append(str(made_once("cuda", _install_cuda, key=key_of(Path(__file__)))))
         importlib.invalidate_caches()
         return importlib.import_module("cuda.bindings.runtime")
+
+
+def _install_cuda(folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), CUDA_BINDINGS]
+    subprocess.run(command, check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,9 @@ def decoder_plan(path: Path, profiles: tuple[tuple[int, int, int], ...] = PROFIL
     ports = decoder_ports(layers=DIMS.num_layers, dims=DIMS, length=LENGTH, profiles=profiles)
     outputs = tuple(port.name for port in ports if not port.is_input)
     return Plan(ports, graph(path, outputs), decoder_output(DIMS.vocab_size))
+
+
+def in_a_new_thread(act: Callable[[], Any]) -> Any:
+    """What it returns. The thread's current GPU is the first one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()

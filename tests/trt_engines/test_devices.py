@@ -12,8 +12,7 @@ import pytest
 from r2gen_export.errors import R2GenError
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.fake_engine import Plan, Port
-from tests.trt_engines.rig import make_rig
-from tests.trt_engines.test_runner import in_a_new_thread
+from tests.trt_engines.rig import in_a_new_thread, make_rig
 from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
 from trt_engines.runner import EngineRunner

@@ -17,8 +17,7 @@ from r2gen_export.bundle import demo_bundle, load_manifest, seal
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.export import write_decoder
 from r2gen_export.system.gpu import gpu
-from tests.attacks.test_interrupt import interrupted
-from tests.command import CLI, run_cli
+from tests.command import CLI, interrupted, run_here
 from tests.conftest import TinySources
 from tests.marks import slow
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx
@@ -149,19 +148,19 @@ def test_an_interrupted_build_leaves_no_half_engine(bundle: Path, how: signal.Si
 def test_engines_are_listed_inspected_and_removed(bundle: Path) -> None:
     (built,) = build(bundle, parts=("vision",))
     target = built.folder.parent.name
-    assert run_cli("engines", "list", bundle).stdout.startswith(f"{target}/vision: fp16, compute capability 8.9, ")
-    shown = json.loads(run_cli("engines", "inspect", bundle, target, "--format", "json").stdout)
+    assert run_here("engines", "list", bundle).stdout.startswith(f"{target}/vision: fp16, compute capability 8.9, ")
+    shown = json.loads(run_here("engines", "inspect", bundle, target, "--format", "json").stdout)
     assert shown["plan_sha256"] == built.identity.plan_sha256
     assert shown["command"].startswith(f"r2gen build {bundle} --backend tensorrt-rtx --parts vision")
     here = gpu()
     assert (shown["mismatches"] == []) == (here is not None and here.compute_capability == CAPABILITY)
-    assert "vision.profiles" in run_cli("engines", "inspect", bundle, target).stdout
+    assert "vision.profiles" in run_here("engines", "inspect", bundle, target).stdout
     (built.folder / PLAN).write_bytes(b"tampered")
-    spoilt = run_cli("engines", "inspect", bundle, target)
+    spoilt = run_here("engines", "inspect", bundle, target)
     assert spoilt.returncode == 2 and "R2G-ENGINE-HASH" in spoilt.stderr
-    assert run_cli("engines", "remove", bundle, target).returncode == 0
-    assert run_cli("engines", "list", bundle).stdout == ""
-    gone = run_cli("engines", "remove", bundle, target)
+    assert run_here("engines", "remove", bundle, target).returncode == 0
+    assert run_here("engines", "list", bundle).stdout == ""
+    gone = run_here("engines", "remove", bundle, target)
     assert gone.returncode == 2 and "R2G-ENGINE-MISSING" in gone.stderr
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.export import write_decoder
-from tests.exporting.decoder.test_decoder_export import make_llama
+from tests.helpers.llama import make_llama
 from tests.trt_engines.graphs import CAPABILITY, attention_model, model_of, needs_rtx
 from trt_engines.backends import load_backend
 from trt_engines.builder import Order, Toolchain

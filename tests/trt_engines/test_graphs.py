@@ -15,7 +15,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.exporting.decoder.export import write_decoder
 from r2gen_export.exporting.decoder.quantize import dequantize, quantize
 from r2gen_export.precision import PRECISIONS
-from tests.exporting.decoder.test_decoder_export import make_llama
+from tests.helpers.llama import make_llama
 from tests.trt_engines.graphs import model_of, open_session, run_decoder
 from trt_engines import prepare as networks
 from trt_engines.graph import Graph

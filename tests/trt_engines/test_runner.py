@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from r2gen_export.runtime.drafting.ngrams import SortedNgrams
 from tests.helpers.tiny import make_tiny_llm
 from tests.helpers.torch_decoder import make_prompts
 from tests.trt_engines.fake_engine import Plan
-from tests.trt_engines.rig import DIMS, LENGTH, PROFILES, Rig, decoder_plan, make_rig
+from tests.trt_engines.rig import DIMS, LENGTH, PROFILES, Rig, decoder_plan, in_a_new_thread, make_rig
 from trt_engines.kv_cache import MOST_PASSES, row_moves
 from trt_engines.sessions import EngineDecoder
 
@@ -195,12 +194,6 @@ def test_memory_is_used_again_and_given_back(decoder, table, rig):
     decoder.close()
     rig.cuda.close()
     assert not rig.runtime.blocks
-
-
-def in_a_new_thread(act: Callable[[], Any]) -> Any:
-    """What it returns. The thread's current GPU is the first one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(act).result()
 
 
 @pytest.mark.parametrize("device_id", [1])

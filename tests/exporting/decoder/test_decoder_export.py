@@ -25,18 +25,9 @@ from r2gen_export.exporting.parity import layer_by_layer as layerwise
 from r2gen_export.exporting.parity.layer_by_layer import compare_layers
 from r2gen_export.exporting.parity.rounded_weights import round_weights
 from r2gen_export.precision import PRECISIONS
+from tests.helpers.llama import make_llama
 from tests.helpers.torch_decoder import make_prompts
 
-BASE = {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 KINDS = {
     "grouped heads, biases": {"attention_bias": True, "mlp_bias": True},
@@ -48,15 +39,6 @@ KINDS = {
 }
 TOLERANCE = {name: 1e-2 if entry.half else 1e-5 for name, entry in PRECISIONS.items()}
 """Per unit of the largest logit, from PyTorch with the same rounded weights, activations not rounded to 8 bits."""
-
-
-def make_llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**BASE, **changes})).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data.normal_(1, 0.3)
-    return model
 
 
 def run_graph(path: Path, config: LlamaConfig, embeds: np.ndarray, parts: list[int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from r2gen_export.exporting.decoder.export import write_decoder
 from r2gen_export.exporting.parity.rounded_weights import round_weights
 from r2gen_export.runtime.backends import openvino_decoder
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
-from tests.exporting.decoder.test_decoder_export import make_llama
+from tests.helpers.llama import make_llama
 from tests.helpers.torch_decoder import make_prompts
 
 SIZES = {

@@ -19,7 +19,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.drafting import store as draft_store
 from r2gen_export.runtime.drafting.read_reports import read_reports
 from r2gen_export.runtime.pipeline import Pipeline
-from tests.command import run_cli
+from tests.command import run_here
 
 PHANTOM = Path(__file__).parents[2] / "data/phantom.png"
 
@@ -30,36 +30,38 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_build_infer_show_wipe(bundle: Path, tmp_path: Path) -> None:
-    plain = run_cli("infer", PHANTOM, "--bundle", bundle, "--format", "json")
+    plain = run_here("infer", PHANTOM, "--bundle", bundle, "--format", "json")
     wanted = json.loads(plain.stdout)
     assert (wanted["drafted"], wanted["accepted"], wanted["passes"]) == (0, 0, len(wanted["token_ids"]) - 1)
-    assert run_cli("drafts", "show", bundle).stdout.startswith("no store")
+    assert run_here("drafts", "show", bundle).stdout.startswith("no store")
     (tmp_path / "mine.json").write_text(plain.stdout, encoding="utf-8")
     (tmp_path / "other.txt").write_text("The lungs are clear.\n\nNo evidence of pneumothorax.\n", encoding="utf-8")
-    built = run_cli("drafts", "build", bundle, "--reports", tmp_path / "mine.json", "--reports", tmp_path / "other.txt")
+    built = run_here(
+        "drafts", "build", bundle, "--reports", tmp_path / "mine.json", "--reports", tmp_path / "other.txt"
+    )
     assert built.returncode == 0, built.stderr
     assert "3 reports" in built.stderr
     assert bundle_id(open_bundle(bundle)) == wanted["bundle_id"]
-    first = json.loads(run_cli("infer", PHANTOM, "--bundle", bundle, "--format", "json").stdout)
-    second = json.loads(run_cli("infer", PHANTOM, "--bundle", bundle, "--format", "json", "--no-learn").stdout)
+    first = json.loads(run_here("infer", PHANTOM, "--bundle", bundle, "--format", "json").stdout)
+    second = json.loads(run_here("infer", PHANTOM, "--bundle", bundle, "--format", "json", "--no-learn").stdout)
     for one in (first, second):
         assert one["token_ids"] == wanted["token_ids"]
         assert one["accepted"] > 20
         assert one["passes"] < 20
-    assert "learned: 1 reports" in run_cli("drafts", "show", bundle).stdout
-    off = json.loads(run_cli("infer", PHANTOM, "--bundle", bundle, "--format", "json", "--no-draft").stdout)
+    assert "learned: 1 reports" in run_here("drafts", "show", bundle).stdout
+    off = json.loads(run_here("infer", PHANTOM, "--bundle", bundle, "--format", "json", "--no-draft").stdout)
     assert (off["token_ids"], off["drafted"]) == (wanted["token_ids"], 0)
-    assert run_cli("drafts", "wipe", bundle, "--learned").returncode == 0
-    assert "site: 3 reports" in run_cli("drafts", "show", bundle).stdout
-    assert run_cli("drafts", "wipe", bundle).returncode == 0
+    assert run_here("drafts", "wipe", bundle, "--learned").returncode == 0
+    assert "site: 3 reports" in run_here("drafts", "show", bundle).stdout
+    assert run_here("drafts", "wipe", bundle).returncode == 0
     assert not [path.name for path in (bundle / "drafts").iterdir() if path.name != "lock"]
     open_bundle(bundle)
 
 
 def test_no_text_is_stored(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("Mrs. Miller has pneumothorax.\n", encoding="utf-8")
-    run_cli("drafts", "build", bundle, "--reports", tmp_path / "one.txt")
-    run_cli("infer", PHANTOM, "--bundle", bundle)
+    run_here("drafts", "build", bundle, "--reports", tmp_path / "one.txt")
+    run_here("infer", PHANTOM, "--bundle", bundle)
     for path in (bundle / "drafts").iterdir():
         content = path.read_bytes()
         assert not any(word in content for word in (b"Miller", b"pneumo", b"cardiac", b"one.txt", b"phantom"))
@@ -79,7 +81,7 @@ def test_no_text_is_stored(bundle: Path, tmp_path: Path) -> None:
 def test_reports_that_are_none(bundle: Path, tmp_path: Path, name: str, content: str | bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = run_cli("drafts", "build", bundle, "--reports", tmp_path / name)
+    found = run_here("drafts", "build", bundle, "--reports", tmp_path / name)
     assert found.returncode == 2
     assert "R2G-DATA-" in found.stderr
     assert "Traceback" not in found.stderr
