@@ -36,7 +36,7 @@ PICTURE: Final = 1024
 
 
 @dataclass(frozen=True)
-class Timing:
+class StartTimes:
     """Milliseconds of one thing. `warm_up_ms` is the first process, which is in none of the other numbers."""
 
     name: str
@@ -45,7 +45,7 @@ class Timing:
     warm_up_ms: float
 
     @classmethod
-    def measure(cls, name: str, sample: Callable[[], float], runs: int) -> Timing:
+    def measure(cls, name: str, sample: Callable[[], float], runs: int) -> StartTimes:
         """`runs` samples of a function that gives seconds, after one for warming up."""
         warm_up, *samples = (round(sample() * 1000, 1) for _ in range(runs + 1))
         return cls(name, round(statistics.median(samples), 1), tuple(samples), warm_up)
@@ -105,21 +105,21 @@ def conditions(bundle: Path) -> dict[str, Any]:
     }
 
 
-def measure(bundle: Path, runs: int) -> list[Timing]:
+def measure(bundle: Path, runs: int) -> list[StartTimes]:
     """All timings on one bundle."""
     with tempfile.TemporaryDirectory() as scratch:
         picture = Path(scratch) / "picture.png"
         write_picture(picture)
         infer = [*R2GEN, "infer", str(picture), "--bundle", str(bundle), "--device", "cpu", "--preset", "fast"]
         return [
-            Timing.measure("infer, first text", lambda: seconds_to_first_byte([*infer, "--stream"]), runs),
-            Timing.measure("infer, whole", lambda: seconds_to_end([*infer, "--stream"]), runs),
-            Timing.measure("--help", lambda: seconds_to_end([*R2GEN, "--help"]), runs),
-            Timing.measure("infer --help", lambda: seconds_to_end([*R2GEN, "infer", "--help"]), runs),
+            StartTimes.measure("infer, first text", lambda: seconds_to_first_byte([*infer, "--stream"]), runs),
+            StartTimes.measure("infer, whole", lambda: seconds_to_end([*infer, "--stream"]), runs),
+            StartTimes.measure("--help", lambda: seconds_to_end([*R2GEN, "--help"]), runs),
+            StartTimes.measure("infer --help", lambda: seconds_to_end([*R2GEN, "infer", "--help"]), runs),
         ]
 
 
-def as_text(found: dict[str, Any], timings: Sequence[Timing]) -> str:
+def as_text(found: dict[str, Any], timings: Sequence[StartTimes]) -> str:
     """Conditions, then a line per timing."""
     lines = [f"{name}: {value}" for name, value in found.items()]
     for timing in timings:

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
+
+GraphPart = Literal["vision", "decoder"]
+PARTS: Final[tuple[GraphPart, ...]] = get_args(GraphPart)
+"""Parts of a bundle that a backend runs."""
 
 Part = Literal["all", "vision", "decoder"]
 

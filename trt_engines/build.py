@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.bundle import Manifest, bundle_id, open_bundle, sha256_file
+from r2gen_export.candidates import PARTS, GraphPart
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_dir, write_error
 from r2gen_export.system.memory import peak_rss, reset_peak_rss
@@ -26,21 +27,29 @@ from trt_engines.backends import Backend, load_backend
 from trt_engines.builder import Order, Toolchain
 from trt_engines.graph import graph_sha256
 from trt_engines.graph_checks import find_problems, require_clean
-from trt_engines.identity import LAYERS, PLAN, Identity, Machine, Part, read_identity, this_machine, verify_plan
+from trt_engines.identity import (
+    LAYERS,
+    PLAN,
+    EngineIdentity,
+    EngineMachine,
+    read_identity,
+    this_machine,
+    verify_plan,
+)
 from trt_engines.prepare import Limits
 from trt_engines.progress import Show
-from trt_engines.worker import Outcome, build_apart
+from trt_engines.worker import BuildOutcome, build_apart
 
 SCRATCH: Final = ".graph-"
 """Beginning of the names of folders that hold the graph while it is built, inside the target's."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """What to build; `precision` None: as the bundle's decoder. `capabilities` empty: this machine's GPU."""
 
     backend: str = "auto"
-    parts: tuple[Part, ...] = ("vision", "decoder")
+    parts: tuple[GraphPart, ...] = PARTS
     precision: str | None = None
     capabilities: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -53,16 +62,16 @@ class Built:
     """An engine: its folder and identity. `reused`: it was there already. `notes`: what the user should know."""
 
     folder: Path
-    identity: Identity
+    identity: EngineIdentity
     reused: bool
     notes: tuple[str, ...]
 
 
 def build_engines(
     bundle: Path,
-    settings: Settings,
+    settings: BuildSettings,
     *,
-    show: Callable[[Part], Show] = lambda part: lambda fraction, what: None,
+    show: Callable[[GraphPart], Show] = lambda part: lambda fraction, what: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Built]:
     """Build a bundle's engines, one part after the other.
@@ -100,7 +109,7 @@ def build_engines(
         yield built
 
 
-def _capabilities(tools: Toolchain, machine: Machine, settings: Settings) -> tuple[str, ...]:
+def _capabilities(tools: Toolchain, machine: EngineMachine, settings: BuildSettings) -> tuple[str, ...]:
     """What to build for: what was asked for, else the GPU of this machine.
 
     Raises:
@@ -127,10 +136,10 @@ def _capabilities(tools: Toolchain, machine: Machine, settings: Settings) -> tup
 class _Job:
     bundle: Path
     manifest: Manifest
-    part: Part
-    settings: Settings
+    part: GraphPart
+    settings: BuildSettings
     tools: Toolchain
-    machine: Machine
+    machine: EngineMachine
     folder: Path
 
     @property
@@ -201,9 +210,9 @@ class _Cost:
 
 
 def _identity(
-    job: _Job, order: Order, outcome: Outcome, cost: _Cost, *, onnx_sha256: str, plan: Path, cache: str | None
-) -> Identity:
-    return Identity(
+    job: _Job, order: Order, outcome: BuildOutcome, cost: _Cost, *, onnx_sha256: str, plan: Path, cache: str | None
+) -> EngineIdentity:
+    return EngineIdentity(
         backend=job.backend.name,
         version=job.backend.version,
         platform=job.machine.platform,

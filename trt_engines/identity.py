@@ -9,10 +9,11 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from r2gen_export.bundle import sha256_file
 from r2gen_export.bundle.manifest_json import MalformedError, decode_fields
+from r2gen_export.candidates import GraphPart
 from r2gen_export.errors import R2GenError, cause_of
 from r2gen_export.system.gpu import gpu
 from r2gen_export.system.nvml import driver_version
@@ -24,8 +25,6 @@ LAYERS: Final = "layers.json"
 REBUILD: Final = "r2gen build BUNDLE"
 FORMAT: Final = "r2gen-engine"
 FORMAT_VERSION: Final = 1
-
-Part = Literal["vision", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Profile:
-    """An optimisation profile; its place in `Identity.profiles` is its index in the engine.
+    """An optimisation profile; its place in `EngineIdentity.profiles` is its index in the engine.
 
     `name`: `encode` for vision; `prefill` and `decode` for the decoder. `inputs`: the dynamic inputs by name.
     """
@@ -49,7 +48,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Identity:
+class EngineIdentity:
     """`identity.json`.
 
     `compute_capabilities`: what the plan was compiled for (`8.9`). `gpu` and `driver`: of the machine that built it,
@@ -68,7 +67,7 @@ class Identity:
     compute_capabilities: tuple[str, ...]
     gpu: str | None
     driver: str | None
-    part: Part
+    part: GraphPart
     precision: str
     asked: str
     dialect: str
@@ -100,7 +99,7 @@ class Identity:
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
         (folder / IDENTITY).write_text(text, encoding="utf-8")
 
-    def build_command(self, bundle: Path = Path("BUNDLE"), machine: Machine | None = None) -> str:
+    def build_command(self, bundle: Path = Path("BUNDLE"), machine: EngineMachine | None = None) -> str:
         """What builds this engine again from its bundle, for the same target or for a machine's backend and GPU."""
         backend, capabilities = self.backend, self.compute_capabilities
         if machine is not None:
@@ -113,7 +112,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Machine:
+class EngineMachine:
     """Where a plan is to run. `compute_capability`, `gpu` and `driver` are None without a GPU."""
 
     backend: str
@@ -130,10 +129,10 @@ def platform_name() -> str:
     return f"{system}-{platform.machine().lower().replace('amd64', 'x86_64')}"
 
 
-def this_machine(backend: Backend, device_id: int = 0) -> Machine:
+def this_machine(backend: Backend, device_id: int = 0) -> EngineMachine:
     """The machine this process runs on, with the backend it would load plans with, and the GPU of that number."""
     found = gpu(device_id)
-    return Machine(
+    return EngineMachine(
         backend.name,
         backend.version,
         platform_name(),
@@ -143,7 +142,7 @@ def this_machine(backend: Backend, device_id: int = 0) -> Machine:
     )
 
 
-def read_identity(folder: Path) -> Identity:
+def read_identity(folder: Path) -> EngineIdentity:
     """The identity of an engine's folder, every field checked.
 
     Raises:
@@ -159,7 +158,7 @@ def read_identity(folder: Path) -> Identity:
             FORMAT_VERSION,
         ):
             raise ValueError(f"it is not {FORMAT!r} version {FORMAT_VERSION}")
-        identity: Identity = decode_fields(Identity, fields, "")
+        identity: EngineIdentity = decode_fields(EngineIdentity, fields, "")
     except OSError as error:
         message = f"{name} cannot be read: {cause_of(error)}"
         raise R2GenError("R2G-ENGINE-IDENTITY", message, REBUILD) from error
@@ -175,7 +174,7 @@ def _in_bundle(folder: Path) -> str:
     return "/".join(folder.parts[-3:])
 
 
-def verify_plan(folder: Path, identity: Identity) -> None:
+def verify_plan(folder: Path, identity: EngineIdentity) -> None:
     """Check the plan against its identity: a plan is code that runs on the GPU.
 
     Raises:
@@ -193,7 +192,7 @@ def verify_plan(folder: Path, identity: Identity) -> None:
     raise R2GenError("R2G-ENGINE-HASH", message, f"do not load it; build it again: {identity.build_command()}")
 
 
-def compare(identity: Identity, machine: Machine, *, source_sha256: str | None = None) -> list[str]:
+def compare(identity: EngineIdentity, machine: EngineMachine, *, source_sha256: str | None = None) -> list[str]:
     """Why a plan does not fit a machine.
 
     Plans of both products are tied to backend, version and platform (NVIDIA's support matrix: no compatibility unless

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.bundle import Manifest
+from r2gen_export.candidates import GraphPart
 from r2gen_export.errors import R2GenError
 from trt_engines import decoder_graph
 from trt_engines.graph import INT4, Graph
-from trt_engines.identity import Part, Profile, Shapes
+from trt_engines.identity import Profile, Shapes
 from trt_engines.store import SOURCES
 from trt_engines.strong_typing import make_half, make_single
 from trt_engines.weights import dequantised, filled, quantised
@@ -49,7 +50,7 @@ class Limits:
         return min(most, -(-wanted // LENGTH_STEP) * LENGTH_STEP)
 
 
-def part_precision(part: Part, precision: str) -> str:
+def part_precision(part: GraphPart, precision: str) -> str:
     """What a part is built in when `precision` is asked for: a vision encoder has no 4-bit form, fp16 stands for it."""
     return "fp16" if part == "vision" and precision == "int4" else precision
 
@@ -59,7 +60,7 @@ def default_precision(manifest: Manifest) -> str:
     return "int4" if manifest.precision.get("decoder", "").startswith("int4") else "fp16"
 
 
-def check_source(manifest: Manifest, parts: Sequence[Part]) -> None:
+def check_source(manifest: Manifest, parts: Sequence[GraphPart]) -> None:
     """Refuse by name what no engine is built of.
 
     Raises:
@@ -78,7 +79,7 @@ def check_source(manifest: Manifest, parts: Sequence[Part]) -> None:
         )
 
 
-def prepare(bundle: Path, manifest: Manifest, part: Part, precision: str, limits: Limits) -> Graph:
+def prepare(bundle: Path, manifest: Manifest, part: GraphPart, precision: str, limits: Limits) -> Graph:
     """The graph a part's engine is built of; its weights are read when it is written.
 
     Args:
@@ -126,7 +127,7 @@ def rewrite_decoder(graph: Graph, dialect: str, precision: str, length: int) -> 
     return graph
 
 
-def profiles(graph: Graph, manifest: Manifest, part: Part, limits: Limits) -> tuple[Profile, ...]:
+def profiles(graph: Graph, manifest: Manifest, part: GraphPart, limits: Limits) -> tuple[Profile, ...]:
     """Optimisation profiles: one for vision; for the decoder `prefill` and `decode`, in this order."""
     views = min(2, limits.max_views)
     if part == "vision":

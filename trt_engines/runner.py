@@ -31,7 +31,7 @@ RESERVE: Final = 1 << 30
 
 
 @dataclass(frozen=True)
-class Tensor:
+class EngineTensor:
     """An input or output. `shape` has -1 where it depends on the pass.
 
     `smallest` and `largest`: an input's shape in each optimisation profile. `alias`: the input whose memory an output
@@ -87,12 +87,12 @@ class EngineRunner:
         self._scratch = cuda.allocate(self._scratch_bytes)
 
     @property
-    def inputs(self) -> list[Tensor]:
+    def inputs(self) -> list[EngineTensor]:
         """In the engine's order."""
         return [one for one in self.tensors.values() if one.is_input]
 
     @property
-    def outputs(self) -> list[Tensor]:
+    def outputs(self) -> list[EngineTensor]:
         """In the engine's order."""
         return [one for one in self.tensors.values() if not one.is_input]
 
@@ -246,12 +246,12 @@ class BoundPass:
             self._graph = None
 
 
-def _within(tensor: Tensor, shape: Shape, profile: int) -> bool:
+def _within(tensor: EngineTensor, shape: Shape, profile: int) -> bool:
     bounds = zip(tensor.smallest[profile], shape, tensor.largest[profile], strict=True)
     return all(low <= size <= high for low, size, high in bounds)
 
 
-def _tensors(trt: TensorRT, engine: ICudaEngine) -> list[Tensor]:
+def _tensors(trt: TensorRT, engine: ICudaEngine) -> list[EngineTensor]:
     found = []
     for index in range(int(engine.num_io_tensors)):
         name = engine.get_tensor_name(index)
@@ -261,13 +261,13 @@ def _tensors(trt: TensorRT, engine: ICudaEngine) -> list[Tensor]:
             raise R2GenError("R2G-ENGINE-MISMATCH", message, "build it again: r2gen build BUNDLE")
         dtype, shape = _numpy_type(trt, engine.get_tensor_dtype(name)), tuple(engine.get_tensor_shape(name))
         if not is_input:
-            found.append(Tensor(name, False, dtype, shape, alias=engine.get_aliased_input_tensor(name) or ""))
+            found.append(EngineTensor(name, False, dtype, shape, alias=engine.get_aliased_input_tensor(name) or ""))
             continue
         ranges = [
             engine.get_tensor_profile_shape(name, profile) for profile in range(int(engine.num_optimization_profiles))
         ]
         smallest, largest = (tuple(tuple(one[end]) for one in ranges) for end in (0, 2))
-        found.append(Tensor(name, True, dtype, shape, smallest, largest))
+        found.append(EngineTensor(name, True, dtype, shape, smallest, largest))
     return found
 
 

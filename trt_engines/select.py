@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2gen_export.bundle import Dims, Manifest
-from r2gen_export.candidates import ENGINE, Candidate, Reason
+from r2gen_export.candidates import ENGINE, PARTS, Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.cache_folder import cache_folder
 from trt_engines.backends import Backend, load_backend
 from trt_engines.cuda import Cuda
-from trt_engines.identity import Identity, compare, read_identity, this_machine, verify_plan
+from trt_engines.identity import EngineIdentity, compare, read_identity, this_machine, verify_plan
 from trt_engines.sessions import EngineDecoder, EngineVision
-from trt_engines.store import PARTS, Engine, list_engines, source_sha256
+from trt_engines.store import Engine, list_engines, source_sha256
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Fitting:
     """An engine that fits bundle and machine."""
 
     engine: Engine
-    identity: Identity
+    identity: EngineIdentity
     backend: Backend
 
     @property

@@ -9,23 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
-from r2gen_export.bundle import DECODER, VISION, Manifest, safe_path
+from r2gen_export.bundle import DECODER, ENGINES, VISION, Manifest, safe_path
+from r2gen_export.candidates import PARTS, GraphPart
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.files import atomic_file, write_error
 from r2gen_export.system.locks import file_lock
 from trt_engines.backends import load_backend
-from trt_engines.identity import PLAN, Identity, Machine, Part, compare, this_machine
+from trt_engines.identity import PLAN, EngineIdentity, EngineMachine, compare, this_machine
 
-ENGINES: Final = "engines"
 TIMING_CACHE: Final = "timing.cache"
 TIMING_KEY: Final = "timing.json"
 
-SOURCES: Final[dict[Part, str]] = {"vision": VISION, "decoder": DECODER}
+SOURCES: Final[dict[GraphPart, str]] = {"vision": VISION, "decoder": DECODER}
 """Parts engines are built of, and their graphs in the bundle."""
-
-PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,11 @@ class Engine:
     """An engine of a bundle: its target's name, its part, its folder."""
 
     target: str
-    part: Part
+    part: GraphPart
     folder: Path
 
 
-def source_sha256(manifest: Manifest, part: Part) -> str:
+def source_sha256(manifest: Manifest, part: GraphPart) -> str:
     """SHA-256 over the hashes of the files a part's graph is made of, weights included."""
     source = SOURCES[part]
     names = sorted(name for name in manifest.files if name == source or name.startswith(f"{source}."))
@@ -50,7 +48,7 @@ def target_name(backend: str, version: str, platform: str, capabilities: Sequenc
     return f"{backend}-{version}-{platform}-{compiled}-{precision}"
 
 
-def engine_folder(bundle: Path, target: str, part: Part) -> Path:
+def engine_folder(bundle: Path, target: str, part: GraphPart) -> Path:
     """Where a part's engine lies.
 
     Raises:
@@ -78,7 +76,7 @@ def _own_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def mismatches(identity: Identity, manifest: Manifest) -> list[str]:
+def mismatches(identity: EngineIdentity, manifest: Manifest) -> list[str]:
     """Why an engine does not fit this machine and its bundle; the reason alone when its backend is not usable here."""
     try:
         machine = this_machine(load_backend(identity.backend))
@@ -87,7 +85,7 @@ def mismatches(identity: Identity, manifest: Manifest) -> list[str]:
     return compare(identity, machine, source_sha256=source_sha256(manifest, identity.part))
 
 
-def remove_engines(bundle: Path, target: str, part: Part | None = None) -> int:
+def remove_engines(bundle: Path, target: str, part: GraphPart | None = None) -> int:
     """Remove a target, or one part of it.
 
     Returns:
@@ -145,7 +143,7 @@ class TimingKey:
     sha256: str
 
 
-def read_timing_cache(folder: Path, machine: Machine) -> tuple[bytes, str]:
+def read_timing_cache(folder: Path, machine: EngineMachine) -> tuple[bytes, str]:
     """A target's timing cache, for a build on this machine.
 
     A cache that is torn, foreign or without its key is moved aside, to `timing.cache.aside`, and the build starts with
@@ -182,7 +180,7 @@ def set_timing_cache_aside(folder: Path, reason: str) -> str:
     return f"the timing cache was set aside: {reason}"
 
 
-def write_timing_cache(folder: Path, content: bytes, machine: Machine) -> str:
+def write_timing_cache(folder: Path, content: bytes, machine: EngineMachine) -> str:
     """Keep a timing cache for the target's next build. Returns its SHA-256.
 
     Raises:

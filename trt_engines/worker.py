@@ -46,7 +46,7 @@ PROGRAM: Final = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildOutcome:
     """What a build gave beside its files. `error`: code, message and fix when it gave nothing."""
 
     flags: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Outcome:
     error: tuple[str, ...] = ()
 
 
-def build_apart(backend: Backend, order: Order, folder: Path, show: Show) -> Outcome:
+def build_apart(backend: Backend, order: Order, folder: Path, show: Show) -> BuildOutcome:
     """Build the graph in `folder`.
 
     Args:
@@ -83,7 +83,7 @@ def build_apart(backend: Backend, order: Order, folder: Path, show: Show) -> Out
                 process.stdout.close()
         if not (folder / OUTCOME).is_file():
             raise _died(backend, status, noise)
-    outcome: Outcome = decode_fields(Outcome, json.loads((folder / OUTCOME).read_text(encoding="utf-8")), "")
+    outcome: BuildOutcome = decode_fields(BuildOutcome, json.loads((folder / OUTCOME).read_text(encoding="utf-8")), "")
     if outcome.error:
         raise R2GenError(*outcome.error)
     return outcome
@@ -118,14 +118,14 @@ def main(backend: str, folder: str) -> None:
     scratch.replace(where / OUTCOME)
 
 
-def _attempt(backend: str, folder: Path, show: Show) -> Outcome:
+def _attempt(backend: str, folder: Path, show: Show) -> BuildOutcome:
     try:
         return _build(load_backend(backend), folder, show)
     except CodedError as error:
-        return Outcome(error=(error.code, error.message, error.fix))
+        return BuildOutcome(error=(error.code, error.message, error.fix))
 
 
-def _build(backend: Backend, folder: Path, show: Show) -> Outcome:
+def _build(backend: Backend, folder: Path, show: Show) -> BuildOutcome:
     order: Order = decode_fields(Order, json.loads((folder / ORDER).read_text(encoding="utf-8")), "")
     tools = Toolchain(backend)
     plan = tools.build(folder / MODEL, order, (folder / TIMING_CACHE).read_bytes(), Progress(show))
@@ -135,7 +135,7 @@ def _build(backend: Backend, folder: Path, show: Show) -> Outcome:
     peak = peak_rss()
     layers, source = _describe(backend, plan, order)
     (folder / LAYERS).write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
-    return Outcome(plan.flags, source, peak)
+    return BuildOutcome(plan.flags, source, peak)
 
 
 def _describe(backend: Backend, plan: Plan, order: Order) -> tuple[Any, str]:

@@ -41,7 +41,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class ModelGraph:
     """A model's main graph."""
 
     weights: dict[str, Weight]
@@ -90,7 +90,7 @@ class Graph:
         return found
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path) -> ModelGraph:
     """The main graph of an ONNX file.
 
     Raises:
@@ -105,7 +105,7 @@ def read_graph(path: Path) -> Graph:
         raise R2GenError("R2G-BUNDLE-GRAPH", message, "export the bundle again with r2gen export") from error
 
 
-def _graph(data: Bytes, span: Span) -> Graph:
+def _graph(data: Bytes, span: Span) -> ModelGraph:
     weights: dict[str, Weight] = {}
     nodes = []
     for number, value in _fields(data, span):
@@ -114,7 +114,7 @@ def _graph(data: Bytes, span: Span) -> Graph:
         elif number == 5 and isinstance(value, tuple):
             name, weight = _tensor(data, value)
             weights[name] = weight
-    return Graph(weights, tuple(nodes))
+    return ModelGraph(weights, tuple(nodes))
 
 
 def _tensor(data: Bytes, span: Span) -> tuple[str, Weight]:

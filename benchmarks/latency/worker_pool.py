@@ -21,7 +21,7 @@ from r2gen_export.system.huge_pages import huge_page_environment
 ROOT: Final = Path(__file__).parents[2]
 
 
-class Worker:
+class MeasuredProcess:
     """One process. It loads when made; `ready` waits for that."""
 
     def __init__(self, job: dict[str, Any], *, large: bool) -> None:
@@ -106,7 +106,7 @@ class Group:
             "sources": [str(sources.checkpoint), sources.vision, sources.llm, sources.dtype] if sources else None,
         }
         large = configuration.engine == "r2gen" and is_large(load_manifest(settings.bundle))
-        self._workers = [Worker(job, large=large) for _ in range(configuration.concurrency)]
+        self._workers = [MeasuredProcess(job, large=large) for _ in range(configuration.concurrency)]
 
     def __enter__(self) -> Group:
         return self

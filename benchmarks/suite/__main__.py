@@ -51,7 +51,7 @@ Step = tuple[str, str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
-class Timing:
+class StepTimes:
     """One line: milliseconds of `n` calls after two to warm up."""
 
     group: str
@@ -62,7 +62,7 @@ class Timing:
     p90: float
 
 
-def time_step(step: Step, seconds: float = SECONDS) -> Timing:
+def time_step(step: Step, seconds: float = SECONDS) -> StepTimes:
     """Call until `seconds` are over and there are `LEAST` samples."""
     group, name, call = step
     call()
@@ -73,7 +73,7 @@ def time_step(step: Step, seconds: float = SECONDS) -> Timing:
         call()
         samples.append((perf_counter() - started) * 1000)
     low, middle, high = np.percentile(samples, [10, 50, 90]).tolist()
-    return Timing(group, name, len(samples), low, middle, high)
+    return StepTimes(group, name, len(samples), low, middle, high)
 
 
 def loop_steps() -> Iterator[Step]:
@@ -126,7 +126,9 @@ def width_steps(models: list[SuiteModel]) -> Iterator[Step]:
         yield "prefill by width, 4 layers, int4", f"width {model.width}", partial(model.prefill, PROMPT)
 
 
-def results(timings: list[Timing], machine: Machine, foreign: float | None = None, *, seconds: float = SECONDS) -> str:
+def results(
+    timings: list[StepTimes], machine: Machine, foreign: float | None = None, *, seconds: float = SECONDS
+) -> str:
     """`RESULTS.md`: conditions, then a table for each group.
 
     `foreign`: cores other programs kept busy meanwhile. `seconds`: spent on each line, at least.

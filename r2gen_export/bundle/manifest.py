@@ -22,6 +22,9 @@ VISION: Final = "vision.onnx"
 EMBED_TOKENS: Final = "embed_tokens.npy"
 DECODER: Final = "decoder/model.onnx"
 TOKENIZER: Final = "tokenizer.json"
+ENGINES: Final = "engines"
+"""Folder of the TensorRT engines, which are no files of the manifest."""
+
 REQUIRED_FILES: Final = (VISION, EMBED_TOKENS, DECODER, TOKENIZER)
 
 

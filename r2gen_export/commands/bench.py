@@ -36,7 +36,7 @@ class BenchGroup(HelpGroup):
         return self.commands[DEFAULT].make_context(info_name, args, parent, **extra)
 
 
-class Reference(StrEnum):
+class ReferenceName(StrEnum):
     """What is measured beside the bundle."""
 
     torch = "torch"
@@ -166,7 +166,7 @@ class ReferenceOptions:
     """PyTorch reference."""
 
     reference: Annotated[
-        Reference | None,
+        ReferenceName | None,
         typer.Option(
             "--reference",
             help="Measure PyTorch on the same studies too; needs --checkpoint, --vision and --llm.",

@@ -16,8 +16,8 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.system.extras import needs
 
 if TYPE_CHECKING:
+    from r2gen_export.candidates import GraphPart
     from trt_engines.build import Built
-    from trt_engines.identity import Part
     from trt_engines.progress import Show
 
 MEBI = 2**20
@@ -119,10 +119,10 @@ def build(bundle: BundleArgument, engines: EngineOptions, limits: LimitOptions) 
     TensorRT-RTX builds on a machine without a GPU too.
     """
     with needs("tensorrt-rtx"):
-        from trt_engines.build import Settings, build_engines
+        from trt_engines.build import BuildSettings, build_engines
         from trt_engines.prepare import Limits
 
-    settings = Settings(
+    settings = BuildSettings(
         backend=engines.backend.value,
         parts=_parts(engines.parts),
         precision=engines.precision.value if engines.precision else None,
@@ -133,7 +133,7 @@ def build(bundle: BundleArgument, engines: EngineOptions, limits: LimitOptions) 
     )
     with progress_bar() as bar:
 
-        def show(part: Part) -> Show:
+        def show(part: GraphPart) -> Show:
             task = bar.add_task(part, total=100)
 
             def shown(fraction: float, what: str) -> None:
@@ -146,13 +146,13 @@ def build(bundle: BundleArgument, engines: EngineOptions, limits: LimitOptions) 
                 say(line)
 
 
-def _parts(text: str) -> tuple[Part, ...]:
+def _parts(text: str) -> tuple[GraphPart, ...]:
     """`vision,decoder` as parts.
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`.
     """
-    from trt_engines.store import PARTS
+    from r2gen_export.candidates import PARTS
 
     named = [one.strip() for one in text.split(",") if one.strip()]
     found = tuple(part for part in PARTS if part in named)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from r2gen_export.exporting.settings import ExportSettings
 
 
-class Dialect(StrEnum):
+class DialectName(StrEnum):
     """Which operators the decoder graph is made of."""
 
     standard = "standard"
@@ -71,7 +71,7 @@ class FormOptions:
         ),
     ] = None
     dialect: Annotated[
-        Dialect | None,
+        DialectName | None,
         typer.Option(
             "--dialect",
             help="Operators of the decoder: ONNX Runtime's own (ort), operators that TensorRT reads too (trt), plain "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from r2gen_export.exporting.parity.compare import Reference
-    from r2gen_export.exporting.parity.gate import Compared, Plan, Probe
+    from r2gen_export.exporting.parity.gate import Compared, GatePlan, Probe
     from r2gen_export.exporting.target import Choice
     from r2gen_export.training.model import R2GenGPT
 
@@ -74,7 +74,7 @@ class _Job:
 
     settings: ExportSettings
     choice: Choice
-    plan: Plan
+    plan: GatePlan
     folder: Path
     display: Progress
     say: Callable[[str], None]
@@ -210,7 +210,7 @@ def _gate(job: _Job, written: _Written) -> Compared:
     """
     from r2gen_export.exporting.parity import gate
 
-    candidate = gate.Candidate(job.folder, written.facts.dims, written.facts.prompt, written.facts.image)
+    candidate = gate.ExportedBundle(job.folder, written.facts.dims, written.facts.prompt, written.facts.image)
     steps = gate.steps(job.plan, written.probe, written.facts.dims)
     with _stage(job.display, "comparing ONNX with PyTorch", steps) as advance:
         compared = gate.compare(
@@ -235,12 +235,12 @@ def _report_on_phantoms(job: _Job, sealed: Manifest) -> Manifest:
         return record_findings(job.folder, sealed, settings.phantom_studies, settings.phantom_seed, advance=advance)
 
 
-def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice, Plan]:
+def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice, GatePlan]:
     """How the bundle is written and checked, after what the export will take was said and found to be there."""
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
-    from r2gen_export.exporting.parity.gate import Plan
+    from r2gen_export.exporting.parity.gate import GatePlan
     from r2gen_export.exporting.source_model import check_files
     from r2gen_export.exporting.target import choose
     from r2gen_export.training.hub import source_config
@@ -261,7 +261,7 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice,
     )
     say(str(needed))
     require_room(needed, Path(settings.out))
-    plan = Plan(needed.gate, choice.precision, choice.head_precision, choice.vision_precision, embeddings)
+    plan = GatePlan(needed.gate, choice.precision, choice.head_precision, choice.vision_precision, embeddings)
     return choice, plan
 
 

@@ -102,7 +102,7 @@ def _against_sources(
     precision = manifest.precision["decoder"]
     config = LlamaConfig(**source_config(models[1], "LLM", "llama"))
     way = estimate(config, dialect=manifest.dialect, precision=precision).gate
-    plan = gate.Plan(
+    plan = gate.GatePlan(
         way,
         precision,
         manifest.precision.get("lm_head", precision),
@@ -140,7 +140,7 @@ def _against_sources(
     wanted = gate.round_reference(sources.model, wanted, plan)
     stage("running the bundle")
     compared = gate.compare(
-        gate.Candidate(bundle, manifest.dims, manifest.prompt),
+        gate.ExportedBundle(bundle, manifest.dims, manifest.prompt),
         probe,
         wanted,
         plan,

@@ -16,7 +16,7 @@ from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends import ort_decoder as decoding
 from r2gen_export.runtime.backends import ort_vision as sessions
-from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DevicePass, Gpu, host_value
+from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DeviceMemory, DevicePass, host_value
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_kv_cache import StaticDecoder
 from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, Acceleration, choose_providers
@@ -45,7 +45,7 @@ def binding() -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     session = ort.InferenceSession(model.SerializeToString(), providers=PROVIDERS)
     static = StaticDecoder(session, [], (1, 1), np.float32, (4, 4), takes_total=False)
-    bound = DevicePass(static, Gpu(), [], (1, 1, 64, 1), size=1, keep=1, graphs=CudaGraphs(False))
+    bound = DevicePass(static, DeviceMemory(), [], (1, 1, 64, 1), size=1, keep=1, graphs=CudaGraphs(False))
     first = bound.run(np.array([[[1, 2, 3, 4]]], np.float32), 0).ravel().tolist()
     second = bound.run(np.array([[[5, 6, 7, 8]]], np.float32), 1).ravel().tolist()
     return {"provider": session.get_providers()[0], "runs": [first, second]}
@@ -149,7 +149,7 @@ def moving() -> Any:
 
     log, open_graph = CopyLog(), partial(open_session, providers=PROVIDERS, threads=1)
     static = StaticDecoder(None, [("", "")] * 64, (32, 128), np.float16, (4096, 32000), takes_total=True)  # type: ignore[arg-type]
-    cache = DeviceCache(static, RowMover(Gpu(), np.float16, open_graph), CudaGraphs(False), 3, 256)
+    cache = DeviceCache(static, RowMover(DeviceMemory(), np.float16, open_graph), CudaGraphs(False), 3, 256)
     taken = [log.counter("live_bytes")]
     for step in range(100):
         cache.reorder(np.array([1, 0, 0]), np.ones(3, bool), 80, 81 + step)

@@ -21,7 +21,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends.select import EngineCandidates
 from r2gen_export.system.gpu import gpu
 from trt_engines.backends import Backend
-from trt_engines.identity import PLAN, Identity, platform_name, read_identity, verify_plan
+from trt_engines.identity import PLAN, EngineIdentity, platform_name, read_identity, verify_plan
 from trt_engines.select import Fitting, find_engines
 from trt_engines.store import Engine, source_sha256
 
@@ -63,7 +63,7 @@ def add_engine(bundle: Path, part: str, *, capability: str, backend: str = "tens
     folder = bundle / "engines" / f"{backend}-{capability}-{created}" / part
     folder.mkdir(parents=True)
     (folder / PLAN).write_bytes(NO_PLAN)
-    Identity(
+    EngineIdentity(
         backend=backend, version="1.7.1.116", platform=platform_name(), compute_capabilities=(capability,), gpu=None,
         driver=None, part=part, precision="fp16", asked="fp16", dialect=manifest.dialect, bundle_id=bundle_id(manifest),
         source_sha256=source_sha256(manifest, part), onnx_sha256="0" * 64, max_length=None, profiles=(), flags=(),
@@ -222,5 +222,5 @@ def test_the_newest_engine_that_fits_is_taken_and_others_are_not_in_the_way(bund
         (Reason.not_built, "r2gen build BUNDLE --parts vision")
     ]
     with pytest.raises(R2GenError, match="SHA-256") as caught:
-        verify_plan(folder, Identity(**json.loads((folder / "identity.json").read_text())))
+        verify_plan(folder, EngineIdentity(**json.loads((folder / "identity.json").read_text())))
     assert caught.value.code == "R2G-ENGINE-HASH"

@@ -21,7 +21,7 @@ from tests.command import CLI, interrupted, run_here
 from tests.conftest import TinySources
 from tests.marks import slow
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx
-from trt_engines.build import Built, Settings, build_engines
+from trt_engines.build import BuildSettings, Built, build_engines
 from trt_engines.identity import LAYERS, PLAN, read_identity, verify_plan
 from trt_engines.prepare import Limits
 from trt_engines.store import list_engines
@@ -37,7 +37,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def build(bundle: Path, **settings: object) -> list[Built]:
-    return list(build_engines(bundle, Settings("tensorrt-rtx", capabilities=(CAPABILITY,), **settings)))  # type: ignore[arg-type]
+    return list(build_engines(bundle, BuildSettings("tensorrt-rtx", capabilities=(CAPABILITY,), **settings)))  # type: ignore[arg-type]
 
 
 def with_decoder(bundle: Path, out: Path, sources: TinySources, dialect: str, precision: str) -> Path:
@@ -90,7 +90,7 @@ def test_settings_that_cannot_be(bundle: Path, settings: dict[str, object], foun
         pytest.skip("there is a GPU to take the compute capability from")
     asked = {"capabilities": (CAPABILITY,), "parts": ("decoder",), **settings}
     with pytest.raises(R2GenError, match=found) as caught:
-        list(build_engines(bundle, Settings("tensorrt-rtx", **asked)))  # type: ignore[arg-type]
+        list(build_engines(bundle, BuildSettings("tensorrt-rtx", **asked)))  # type: ignore[arg-type]
     assert caught.value.code == "R2G-CONFIG-VALUE"
     assert mend in caught.value.fix
     assert list_engines(bundle) == []

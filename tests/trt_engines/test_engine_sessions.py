@@ -26,7 +26,7 @@ from trt_engines import prepare as networks
 from trt_engines.backends import load_backend
 from trt_engines.cuda import Cuda
 from trt_engines.graph import Graph
-from trt_engines.identity import PLAN, Identity, Profile, platform_name
+from trt_engines.identity import PLAN, EngineIdentity, Profile, platform_name
 from trt_engines.runner import BoundPass, EngineRunner
 from trt_engines.select import Fitting
 from trt_engines.sessions import EngineDecoder, EngineVision
@@ -359,7 +359,7 @@ def test_engines_that_do_not_load_step_down_and_leave_nothing_on_the_gpu(
     manifest = load_manifest(bundle)
     engines = EngineCandidates(bundle, manifest, "cpu")
     for part in store.PARTS:
-        identity = Identity(
+        identity = EngineIdentity(
             backend=rig.backend.name, version=rig.backend.version, platform=platform_name(),
             compute_capabilities=("8.9",), gpu=None, driver=None, part=part, precision="fp16", asked="fp16",
             dialect=manifest.dialect, bundle_id="", source_sha256="", onnx_sha256="", max_length=None, profiles=(),

@@ -19,7 +19,7 @@ from trt_engines.backends import load_backend
 from trt_engines.builder import Order, Toolchain
 from trt_engines.graph import Graph
 from trt_engines.graph_checks import find_problems, require_clean
-from trt_engines.worker import Outcome, build_apart
+from trt_engines.worker import BuildOutcome, build_apart
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -102,7 +102,7 @@ def test_the_backend_really_refuses_it(tmp_path: Path, fault: str) -> None:
         assert node in caught.value.message
 
 
-def build(folder: Path) -> Outcome:
+def build(folder: Path) -> BuildOutcome:
     (folder / "timing.cache").write_bytes(b"")
     return build_apart(
         load_backend("tensorrt-rtx"), Order((CAPABILITY,), (), False), folder, lambda fraction, what: None

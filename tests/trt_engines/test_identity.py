@@ -15,14 +15,23 @@ from r2gen_export.bundle import Manifest, demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from trt_engines import store
 from trt_engines.backends import load_backend, version_numbers
-from trt_engines.identity import PLAN, Identity, Machine, Profile, Shapes, compare, read_identity, verify_plan
+from trt_engines.identity import (
+    PLAN,
+    EngineIdentity,
+    EngineMachine,
+    Profile,
+    Shapes,
+    compare,
+    read_identity,
+    verify_plan,
+)
 
-ADA = Machine("tensorrt-rtx", "1.7.1.116", "linux-x86_64", "8.9", "NVIDIA RTX 4000 Ada", "580.10")
+ADA = EngineMachine("tensorrt-rtx", "1.7.1.116", "linux-x86_64", "8.9", "NVIDIA RTX 4000 Ada", "580.10")
 PLAN_BYTES = b"a plan"
 
 
-def make_identity(manifest: Manifest, **changes: object) -> Identity:
-    sample = Identity(
+def make_identity(manifest: Manifest, **changes: object) -> EngineIdentity:
+    sample = EngineIdentity(
         backend="tensorrt-rtx",
         version="1.7.1.116",
         platform="linux-x86_64",
@@ -57,7 +66,7 @@ def manifest() -> Manifest:
     return load_manifest(demo_bundle())
 
 
-def put(bundle: Path, identity: Identity, target: str = "a-target") -> Path:
+def put(bundle: Path, identity: EngineIdentity, target: str = "a-target") -> Path:
     folder = store.engine_folder(bundle, target, identity.part)
     folder.mkdir(parents=True)
     (folder / PLAN).write_bytes(PLAN_BYTES)

@@ -23,7 +23,7 @@ from tests.command import CLI, ROOT
 from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 from tests.trt_engines.graphs import CAPABILITY, needs_rtx, open_session
 from trt_engines import prepare as networks
-from trt_engines.identity import Identity, read_identity
+from trt_engines.identity import EngineIdentity, read_identity
 from trt_engines.prepare import Limits
 from trt_engines.store import list_engines
 
@@ -32,14 +32,14 @@ pytestmark = [needs_rtx, pytest.mark.slow]
 MEBI = 2**20
 
 
-Report = Callable[[Identity], None]
+Report = Callable[[EngineIdentity], None]
 
 
 @pytest.fixture
 def report(capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> Report:
     """Shows what a build cost beside the size of the parameters; nothing is asserted on it."""
 
-    def shown(cost: Identity) -> None:
+    def shown(cost: EngineIdentity) -> None:
         for name in ("build_s", "plan_bytes", "peak_rss_bytes", "parameter_bytes"):
             record_property(name, getattr(cost, name))
         peak = f"{cost.peak_rss_bytes / MEBI:.0f} MiB, {cost.peak_rss_bytes / cost.parameter_bytes:.1f} x parameters"
@@ -52,7 +52,7 @@ def report(capsys: pytest.CaptureFixture[str], record_property: Callable[[str, o
     return shown
 
 
-def build(bundle: Path, part: str, precision: str) -> Identity:
+def build(bundle: Path, part: str, precision: str) -> EngineIdentity:
     """In a process of its own: this one's memory is not the build's."""
     options = ("--backend", "tensorrt-rtx", "--parts", part, "--precision", precision, "--max-length", "512")
     command = [*CLI, "build", str(bundle), *options, "--compute-capability", CAPABILITY]

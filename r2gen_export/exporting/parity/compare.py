@@ -28,7 +28,7 @@ from r2gen_export.exporting.parity.metrics import (
     tensor_check,
     token_check,
 )
-from r2gen_export.exporting.parity.probe import Candidate, Plan, Probe
+from r2gen_export.exporting.parity.probe import ExportedBundle, GatePlan, Probe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,7 @@ def reference_embeds(model: R2GenGPT, studies: Sequence[Floats]) -> Floats:
     return embeds
 
 
-def with_rounded(model: R2GenGPT, expected: Reference, plan: Plan) -> Reference:
+def with_rounded(model: R2GenGPT, expected: Reference, plan: GatePlan) -> Reference:
     """`expected` with the logits of rounded weights. LoRA must be merged; `model` keeps the rounded weights."""
     import torch
 
@@ -118,10 +118,10 @@ def with_rounded(model: R2GenGPT, expected: Reference, plan: Plan) -> Reference:
 
 
 def compare(
-    candidate: Candidate,
+    candidate: ExportedBundle,
     probe: Probe,
     expected: Reference,
-    plan: Plan,
+    plan: GatePlan,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ParityCheck, ...]:
     """Run the probe studies through a bundle's graphs in ONNX Runtime on the CPU and compare.
@@ -187,7 +187,7 @@ def _run_steps(decoder: Decoder, table: EmbeddingTable, step_ids: NDArray[np.int
 
 
 def _logits_checks(
-    candidate: Candidate, prompts: Floats, logits: Floats | None, expected: Reference, plan: Plan
+    candidate: ExportedBundle, prompts: Floats, logits: Floats | None, expected: Reference, plan: GatePlan
 ) -> list[ParityCheck]:
     """Prefill and decode steps, against what the stored weights give in PyTorch."""
     reachable = expected.logits if expected.rounded is None else expected.rounded

@@ -14,7 +14,7 @@ from r2gen_export import bundle as layout
 from r2gen_export.bundle import Dims, ImageSpec, ParityCheck, Prompt, ReferenceLogits
 from r2gen_export.exporting.parity import compare as parity
 from r2gen_export.exporting.parity.compare import require
-from r2gen_export.exporting.parity.probe import Candidate, Plan, Probe
+from r2gen_export.exporting.parity.probe import ExportedBundle, GatePlan, Probe
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.trial_pass import reference_of, trial_logits, trial_prompt, trial_token
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 __all__ = [
-    "Candidate",
     "Compared",
-    "Plan",
+    "ExportedBundle",
+    "GatePlan",
     "Probe",
     "compare",
     "llm_dtype",
@@ -51,7 +51,7 @@ class Compared:
     reference: ReferenceLogits | None = None
 
 
-def llm_dtype(plan: Plan, llm: str | Path) -> torch.dtype | str:
+def llm_dtype(plan: GatePlan, llm: str | Path) -> torch.dtype | str:
     """What to load the LLM in: float32, or what its files hold, which leaves it there."""
     import torch
 
@@ -60,13 +60,13 @@ def llm_dtype(plan: Plan, llm: str | Path) -> torch.dtype | str:
     return torch.float32 if plan.gate == "whole" else stored_dtype(llm)
 
 
-def steps(plan: Plan, probe: Probe, dims: Dims) -> int:
+def steps(plan: GatePlan, probe: Probe, dims: Dims) -> int:
     """How often `compare` calls `advance`."""
     return dims.num_layers if plan.gate == "layers" else len(probe.decodings)
 
 
 def reference(
-    model: R2GenGPT, probe: Probe, plan: Plan, *, dims: Dims, prompt: Prompt, advance: Callable[[], None]
+    model: R2GenGPT, probe: Probe, plan: GatePlan, *, dims: Dims, prompt: Prompt, advance: Callable[[], None]
 ) -> parity.Reference:
     """PyTorch's side, as far as it is computed before the export."""
     if plan.gate == "layers":
@@ -81,7 +81,7 @@ def reference(
     )
 
 
-def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: Plan) -> parity.Reference:
+def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: GatePlan) -> parity.Reference:
     """The same with what rounded weights give; LoRA must be merged, the export done: it changes the model."""
     if plan.gate == "layers":
         return wanted
@@ -89,10 +89,10 @@ def round_reference(model: R2GenGPT, wanted: parity.Reference, plan: Plan) -> pa
 
 
 def compare(
-    candidate: Candidate,
+    candidate: ExportedBundle,
     probe: Probe,
     wanted: parity.Reference,
-    plan: Plan,
+    plan: GatePlan,
     *,
     llama: LlamaForCausalLM | None = None,
     advance: Callable[[], None],
@@ -124,10 +124,10 @@ def compare(
 
 
 def _compare_layers(
-    candidate: Candidate,
+    candidate: ExportedBundle,
     probe: Probe,
     wanted: parity.Reference,
-    plan: Plan,
+    plan: GatePlan,
     *,
     llama: LlamaForCausalLM,
     advance: Callable[[], None],
@@ -154,7 +154,7 @@ def _compare_layers(
     return checks, layered
 
 
-def _whole_reference(candidate: Candidate, image: ImageSpec) -> ReferenceLogits:
+def _whole_reference(candidate: ExportedBundle, image: ImageSpec) -> ReferenceLogits:
     """Reference logits from the bundle's decoder, opened as `infer` opens it on the CPU."""
     from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 

@@ -24,7 +24,7 @@ SEED: Final = 20_230_918
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ExportedBundle:
     """The exported bundle, complete but for its manifest: its folder and what the manifest will say.
 
     `image` is its preprocessing, None where the reference logits of the manifest are not to be computed.
@@ -37,7 +37,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GatePlan:
     """How the gate goes about it, and what the decoder's weights are stored as."""
 
     gate: Gate

@@ -45,7 +45,7 @@ def padded_rows(rows: int) -> int:
 
 
 @dataclass(frozen=True)
-class Gpu:
+class DeviceMemory:
     """A GPU as ONNX Runtime addresses it; with the name `cpu`, host memory."""
 
     index: int = 0
@@ -113,7 +113,7 @@ class DevicePass:
     def __init__(
         self,
         decoder: StaticDecoder,
-        gpu: Gpu,
+        gpu: DeviceMemory,
         cache: Sequence[int],
         shape: Sequence[int],
         *,
@@ -170,7 +170,7 @@ class RowMover:
         open_graph: opens one of `onnx_graphs` on that GPU.
     """
 
-    def __init__(self, gpu: Gpu, dtype: Any, open_graph: Any) -> None:
+    def __init__(self, gpu: DeviceMemory, dtype: Any, open_graph: Any) -> None:
         self.gpu = gpu
         self._dtype, self._open = dtype, open_graph
         self._moves: Any = None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
 from r2gen_export.interfaces import DecoderState, PassingState, check_room, common_prompts, require_finite
-from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DeviceCache, Gpu, RowMover
+from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DeviceCache, DeviceMemory, RowMover
 from r2gen_export.runtime.backends.ort_kv_cache import HostCache, StaticDecoder, cache_length
 from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, Acceleration
 from r2gen_export.runtime.backends.ort_session import bad_graph, check_names, coded_failures, open_session
@@ -29,7 +29,7 @@ from r2gen_export.runtime.backends.ort_session import bad_graph, check_names, co
 if TYPE_CHECKING:
     import onnxruntime
 
-    from r2gen_export.runtime.backends.ort_tensorrt import Tuning
+    from r2gen_export.runtime.backends.ort_tensorrt import EngineOptions
 
 FLOAT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Floats = NDArray[np.float32]
@@ -62,7 +62,7 @@ class DecoderSession:
         *,
         providers: Sequence[str],
         threads: int | None = None,
-        tuning: Tuning | None = None,
+        tuning: EngineOptions | None = None,
         acceleration: Acceleration = PLAIN,
         gpu: int = 0,
     ) -> None:
@@ -100,13 +100,13 @@ class DecoderSession:
         self._mover: RowMover | None = None
         if self._session.get_providers()[0] != CPU:
             # On the CUDA provider whatever runs the layers: the others hold their tensors in CUDA's memory too.
-            self._mover = RowMover(Gpu(gpu), self.dtype, partial(self._open, providers=[CUDA, CPU]))
+            self._mover = RowMover(DeviceMemory(gpu), self.dtype, partial(self._open, providers=[CUDA, CPU]))
         self._cuda_graphs = CudaGraphs(self.acceleration.cuda_graph)
         self._free: list[HostCache | DeviceCache] = []
         self._prefix: tuple[Floats, list[NDArray[Any]] | None] | None = None
 
     def _open_graph(
-        self, path: Path, tuning: Tuning | None, acceleration: Acceleration
+        self, path: Path, tuning: EngineOptions | None, acceleration: Acceleration
     ) -> tuple[onnxruntime.InferenceSession, Acceleration]:
         """The session, and what of the acceleration it was opened with: some graphs cannot be captured."""
         if acceleration.cuda_graph:

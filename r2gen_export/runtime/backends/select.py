@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
-from r2gen_export.bundle import Manifest
-from r2gen_export.candidates import ENGINE, Candidate, Obstacle, Part, Reason, render
+from r2gen_export.bundle import ENGINES, Manifest
+from r2gen_export.candidates import ENGINE, PARTS, Candidate, Obstacle, Part, Reason, render
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Encoder, PrefixDecoder
 from r2gen_export.runtime.backends.decoders import open_decoder
@@ -46,11 +46,7 @@ if TYPE_CHECKING:
 
 Opened: TypeAlias = tuple[Encoder, PrefixDecoder, ProviderChoice]
 
-ENGINES: Final = "engines"
-"""Folder of a bundle."""
-
 DECODER: Final = "decoder"
-PARTS: Final[tuple[Part, ...]] = ("vision", "decoder")
 
 
 class EngineCandidates:

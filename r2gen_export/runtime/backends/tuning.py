@@ -62,7 +62,7 @@ def workload_of(studies: int, beams: int) -> Workload:
 
 
 @dataclass(frozen=True)
-class Machine:
+class TunedMachine:
     """What a measurement depends on beside the bundle. `cores`: physical ones this process may use."""
 
     cpu: str
@@ -92,7 +92,7 @@ class Tuning:
     """A record. `skipped`: by backend, why it was not measured."""
 
     bundle_id: str
-    machine: Machine
+    machine: TunedMachine
     timings: tuple[Timing, ...]
     skipped: dict[str, str]
 
@@ -115,17 +115,17 @@ class Tuning:
         return {"schema": SCHEMA, **dataclasses.asdict(self), "choices": choices}
 
 
-def this_machine() -> Machine:
+def this_machine() -> TunedMachine:
     """The machine this process runs on, as records name it."""
     facts, features = cpu_facts(), ""
     if flags := facts.get("flags") or facts.get("Features"):
         features = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]
     names = ("openvino", "onnxruntime-gpu", "onnxruntime")
     versions = {name: version for name in names if (version := installed_version(name)) is not None}
-    return Machine(processor_name(facts), features, available_cores(), versions)
+    return TunedMachine(processor_name(facts), features, available_cores(), versions)
 
 
-def record_path(manifest: Manifest, machine: Machine) -> Path:
+def record_path(manifest: Manifest, machine: TunedMachine) -> Path:
     """Where the record of a bundle and a machine lies."""
     facts = json.dumps(dataclasses.asdict(machine), sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
@@ -138,7 +138,7 @@ def read_tuning(manifest: Manifest) -> Tuning | None:
     try:
         fields = json.loads(record_path(manifest, machine).read_text(encoding="utf-8"))
         timings = tuple(Timing(**timing) for timing in fields["timings"])
-        record = Tuning(fields["bundle_id"], Machine(**fields["machine"]), timings, dict(fields["skipped"]))
+        record = Tuning(fields["bundle_id"], TunedMachine(**fields["machine"]), timings, dict(fields["skipped"]))
         usable = all(timing.threads >= 1 and 0 < timing.report_ms < float("inf") for timing in timings)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

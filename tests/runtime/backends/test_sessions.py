@@ -21,7 +21,7 @@ from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.exporting.vision import export_vision
 from r2gen_export.runtime.backends import ort_providers as providers
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
-from r2gen_export.runtime.backends.gpu_kv_cache import Gpu, RowMover
+from r2gen_export.runtime.backends.gpu_kv_cache import DeviceMemory, RowMover
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder, halves
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_providers import choose_providers
@@ -185,7 +185,7 @@ def test_what_a_gpu_does_computes_the_same_in_host_memory(folder, llm, graph, ta
         write_streamed(llm.config, ModuleWeights(llm), folder / f"{dialect}-device", dialect=dialect, precision="fp32")
         path = folder / f"{dialect}-device/model.onnx"
     host, device = DecoderSession(path, DIMS, **CPU), DecoderSession(path, DIMS, **CPU)
-    device._mover = RowMover(Gpu(name="cpu"), np.float32, partial(open_session, **CPU))
+    device._mover = RowMover(DeviceMemory(name="cpu"), np.float32, partial(open_session, **CPU))
     for size, rows in ((5, 3), (9, 1), (7, 5)):
         prompts = make_prompts(np.random.default_rng(size), rows, size, 32)
         states = [decoder.prefill(prompts, 24) for decoder in (host, device)]
