@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 
 from r2gen_export.bundle.manifest_json import decode_fields
 from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.system.child_process import leave_signals_to_parent, open_answers
 from r2gen_export.system.gpu import gpu
 from r2gen_export.system.memory import peak_rss
 from trt_engines.backends import Backend, load_backend
@@ -107,11 +108,9 @@ def _died(backend: Backend, status: int, noise: IO[bytes]) -> R2GenError:
 
 def main(backend: str, folder: str) -> None:
     """The child's side. Ctrl-C is the parent's business; when the parent is gone, so is the reason to go on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     where = Path(folder)
-    # What native code prints goes to stderr; stdout is for progress alone.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
-        os.dup2(2, 1)
+    with open_answers() as channel:
         outcome = _attempt(backend, where, _Teller(channel))
     scratch = where / f"{OUTCOME}.part"
     scratch.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,36 +13,25 @@ from benchmarks.latency.settings import BenchSettings, Configuration
 from r2gen_export.bundle import load_manifest
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.runtime.backends.decoders import is_large
+from r2gen_export.system.child_process import JsonProcess
 from r2gen_export.system.huge_pages import huge_page_environment
 
 ROOT: Final = Path(__file__).parents[2]
 
 
 class MeasuredProcess:
-    """One process. It loads when made; `ready` waits for that."""
+    """One process. It loads when made; the first `answer` waits for that."""
 
     def __init__(self, job: dict[str, Any], *, large: bool) -> None:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         if large:
             environment |= huge_page_environment()  # as `infer` starts itself
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.latency.worker_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if os.environ.get("R2GEN_DEBUG") == "1" else subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
+        command = [sys.executable, "-m", "benchmarks.latency.worker_process"]
+        shown = os.environ.get("R2GEN_DEBUG") == "1"
+        self._process = JsonProcess(command, environment=environment, show_errors=shown)
+        self.put, self.signal, self.close = self._process.put, self._process.signal, self._process.close
         self.put(job)
-
-    def put(self, fields: dict[str, Any]) -> None:
-        """Say one line."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its last words say why
-            self._process.stdin.write(json.dumps(fields) + "\n")
-            self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         """Wait for one line.
@@ -53,34 +39,14 @@ class MeasuredProcess:
         Raises:
             R2GenError: what the process failed with; `R2G-RESOURCE-MEMORY` when the system ended it.
         """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            status = self._process.wait()
-            if status == -signal.SIGKILL:
-                message = "a measured process was killed, most likely for want of memory"
-                raise R2GenError("R2G-RESOURCE-MEMORY", message, "a smaller --batch or --concurrency, or more memory")
-            raise InternalError(f"a measured process ended with status {status}")
-        found: dict[str, Any] = json.loads(line)
-        if error := found.get("error"):
-            if error["code"] == "R2G-INTERNAL":
-                raise InternalError(error["message"], error["fix"])
-            raise R2GenError(error["code"], error["message"], error["fix"])
-        return found
-
-    def signal(self, number: signal.Signals) -> None:
-        """Stop it, or let it go on."""
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        answer = self._process.answer()
+        if answer is not None:
+            return answer
+        status = self._process.wait()
+        if status == -signal.SIGKILL:
+            message = "a measured process was killed, most likely for want of memory"
+            raise R2GenError("R2G-RESOURCE-MEMORY", message, "a smaller --batch or --concurrency, or more memory")
+        raise InternalError(f"a measured process ended with status {status}")
 
 
 class Group:

@@ -11,8 +11,6 @@ device work is inside.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from r2gen_export.errors import CodedError, InternalError, cause_of
+from r2gen_export.system.child_process import failure, leave_signals_to_parent, open_answers, write_answer
 from r2gen_export.system.memory import peak_rss
 
 if TYPE_CHECKING:
@@ -32,18 +31,15 @@ Run = Callable[[list[list[str]]], list[dict[str, Any]]]
 
 def main() -> None:
     """Load, then answer until stdin ends."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # engines that print would break into the protocol
+    leave_signals_to_parent()
+    answers = open_answers()
     try:
         serve(answers)
     except CodedError as error:
-        put(answers, {"error": {"code": error.code, "message": error.message, "fix": error.fix}})
+        write_answer(answers, failure(error))
     except Exception as error:
         traceback.print_exc()
-        wrapped = InternalError(f"{cause_of(error)} in a measured process")
-        put(answers, {"error": {"code": wrapped.code, "message": wrapped.message, "fix": wrapped.fix}})
+        write_answer(answers, failure(InternalError(f"{cause_of(error)} in a measured process")))
 
 
 def serve(answers: TextIO) -> None:
@@ -56,7 +52,7 @@ def serve(answers: TextIO) -> None:
     started = perf_counter()
     run, facts = open_engine(job)
     loaded = perf_counter()
-    put(answers, {"load_ms": (loaded - started) * 1000, "rss_mb": peak_rss() / 1e6, **facts})
+    write_answer(answers, {"load_ms": (loaded - started) * 1000, "rss_mb": peak_rss() / 1e6, **facts})
     for line in sys.stdin:
         numbers = json.loads(line)["studies"]
         studies = [job["studies"][number] for number in numbers]
@@ -68,7 +64,7 @@ def serve(answers: TextIO) -> None:
             shown = ", ".join(str(number + 1) for number in numbers)
             raise error.about(f"study {shown}" if len(numbers) == 1 else f"batch of studies {shown}") from error
         ended = perf_counter()
-        put(
+        write_answer(
             answers,
             {
                 "started": started,
@@ -113,20 +109,6 @@ def _fields(report: Report) -> dict[str, Any]:
         "drafted": report.drafted,
         "accepted": report.accepted,
     }
-
-
-def put(answers: TextIO, fields: dict[str, Any]) -> None:
-    """One line of the protocol."""
-    answers.write(json.dumps(fields) + "\n")
-    answers.flush()
-
-
-def die_with_parent() -> None:
-    """On Linux, end when the parent does, whatever ended it; a stopped process would not see its stdin close."""
-    if sys.platform.startswith("linux"):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ neither; their figure comes from reports replayed through the verifier (`recorde
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -28,6 +27,7 @@ from benchmarks.peers.model import SHAPES, make_model
 from benchmarks.peers.recorded_answers import replay_reports
 from benchmarks.peers.results import write_results
 from r2gen_export.precision import PRECISIONS
+from r2gen_export.system.child_process import JsonProcess
 from r2gen_export.system.cores import available_cores
 from r2gen_export.system.files import atomic_dir
 from r2gen_export.system.huge_pages import huge_page_environment
@@ -80,7 +80,7 @@ class Contender:
     """One engine's process, stopped unless it is its turn."""
 
     name: str
-    process: subprocess.Popen[str]
+    process: JsonProcess
     load_s: float = 0.0
     peak_gb: float = 0.0
     samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
@@ -89,53 +89,36 @@ class Contender:
     def start(cls, name: str, python: Path, model: Path, threads: int, opened: ExitStack) -> Contender | None:
         """Load; None with a line on stderr when the engine cannot. The process ends when `opened` is left."""
         here = str(Path(__file__).parents[2])
-        process = subprocess.Popen(
+        process = JsonProcess(
             [python, WORKER, engine_of(name), model, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if "--verbose" not in sys.argv else None,
-            text=True,
-            env={**os.environ, **huge_page_environment(), **({"PYTHONPATH": here} if name in OURS else {})},
+            environment={**os.environ, **huge_page_environment(), **({"PYTHONPATH": here} if name in OURS else {})},
+            show_errors="--verbose" in sys.argv,
         )
-        one = cls(name, process)
-        opened.callback(one.close)
-        answer = one._answer()
+        opened.callback(process.close)
+        one, answer = cls(name, process), process.answer()
         if answer is None:
             print(f"{name}: could not be loaded", file=sys.stderr)
             return None
         one.load_s = answer["load_s"]
-        one.process.send_signal(signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         return one
 
     def run(self, beams: int, new: int) -> None:
         """Generate once; an engine that fails is left out from then on."""
-        if self.process.poll() is not None:
+        if not self.process.runs:
             return
-        assert self.process.stdin is not None
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps({"beams": beams, "new": new}) + "\n")
-        self.process.stdin.flush()
-        answer = self._answer()
+        self.process.signal(signal.SIGCONT)
+        self.process.put({"beams": beams, "new": new})
+        answer = self.process.answer()
         if answer is not None:
             self.samples.setdefault(beams, []).append(answer)
             self.peak_gb = peak_rss(self.process.pid) / 1e9
-            self.process.send_signal(signal.SIGSTOP)
+            self.process.signal(signal.SIGSTOP)
 
     def time(self, new: int) -> float:
         """Milliseconds for the prompt and so many tokens, greedy; not among the samples."""
         self.run(1, new)
         return float(self.samples[1].pop()["total_ms"])
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, Any] | None:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found: dict[str, Any] | None = json.loads(line) if line else None
-        return found
 
 
 def bytes_per_token(name: str, shape: str) -> float:
@@ -276,7 +259,7 @@ def main() -> None:
         settings |= {"rounds": options.rounds, "beams": options.beams, "read_gb_s": round(bandwidth, 1)}
         write_results(options.json, contenders, settings, options.beams)
         if options.replay:
-            running = {one.name: one for one in contenders if one.samples.get(1) and one.process.poll() is None}
+            running = {one.name: one for one in contenders if one.samples.get(1) and one.process.runs}
             ours = {name: (source(name, model), OURS[name][0]) for name in running if name in OURS}
             plain = [name for name in running if name in DECODERS]
             if ours:
