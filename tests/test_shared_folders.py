@@ -24,7 +24,7 @@ def test_a_folder_is_made_once_and_again_when_a_test_changed_it(tmp_path: Path) 
     assert len(calls) == 1
     for change in (
         lambda: (tmp_path / "thing/inner/file").write_text("spoilt"),
-        lambda: (tmp_path / "thing/drafts").mkdir(),
+        (tmp_path / "thing/drafts").mkdir,
         (tmp_path / "thing/inner/file").unlink,
     ):
         change()
