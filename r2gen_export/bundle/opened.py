@@ -31,6 +31,9 @@ class Bundle:
         self.folder = bundle_path(path)
         self._verified = False
 
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.folder)!r})"
+
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest, validated; the files' hashes may not have been checked.
