@@ -10,6 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +53,7 @@ class Double:
         self.calls: list[Call] = []
         self._classes: dict[str, type] = {}
         self.module: Any = _Module()
-        for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+        for node in _parsed(stub):
             if isinstance(node, ast.ClassDef) and node.name != "TensorRT":
                 self._classes[node.name] = self._make_class(node, node.name)
                 setattr(self.module, node.name, self._classes[node.name])
@@ -70,7 +71,7 @@ class Double:
         return [call.name for call in self.calls if call.owner in owners]
 
     def _make_class(self, node: ast.ClassDef, path: str) -> type:
-        bases = tuple(self._classes[ast.unparse(base)] for base in node.bases if ast.unparse(base) in self._classes)
+        bases = tuple(self._classes[_text(base)] for base in node.bases if _text(base) in self._classes)
         members: dict[str, Any] = {"__setattr__": _guarded, "_stub": path}
         methods: dict[str, list[_Signature]] = {}
         values = []
@@ -78,8 +79,8 @@ class Double:
             if isinstance(one, ast.ClassDef):
                 self._classes[f"{path}.{one.name}"] = members[one.name] = self._make_class(one, f"{path}.{one.name}")
             elif isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-                if ast.unparse(one.annotation).startswith("typing.ClassVar"):
-                    values.append((one.target.id, ast.unparse(one.annotation)))
+                if _text(one.annotation).startswith("typing.ClassVar"):
+                    values.append((one.target.id, _text(one.annotation)))
                 else:
                     members[one.target.id] = self._property(path, one.target.id, one.annotation, one.annotation)
             elif isinstance(one, ast.FunctionDef):
@@ -100,7 +101,7 @@ class Double:
     def _add_function(
         self, members: dict[str, Any], methods: dict[str, list[_Signature]], path: str, node: ast.FunctionDef
     ) -> None:
-        decorators = [ast.unparse(one) for one in node.decorator_list]
+        decorators = [_text(one) for one in node.decorator_list]
         if "property" in decorators:
             members[node.name] = self._property(path, node.name, node.returns, None)
         elif f"{node.name}.setter" in decorators:
@@ -127,7 +128,7 @@ class Double:
                     problems.append(str(error))
                     continue
                 wrong = [
-                    f"{key}={value!r} is not {ast.unparse(annotation)}"
+                    f"{key}={value!r} is not {_text(annotation)}"
                     for key, value in bound.arguments.items()
                     if (annotation := signature.parameters.parameters[key].annotation) is not inspect.Parameter.empty
                     and not self._accepts(annotation, value)
@@ -150,7 +151,7 @@ class Double:
 
         def put(this: Any, value: Any) -> None:
             if written is not None and not self._accepts(written, value):
-                raise TypeError(f"{owner}.{name} = {value!r} is not {ast.unparse(written)}")
+                raise TypeError(f"{owner}.{name} = {value!r} is not {_text(written)}")
             self.calls.append(Call(owner, f"set {name}", (value,)))
             self._answer(f"{owner}.{name}=", None, this, value)
 
@@ -164,11 +165,11 @@ class Double:
             raise AssertionError(f"{label} was called and the test has no answer to it")
         value = self.answers[label](*arguments, **named)
         if returns is not None and not self._accepts(returns, value):
-            raise AssertionError(f"the test answers {label} with {value!r}, which is not {ast.unparse(returns)}")
+            raise AssertionError(f"the test answers {label} with {value!r}, which is not {_text(returns)}")
         return value
 
     def _accepts(self, annotation: ast.expr, value: Any) -> bool:
-        text = ast.unparse(annotation)
+        text = _text(annotation)
         if isinstance(annotation, ast.BinOp):
             return self._accepts(annotation.left, value) or self._accepts(annotation.right, value)
         if text in self._classes:
@@ -183,8 +184,8 @@ class Double:
             return isinstance(value, tuple | list | self._classes["Dims"])
         if text == "typing_extensions.Buffer":
             return _is_buffer(value)
-        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in ("list", "tuple"):
-            kind = SIMPLE[ast.unparse(annotation.value)]
+        if isinstance(annotation, ast.Subscript) and _text(annotation.value) in ("list", "tuple"):
+            kind = SIMPLE[_text(annotation.value)]
             return isinstance(value, kind) and all(self._accepts(annotation.slice, one) for one in value)
         return text == "typing.Any"
 
@@ -212,6 +213,19 @@ def _guarded(self: Any, name: str, value: Any) -> None:
     object.__setattr__(self, name, value)
 
 
+@cache
+def _parsed(stub: Path) -> list[ast.stmt]:
+    """A release's stub has 13,000 nodes, and every test makes a double of its own."""
+    return ast.parse(stub.read_text(encoding="utf-8")).body
+
+
+@cache
+def _text(node: ast.AST) -> str:
+    """Source of a node: asked for at every argument of every call."""
+    return ast.unparse(node)
+
+
+@cache
 def _signature(node: ast.FunctionDef, *, bound: bool) -> _Signature:
     arguments = node.args.args[1:] if bound else node.args.args
     required = len(arguments) - len(node.args.defaults)
