@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2gen_export.bundle import open_bundle
-from tests.command import CLI, interrupted
+from tests.command import CLI, interrupted, run_here
 from tests.conftest import TinySources
 from tests.helpers.tiny import make_annotation
 
@@ -126,8 +126,7 @@ def test_a_killed_export_leaves_no_bundle_and_can_be_repeated(tiny_sources: Tiny
     )  # fmt: skip
     assert status == -signal.SIGKILL
     assert not (tmp_path / "bundle").exists()
-    done = subprocess.run([*CLI, *map(str, command)], capture_output=True, check=False)
-    assert done.returncode == 0
+    assert run_here(*command).returncode == 0
     assert open_bundle(tmp_path / "bundle").parity
 
 
