@@ -36,12 +36,12 @@ def verdict(a: list, b: list, name: str = "total") -> str:
 
 def test_a_machine_that_drifts_makes_no_difference():
     rng = np.random.default_rng(20)
-    assert sum(verdict(*in_turn(rng, 1.0)) in ("worse", "better") for _ in range(40)) <= 2
+    assert sum(verdict(*in_turn(rng, 1.0)) in ("worse", "better") for _ in range(20)) <= 1
 
 
 def test_a_slow_down_of_a_tenth_is_found_on_a_machine_that_drifts():
     rng = np.random.default_rng(21)
-    assert sum(verdict(*in_turn(rng, 1.1)) == "worse" for _ in range(20)) >= 18
+    assert sum(verdict(*in_turn(rng, 1.1)) == "worse" for _ in range(10)) >= 9
 
 
 def test_every_run_is_one_cluster():

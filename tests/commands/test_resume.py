@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_run_that_is_killed_again_and_again_has_every_study_once(
         enough = written + draw.randrange(1, 12_000)
         child = subprocess.Popen([*CLI, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         while child.poll() is None and not (partial.exists() and partial.stat().st_size >= enough):
-            pass
+            time.sleep(0.001)
         child.send_signal(signal.SIGKILL)
         child.wait()
     # A write that the kill cut: half a line.
