@@ -23,15 +23,15 @@ answers = open_answers()
 os.system("echo native code prints")
 print("so does Python")
 for line in sys.stdin:
-    asked = json.loads(line)
-    if asked == {"fail": "user"}:
+    request = json.loads(line)
+    if request == {"fail": "user"}:
         write_answer(answers, failure(R2GenError("R2G-CONFIG-VALUE", "wrong", "mend it")))
-    elif asked == {"fail": "bug"}:
+    elif request == {"fail": "bug"}:
         write_answer(answers, failure(InternalError("ours")))
-    elif asked == {"end": 3}:
+    elif request == {"end": 3}:
         sys.exit(3)
     else:
-        write_answer(answers, {"said": asked["text"]})
+        write_answer(answers, {"said": request["text"]})
 """
 
 

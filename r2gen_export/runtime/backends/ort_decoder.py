@@ -29,7 +29,7 @@ from r2gen_export.runtime.backends.ort_session import bad_graph, check_names, co
 if TYPE_CHECKING:
     import onnxruntime
 
-    from r2gen_export.runtime.backends.ort_tensorrt import EngineOptions
+    from r2gen_export.runtime.backends.ort_tensorrt import ProviderTuning
 
 FLOAT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Floats = NDArray[np.float32]
@@ -62,7 +62,7 @@ class DecoderSession:
         *,
         providers: Sequence[str],
         threads: int | None = None,
-        tuning: EngineOptions | None = None,
+        tuning: ProviderTuning | None = None,
         acceleration: Acceleration = PLAIN,
         gpu: int = 0,
     ) -> None:
@@ -106,7 +106,7 @@ class DecoderSession:
         self._prefix: tuple[Floats, list[NDArray[Any]] | None] | None = None
 
     def _open_graph(
-        self, path: Path, tuning: EngineOptions | None, acceleration: Acceleration
+        self, path: Path, tuning: ProviderTuning | None, acceleration: Acceleration
     ) -> tuple[onnxruntime.InferenceSession, Acceleration]:
         """The session, and what of the acceleration it was opened with: some graphs cannot be captured."""
         if acceleration.cuda_graph:

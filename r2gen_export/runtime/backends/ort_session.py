@@ -30,7 +30,7 @@ from r2gen_export.system.memory import is_out_of_host_memory, out_of_host_memory
 if TYPE_CHECKING:
     import onnxruntime
 
-    from r2gen_export.runtime.backends.ort_tensorrt import EngineOptions
+    from r2gen_export.runtime.backends.ort_tensorrt import ProviderTuning
 
 WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 """Session setting: what locations of external data are relative to, for a model that is no file."""
@@ -55,7 +55,7 @@ def open_session(
     *,
     providers: Sequence[str],
     threads: int | None,
-    tuning: EngineOptions | None = None,
+    tuning: ProviderTuning | None = None,
     acceleration: Acceleration = PLAIN,
     gpu: int = 0,
     growing: bool = False,

@@ -25,7 +25,7 @@ MOST_DRAFTED: Final = 9
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class ProviderTuning:
     """What a provider that builds engines is told about one graph.
 
     Attributes:
@@ -57,14 +57,14 @@ class EngineOptions:
         return {f"{prefix}_profile_{end}_shapes": text for end, text in zip(("min", "opt", "max"), texts, strict=True)}
 
 
-def vision_tuning(manifest: Manifest) -> EngineOptions:
+def vision_tuning(manifest: Manifest) -> ProviderTuning:
     """For `vision.onnx`: one to `MOST_VIEWS` views."""
     image = manifest.image
     shapes: list[tuple[int, ...]] = [(views, 3, image.height, image.width) for views in (1, 1, MOST_VIEWS)]
-    return EngineOptions(_folder(manifest, "vision"), {"pixel_values": (shapes[0], shapes[1], shapes[2])})
+    return ProviderTuning(_folder(manifest, "vision"), {"pixel_values": (shapes[0], shapes[1], shapes[2])})
 
 
-def decoder_tuning(manifest: Manifest) -> EngineOptions:
+def decoder_tuning(manifest: Manifest) -> ProviderTuning:
     """For `decoder/model.onnx`: prompts, single positions and drafts, up to `MOST_STUDIES` studies with their beams."""
     dims = manifest.dims
     prompt = manifest.prompt.length(dims.image_tokens)
@@ -73,7 +73,7 @@ def decoder_tuning(manifest: Manifest) -> EngineOptions:
     length = min(prompt + max(one.max_new_tokens for one in decoding), dims.max_positions)
     cells = [(1, 1, 1), (beams, 1, 1), (MOST_STUDIES * beams, prompt, MOST_DRAFTED)]  # rows, positions, with logits
     if manifest.dialect == "standard":
-        return EngineOptions(_folder(manifest, "decoder"), _growing(dims, cells, length))
+        return ProviderTuning(_folder(manifest, "decoder"), _growing(dims, cells, length))
     slots = [STEP, max(STEP, length), -(-length // STEP) * STEP]
     shapes: dict[str, list[tuple[int, ...]]] = {
         "inputs_embeds": [(rows, size, dims.d_llm) for rows, size, _ in cells],
@@ -81,7 +81,7 @@ def decoder_tuning(manifest: Manifest) -> EngineOptions:
         "logits_to_keep": [(kept,) for _, _, kept in cells],
     }
     caches = [(rows, dims.num_kv_heads, slot, dims.head_dim) for (rows, _, _), slot in zip(cells, slots, strict=True)]
-    return EngineOptions(_folder(manifest, "decoder"), {**_ranges(shapes), **_caches(dims, caches)})
+    return ProviderTuning(_folder(manifest, "decoder"), {**_ranges(shapes), **_caches(dims, caches)})
 
 
 def _growing(dims: Dims, cells: list[tuple[int, int, int]], length: int) -> dict[str, Range]:

@@ -13,7 +13,7 @@ from r2gen_export.interfaces import require_finite
 from r2gen_export.runtime.backends.ort_session import check_names, coded_failures, open_session
 
 if TYPE_CHECKING:
-    from r2gen_export.runtime.backends.ort_tensorrt import EngineOptions
+    from r2gen_export.runtime.backends.ort_tensorrt import ProviderTuning
 
 
 Floats = NDArray[np.float32]
@@ -40,7 +40,7 @@ class VisionSession:
         *,
         providers: Sequence[str],
         threads: int | None = None,
-        tuning: EngineOptions | None = None,
+        tuning: ProviderTuning | None = None,
         gpu: int = 0,
     ) -> None:
         self._session = open_session(path, providers=providers, threads=threads, tuning=tuning, gpu=gpu)

@@ -13,7 +13,7 @@ from r2gen_export.bundle import demo_bundle, load_manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.backends import ort_providers as providers
 from r2gen_export.runtime.backends.ort_providers import CPU, TENSORRT, TENSORRT_RTX, choose_providers
-from r2gen_export.runtime.backends.ort_tensorrt import EngineOptions, decoder_tuning, vision_tuning
+from r2gen_export.runtime.backends.ort_tensorrt import ProviderTuning, decoder_tuning, vision_tuning
 from r2gen_export.system.cache_folder import CACHE_VARIABLE
 
 LIBRARY = Path(onnxruntime.__file__).parent / "capi/libonnxruntime_providers_tensorrt.so"
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _tunings(bundle: Path) -> dict[str, EngineOptions]:
+def _tunings(bundle: Path) -> dict[str, ProviderTuning]:
     manifest = load_manifest(bundle)
     return {layout.VISION: vision_tuning(manifest), layout.DECODER: decoder_tuning(manifest)}
 
