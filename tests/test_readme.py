@@ -125,7 +125,7 @@ def write_published_checkpoint(run: Path, file: Path) -> None:
     torch.save({"model": tensors, "config": arguments, "epoch": 0, "step": 6}, file)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.long
 def test_tour(tmp_path: Path) -> None:
