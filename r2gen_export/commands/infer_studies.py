@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ from r2gen_export.system.files import partial_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
     from r2gen_export.bundle import Bundle
     from r2gen_export.reporting.report import Report
@@ -106,12 +108,7 @@ def _collect(request: InferRequest, archives: Archives) -> StudyList:
     from r2gen_export.studies.collect import collect_studies
 
     try:
-        with progress_bar() as bar:
-            task = bar.add_task("DICOM headers", total=None, visible=False)
-
-            def advance(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total, visible=not request.quiet)
-
+        with _header_progress(quiet=request.quiet) as advance:
             studies = collect_studies(
                 request.images, together=request.together, dicom=request.dicom, archives=archives, progress=advance
             )
@@ -122,6 +119,22 @@ def _collect(request: InferRequest, archives: Archives) -> StudyList:
         raise error.with_message(f"{error.message} (arguments: {listed})") from error
     say_passed_over(studies, quiet=request.quiet)
     return studies
+
+
+@contextmanager
+def _header_progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that begins with the first header: one without a task leaves an empty line."""
+    with ExitStack() as stack:
+        shown: list[tuple[Bar, TaskID]] = []
+
+        def advance(done: int, total: int) -> None:
+            if not quiet and not shown:
+                bar = stack.enter_context(progress_bar())
+                shown.append((bar, bar.add_task("DICOM headers", total=total)))
+            for bar, task in shown:
+                bar.update(task, completed=done)
+
+        yield advance
 
 
 def _decodes_on_cpu(device: str) -> bool:
