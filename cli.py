@@ -18,6 +18,8 @@ class Commands(LazyGroup):
     sections = {  # noqa: RUF012
         "Use": [
             Entry("infer", "Write draft reports of radiographs."),
+            Entry("node", "Receive studies from a PACS, report them and send the results."),
+            Entry("mercure", "Report a study as a processing module of mercure."),
             Entry("doctor", "Check whether this machine can run infer, and by which backend."),
             Entry("drafts", "Manage the earlier reports that speculative decoding uses."),
         ],

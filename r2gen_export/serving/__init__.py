@@ -1,1 +1,1 @@
-"""Long-running services: the PACS node and its durable queue."""
+"""The PACS node: receives studies, reports them, sends the results back; and the mercure module."""

@@ -1,0 +1,116 @@
+"""From the files of a study to the bytes of its results: the one place where the node meets reading and writing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from r2gen_export.bundle import bundle_sha256, load_manifest
+from r2gen_export.errors import R2GenError
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """A report to be made.
+
+    Attributes:
+        paths: DICOM files of one study.
+        forms: of `reporting.writers`, DICOM objects all.
+        replaces: by form, the file of the earlier result that the new one names as its predecessor.
+    """
+
+    paths: tuple[Path, ...]
+    forms: tuple[str, ...]
+    replaces: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Written:
+    """A result: the bytes of a DICOM file, with its SOP class and instance."""
+
+    form: str
+    sop_class: str
+    sop_uid: str
+    data: bytes
+
+
+@dataclass(frozen=True, repr=False)
+class Made:
+    """The results of a study, in the order of the forms; `timings_ms` and `warnings` are the report's.
+
+    `text` is the report with its warnings and notice.
+    """
+
+    results: tuple[Written, ...]
+    timings_ms: dict[str, float]
+    warnings: tuple[str, ...]
+    text: str = ""
+
+
+class Generator:
+    """A loaded pipeline and what its results need beside its reports."""
+
+    def __init__(
+        self, bundle: str | None = None, device: str = "auto", preset: str | None = None, threads: int | None = None
+    ) -> None:
+        """Load the bundle.
+
+        Raises:
+            R2GenError: as `Pipeline.from_bundle`.
+        """
+        from r2gen_export.runtime.pipeline import Pipeline, bundle_path
+
+        # A node learns no drafts: token ids of reports are patient data, and its bundle may be read-only.
+        decoding = {"preset": preset} if preset else {}
+        self._pipeline: Any = Pipeline.from_bundle(
+            bundle, device=device, threads=threads, learn=False, decoding=decoding
+        )
+        self._preset = preset
+        self._bundle_sha256 = bundle_sha256(load_manifest(bundle_path(bundle)))
+
+    def make(self, job: Job) -> Made:
+        """Read, report and write one study.
+
+        Raises:
+            R2GenError: `R2G-DICOM-*`, `R2G-IMAGE-*`, `R2G-GENERATE-*`; messages name views by number, and no patient.
+        """
+        from r2gen_export.reporting.predecessor import read_predecessor
+        from r2gen_export.reporting.source import Source
+        from r2gen_export.reporting.writers import FORMS, render
+        from r2gen_export.runtime.pictures import read_pictures
+        from r2gen_export.studies.dicom.types import DicomSettings
+        from r2gen_export.studies.dicom_studies import DicomFile, make_study, read_files
+
+        settings = DicomSettings()
+        files = [DicomFile(path, f"image {number}", named=True) for number, path in enumerate(job.paths, start=1)]
+        study = make_study("study", read_files(files, settings), (), settings, Counter())
+        study.readable_images()
+        report = self._pipeline.generate(study, preset=self._preset)
+        shown = any(FORMS[form].needs_pictures for form in job.forms)
+        pictures = read_pictures(study).pictures if shown else []
+        source = Source(study.identity, tuple(picture.pixels[..., 0] for picture in pictures), self._bundle_sha256)
+        results = []
+        for form in job.forms:
+            earlier = job.replaces.get(form)
+            data = render(form, report, source, replaces=read_predecessor(earlier) if earlier else None)
+            results.append(Written(form, *_instance(data), data))
+        return Made(tuple(results), dict(report.timings_ms), report.warnings, report.to_text())
+
+
+def _instance(data: bytes) -> tuple[str, str]:
+    """SOP class and instance of a DICOM file, as it says itself.
+
+    Raises:
+        R2GenError: `R2G-INTERNAL` is a bug of the writer; this is the code for what is no DICOM object.
+    """
+    from io import BytesIO
+
+    from pydicom import dcmread
+
+    head = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+    if not head.get("SOPClassUID") or not head.get("SOPInstanceUID"):
+        raise R2GenError("R2G-DICOM-FORMAT", "a result has no SOP class or instance", "report this as a bug")
+    return str(head.SOPClassUID), str(head.SOPInstanceUID)
