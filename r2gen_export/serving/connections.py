@@ -128,6 +128,12 @@ class LimitedServer(ThreadedAssociationServer):
         with self._guard:
             return sum(entry.is_open for entry in self._connections)
 
+    def cut_connections(self) -> None:
+        """End all connections at once."""
+        with self._guard:
+            for entry in self._connections:
+                _shut(entry.socket)
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether a new connection is served."""
         address = str(client_address[0])

@@ -24,6 +24,7 @@ from r2gen_export.serving.worker import Worker, WorkerDiedError, WorkerSettings
 
 PURGE_SECONDS: Final = 600
 POLL_SECONDS: Final = 0.2
+REFUSED_SECONDS: Final = 10.0
 
 
 class Node:
@@ -54,6 +55,9 @@ class Node:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next_purge = 0.0
+        self._refusals = 0
+        self._next_refusal = 0.0
+        self._refusals_lock = threading.Lock()
         self.server = Server(settings, receiver, self._refused)
         self.health = (
             None if settings.metrics_port is None else HealthServer(settings.metrics_port, self.metrics, self.problems)
@@ -124,8 +128,15 @@ class Node:
         self._threads.append(thread)
 
     def _refused(self, reason: str) -> None:
+        """Count a connection that was not served; a flood of them writes a line every `REFUSED_SECONDS`."""
         self.metrics.refused(reason)
-        self._log("not served", "warning", reason=reason)
+        with self._refusals_lock:
+            self._refusals += 1
+            if time.monotonic() < self._next_refusal:
+                return
+            count, self._refusals = self._refusals, 0
+            self._next_refusal = time.monotonic() + REFUSED_SECONDS
+        self._log("not served", "warning", reason=reason, count=count)
 
     def _step(self) -> None:
         closed = self.queue.close_quiet(self._settings.close_after)

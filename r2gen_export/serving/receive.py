@@ -169,7 +169,7 @@ class Server:
             entity.add_supported_context(sop_class, list(SYNTAXES))
         entity.require_called_aet = True
         entity.require_calling_aet = list(settings.allowed)
-        entity.maximum_associations = settings.limits.associations
+        entity.maximum_associations = 10 * settings.limits.associations  # counts threads that are ending too
         entity.maximum_pdu_size = 128 * 1024
         entity.acse_timeout = settings.limits.acse_seconds
         entity.dimse_timeout = entity.network_timeout = settings.limits.idle_seconds
@@ -208,8 +208,7 @@ class Server:
     def close(self) -> None:
         """Stop listening and end associations: what was not answered is sent again."""
         self._server.shutdown()
-        for association in list(self._server.active_associations):
-            association.abort()
+        self._server.cut_connections()
 
 
 def _discard(event: Any) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 AUTHORIZATION_VARIABLE: Final = "R2GEN_WEB_AUTHORIZATION"
 CONNECT_SECONDS: Final = 10
-ANSWER_SECONDS: Final = 60
 MOST_ANSWER_BYTES: Final = 1 << 20
 WARNINGS: Final = (0xB000, 0xB006, 0xB007)
 """C-STORE statuses of objects that were stored, though not as they were sent (PS3.4 table B.2-1)."""
@@ -67,7 +66,11 @@ class Sender:
         self._log = parts.log
         self._metrics = parts.metrics
         context = client_context(settings.tls) if settings.tls else None
-        self._send = _stow(destination, context) if destination.url else _store(destination, settings.title, context)
+        seconds = settings.retry.answer_seconds
+        if destination.url:
+            self._send = _stow(destination, context, seconds)
+        else:
+            self._send = _store(destination, settings.title, context, seconds)
         self.wake = threading.Event()
         self._failures = 0
 
@@ -145,7 +148,7 @@ def wait_seconds(retry: Retry, failures: int) -> float:
     return seconds * random.uniform(0.75, 1.25)
 
 
-def _store(destination: Destination, title: str, context: ssl.SSLContext | None) -> Send:
+def _store(destination: Destination, title: str, context: ssl.SSLContext | None, seconds: float) -> Send:
     """C-STORE over one association with the contexts that are needed and no others: some PACS refuse the rest."""
 
     def send(objects: Sequence[tuple[Delivery, bytes]]) -> list[Answer]:
@@ -156,7 +159,7 @@ def _store(destination: Destination, title: str, context: ssl.SSLContext | None)
         for sop_class in dict.fromkeys(delivery.result.sop_class for delivery, _ in objects):
             entity.add_requested_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
         entity.connection_timeout, entity.acse_timeout = CONNECT_SECONDS, CONNECT_SECONDS
-        entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
+        entity.dimse_timeout = entity.network_timeout = seconds
         tls = (context, destination.host) if context else None
         try:
             association = entity.associate(destination.host, destination.port, ae_title=destination.title, tls_args=tls)
@@ -200,7 +203,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _stow(destination: Destination, context: ssl.SSLContext | None) -> Send:
+def _stow(destination: Destination, context: ssl.SSLContext | None, seconds: float) -> Send:
     """STOW-RS (PS3.18 section 10.5), one request for the results of a study; no proxy, no redirection."""
     https = urllib.request.HTTPSHandler(context=context or ssl.create_default_context())
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect(), https)
@@ -215,7 +218,7 @@ def _stow(destination: Destination, context: ssl.SSLContext | None) -> Send:
             headers["Authorization"] = authorization
         request = urllib.request.Request(destination.url, data=body, headers=headers, method="POST")
         try:
-            with opener.open(request, timeout=ANSWER_SECONDS) as answer:
+            with opener.open(request, timeout=seconds) as answer:
                 status, text = answer.status, answer.read(MOST_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403, 404, 408, 429) or error.code >= 500:

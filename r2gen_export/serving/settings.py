@@ -71,11 +71,12 @@ class Tls:
 @dataclass(frozen=True)
 class Retry:
     """When a failed delivery is tried again: after `first_seconds`, doubled each time up to `most_seconds`, with
-    jitter; given up `give_up_seconds` after the results were ready."""
+    jitter; given up `give_up_seconds` after the results were ready. An answer is waited for `answer_seconds`."""
 
     first_seconds: float = 5
     most_seconds: float = 900
     give_up_seconds: float = 72 * 3600
+    answer_seconds: float = 60
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Folders in memory where the system has them: a node syncs every image, and what a disk takes for that is not tested."""
+"""Folders in memory where there are any: a node syncs every image, and how long a disk takes is not tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-MEMORY = Path("/dev/shm")
+from tests.serving.node_site import MEMORY
 
 
 @pytest.fixture

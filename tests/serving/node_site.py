@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+MEMORY = Path("/dev/shm")
 CR, DX = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SR = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -160,8 +161,17 @@ class NodeProcess:
         return self.process.wait(timeout=60)
 
     def status(self) -> dict[str, Any]:
-        done = subprocess.run(self.command("status", "--json", "--spool", self.spool), capture_output=True, check=True)
-        return json.loads(done.stdout)  # type: ignore[no-any-return]
+        """What `r2gen node status --json` prints, without starting a process for it."""
+        from r2gen_export.serving import status
+        from r2gen_export.serving.queue import Queue
+        from r2gen_export.serving.spool import open_spool
+
+        spool = open_spool(self.spool)
+        queue = Queue(spool.database, spool.pseudonym)
+        try:
+            return {"counts": status.counts(queue), "studies": status.studies(queue)}
+        finally:
+            queue.close()
 
     def states(self) -> list[str]:
         return [study["state"] for study in self.status()["studies"]]
@@ -232,9 +242,14 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read() or b"null")
 
+    def put(self, path: str, body: bytes) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.web_port}{path}", data=body, method="PUT")
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
     def qido(self, study: str, modality: str) -> list[Any]:
         """Instances of a modality in a study."""
-        path = f"/dicom-web/studies/{study}/instances?ModalitiesInStudy=&Modality={modality}"
+        path = f"/dicom-web/studies/{study}/instances?Modality={modality}"
         return self.get(path) or []
 
     def instances(self) -> list[tuple[str, str, str]]:
