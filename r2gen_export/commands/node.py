@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,10 +213,25 @@ def run(network: NetworkOptions, results: ResultOptions, studies: StudyOptions, 
 
         from r2gen_export.serving.node import running_node
     try:
-        with running_node(settings) as node:
+        with running_node(settings) as node, _ended_by_signals(node.end):
             node.run()
     except (Terminated, KeyboardInterrupt):
-        return  # the ordinary end of a service
+        return  # it came before the node ran, or after
+
+
+@contextmanager
+def _ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Inside the block SIGTERM, SIGHUP and Ctrl-C call `end`: what the node is doing is finished or put back."""
+    import signal
+
+    from r2gen_export.system.interrupts import TERMINATING
+
+    before = {number: signal.signal(number, lambda *_: end()) for number in (signal.SIGINT, *TERMINATING)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command(cls=HelpCommand, epilog=examples("r2gen node status", "r2gen node status --unfinished --json"))

@@ -54,6 +54,7 @@ class Node:
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._ending = False
         self._next_purge = 0.0
         self._refusals = 0
         self._next_refusal = 0.0
@@ -73,7 +74,7 @@ class Node:
         )
 
     def run(self) -> None:
-        """Work until `stop` is called, in the calling thread and others.
+        """Work until `end` or `stop` is called, in the calling thread and others.
 
         Raises:
             R2GenError: the bundle cannot be loaded. A node that could only collect images says so at once.
@@ -85,21 +86,29 @@ class Node:
         try:
             self.worker.start()
         except WorkerDiedError:
-            if self._stop.is_set():
+            if self._ending:
                 return
             raise R2GenError(
                 "R2G-RESOURCE-MEMORY", "the process that makes reports died while it loaded the bundle"
             ) from None
         self._log("ready to report")
-        while not self._stop.is_set():
+        while not self._ending:
             try:
                 self._step()
             except Exception as error:
                 self._log.failure("step failed", error)
                 self._stop.wait(5)  # a full disk, for instance: nothing is lost, and it is not tried a thousand times
 
+    def end(self) -> None:
+        """Let `run` return soon. For a signal handler: takes no lock, since its thread may hold any."""
+        self._ending = True
+        self.worker.interrupt()
+
     def stop(self) -> None:
-        """End all threads and the worker. What was not finished is done by the next node."""
+        """End all threads and the worker; once. What was not finished is done by the next node."""
+        if self._stop.is_set():
+            return
+        self._ending = True
         self._stop.set()
         self.worker.stop()
         self.server.close()
@@ -154,7 +163,7 @@ class Node:
             self.metrics.report("refused")
             self._log("study refused", "warning", study=study.name, code=error.code, reason=error.message)
         except WorkerDiedError:
-            if self._stop.is_set():
+            if self._ending:
                 self.queue.put_back(study)
                 return
             again = self.queue.died(study)

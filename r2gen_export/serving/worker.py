@@ -103,6 +103,12 @@ class Worker:
             self._stopped = True
         self.end()
 
+    def interrupt(self) -> None:
+        """`stop` for a signal handler, which takes no lock."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
+
     def end(self) -> None:
         """End the process; the next call of `make` starts another."""
         with self._guard:

@@ -195,7 +195,8 @@ def throughput(folder: Path, studies: int, preset: str, forms: str, side: int) -
         return {
             "studies": len(reports), "preset": preset, "forms": forms, "side": side,
             "studies_per_minute": round(60_000 * len(reports) / total, 1), "ms_per_study": round(total / len(reports)),
-            "outside_encode_and_decode": round(1 - model / total, 3), "receive_ms_per_image": round(1000 * received / studies, 1),
+            "outside_encode_and_decode": round(1 - model / total, 3),
+            "receive_ms_per_image": round(1000 * received / studies, 1),
         }  # fmt: skip
 
 
