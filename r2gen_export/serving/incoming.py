@@ -1,6 +1,6 @@
 """An image while it is received: written to the spool as it comes in, hashed, and never larger than is allowed.
 
-pynetdicom writes a C-STORE data set to a `NamedTemporaryFile` of its own module as it arrives. `install` puts
+pynetdicom writes a C-STORE data set to a `NamedTemporaryFile` of its own module as it arrives. `received_into` puts
 `IncomingFile` in its place: a full disk, or a data set that is too large, then ends in an answered status and not in an
 exception inside pynetdicom, and what is left behind lies in the spool.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,10 +99,15 @@ class IncomingFile:
         self.remove()
 
 
-def install(spool: Spool, limits: Limits) -> None:
-    """Let pynetdicom write data sets that it receives to the spool."""
+@contextmanager
+def received_into(spool: Spool, limits: Limits) -> Iterator[None]:
+    """Inside the block pynetdicom writes data sets that it receives, in this process, to the spool."""
     from pynetdicom import _config, dimse_messages
 
     make: Callable[..., Any] = lambda **_: IncomingFile(spool, limits)  # noqa: E731
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    dimse_messages.NamedTemporaryFile = make
+    before = _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile
+    _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile = True, make
+    try:
+        yield
+    finally:
+        _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile = before

@@ -10,7 +10,7 @@ from typing import Final
 
 from r2gen_export.errors import CodedError, R2GenError, cause_of
 from r2gen_export.serving.generate import Job
-from r2gen_export.serving.incoming import install
+from r2gen_export.serving.incoming import received_into
 from r2gen_export.serving.log import EventLog, silence_libraries
 from r2gen_export.serving.metrics import HealthServer, Metrics
 from r2gen_export.serving.parts import Parts
@@ -28,7 +28,7 @@ REFUSED_SECONDS: Final = 10.0
 
 
 class Node:
-    """A running node. Make it inside `spool_lock`."""
+    """A running node. Make it inside `spool_lock` and `received_into`."""
 
     def __init__(self, settings: NodeSettings, spool: Spool, log: EventLog) -> None:
         """Open the queue, put back what a predecessor left, and listen; nothing is reported before `run`.
@@ -44,7 +44,6 @@ class Node:
         begun = self.queue.recover()
         dropped = self.queue.drop_destinations([destination.name for destination in settings.destinations])
         self.metrics = Metrics(spool, self.queue)
-        install(spool, settings.limits)
         parts = Parts(spool, self.queue, log, self.metrics)
         receiver = Receiver(parts)
         self._senders = [Sender(settings, place, parts) for place in settings.destinations]
@@ -231,7 +230,7 @@ def running_node(settings: NodeSettings) -> Iterator[Node]:
     log = EventLog()
     silence_libraries(log)
     spool = make_spool(settings.spool)
-    with spool_lock(settings.spool):
+    with spool_lock(settings.spool), received_into(spool, settings.limits):
         node = Node(settings, spool, log)
         try:
             yield node

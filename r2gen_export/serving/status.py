@@ -56,7 +56,7 @@ def counts(queue: Queue) -> dict[str, int]:
     return {row["state"]: row["n"] for row in queue.rows("SELECT state, count(*) n FROM studies GROUP BY state")}
 
 
-COLUMNS = ("id", "study", "rev", "state", "images", "sent", "age", "reason")
+COLUMNS = ("id", "study", "rev", "state", "images", "delivered", "age", "reason")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

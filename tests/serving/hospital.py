@@ -14,6 +14,7 @@ import json
 import random
 import re
 import shutil
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -102,6 +103,7 @@ def soak(folder: Path, studies: int, kills: int, seed: int, preset: str) -> dict
                 facts["killed while sending"] += states["sending"] + states["ready"] > 0
                 node.kill()
                 facts["kills"] += 1
+                sys.stderr.write(f"kill {kill} of {kills} after {target} reports, {dict(states)}\n")
                 node.start(ready=False)
             sender.join()
             done.set()
@@ -125,7 +127,13 @@ def soak(folder: Path, studies: int, kills: int, seed: int, preset: str) -> dict
 
 
 def reported(node: NodeProcess) -> int:
-    return node.log.count('"study reported"')
+    """Studies that were reported, as another process reads the queue."""
+    database = sqlite3.connect(f"file:{node.spool}/queue.sqlite3?mode=ro", uri=True, timeout=60)
+    query = "SELECT count(*) FROM studies WHERE state NOT IN ('received', 'quiet', 'generating')"
+    try:
+        return int(database.execute(query).fetchone()[0])
+    finally:
+        database.close()
 
 
 def _modality(node: NodeProcess, studies: int, facts: Counter[str]) -> None:
