@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.attacks.node_sentinel import IDENTIFYING, SENTINEL, UID_SENTINEL, sentinel_radiograph
 from tests.serving.node_site import free_port, node_process, radiograph, store, wait_for, write
 
 
+@pytest.mark.slow
 def test_nothing_of_a_patient_leaves_a_node_but_in_its_results(tmp_path: Path) -> None:
     """Reported, refused, damaged, sent twice with other bytes, watched, given up, and not readable at all."""
     watched = tmp_path / "watched"

@@ -82,6 +82,7 @@ def states(node: Node) -> list[tuple[int, str]]:
     return [(row["revision"], row["state"]) for row in status.studies(node.queue)]
 
 
+@pytest.mark.slow
 def test_reports_revisions_and_a_process_that_dies(node: Node, sink: Sink, tmp_path: Path) -> None:
     """One node for all of it: loading the model takes longest."""
     port = node.server.port
@@ -128,6 +129,7 @@ def test_reports_revisions_and_a_process_that_dies(node: Node, sink: Sink, tmp_p
     assert node.problems() == []
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_node_and_the_next_goes_on(tmp_path: Path, sink: Sink) -> None:
     """SIGTERM in the middle; then `status`, `show`, `retry` and `purge` as a user calls them, and /health."""
     forward = ("--forward", f"SINK@127.0.0.1:{sink.port}", "--close-after", 0.2, "--format", "sr", "--preset", "fast")
@@ -167,6 +169,7 @@ def called(node: NodeProcess, *words: object, expected: int = 0) -> str:
     return done.stdout + done.stderr if expected else done.stdout
 
 
+@pytest.mark.slow
 def test_mercure_module(tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
