@@ -22,13 +22,13 @@ app = command_app()
 @guarded
 def mercure(
     source: Annotated[
-        Path,
+        Path | None,
         typer.Option("--in", envvar="MERCURE_IN_DIR", metavar="DIR", help="Folder of a task's images and task.json."),
-    ],
+    ] = None,
     target: Annotated[
-        Path,
+        Path | None,
         typer.Option("--out", envvar="MERCURE_OUT_DIR", metavar="DIR", help="Folder of the results, which is there."),
-    ],
+    ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -38,8 +38,12 @@ def mercure(
     writes DICOM results and result.json with a notification to MERCURE_OUT_DIR. Use it with a study-level rule.
     Research use only: the reports are unverified drafts, never a diagnosis.
     """
+    from r2gen_export.errors import R2GenError
     from r2gen_export.system.extras import needs
 
+    if source is None or target is None:
+        message = "mercure names its folders in MERCURE_IN_DIR and MERCURE_OUT_DIR, and they are not set"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "give --in DIR and --out DIR")
     with needs("dicom"):
         import pydicom  # noqa: F401
 

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 DEFAULT: Final = "run"
 MEBI: Final = 2**20
 SPOOL_VARIABLE: Final = "R2GEN_SPOOL"
+EXAMPLES: Final = examples(
+    "r2gen node --aet R2GEN --allow-aet PACS,MODALITY1 --forward PACS@10.0.0.5:104 --host 0.0.0.0",
+    "r2gen node --aet R2GEN --allow-aet PACS --forward-web http://10.0.0.5:8042/dicom-web --format sr",
+    "r2gen node status       # the queue; also: show ID, retry ID, purge",
+)
 
 
 class NodeGroup(HelpGroup):
@@ -173,10 +178,7 @@ app = command_app(
     answered with success is on the disk. Research use only: the reports are unverified drafts, never a diagnosis.
     """,
     cls=NodeGroup,
-    epilog=examples(
-        "r2gen node --aet R2GEN --allow-aet PACS --forward PACS@10.0.0.5:104 --host 0.0.0.0",
-        "r2gen node status",
-    ),
+    epilog=EXAMPLES,
 )
 
 
@@ -184,11 +186,7 @@ app = command_app(
     DEFAULT,
     cls=HelpCommand,
     hidden=True,
-    epilog=examples(
-        "r2gen node --aet R2GEN --allow-aet PACS,MODALITY1 --forward PACS@10.0.0.5:104 --host 0.0.0.0",
-        "r2gen node --aet R2GEN --allow-aet PACS --forward-web http://10.0.0.5:8042/dicom-web --format sr",
-        "r2gen node status       # the queue; also: show ID, retry ID, purge",
-    ),
+    epilog=EXAMPLES,
 )
 @guarded
 @option_groups
