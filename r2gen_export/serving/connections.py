@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from r2gen_export.serving.settings import Limits
+
+MOST_WAITING: Final = 10
+"""Requests of one association that have no answer yet; a peer that negotiated nothing else sends one at a time."""
 
 
 @dataclass
@@ -59,6 +62,7 @@ class LimitedSocket(AssociationSocket):
         limits, now = self._limits, time.monotonic()
         if nr_bytes == 6:
             self._pdu_began = now
+            self._check_memory()
         self._received += nr_bytes
         if nr_bytes > limits.pdu_bytes or self._received > limits.association_bytes:
             raise OSError("too many bytes")
@@ -74,6 +78,16 @@ class LimitedSocket(AssociationSocket):
                 break
             data += part
         return data
+
+    def _check_memory(self) -> None:
+        """pynetdicom collects a command, and the data set of all but C-STORE, in memory, and queues requests."""
+        service = self.assoc.dimse
+        message = service.message
+        held = 0 if message is None else message.encoded_command_set.tell()
+        if message is not None and message.data_set is not None:
+            held += message.data_set.tell()
+        if held > self._limits.pdu_bytes or service.msg_queue.qsize() > MOST_WAITING:
+            raise OSError("too much that waits")
 
 
 class LimitedHandler(RequestHandler):

@@ -90,7 +90,8 @@ class Generator:
         read = read_pictures(study)
         report = self._pipeline.generate([picture.pixels for picture in read.pictures], preset=self._preset)
         # The pictures go into the results too, so they are decoded here, once; the report says what the files were.
-        timings = {**report.timings_ms, "preprocess": report.timings_ms["preprocess"] + read.read_ms}
+        added = {stage: report.timings_ms[stage] + read.read_ms for stage in ("preprocess", "total")}
+        timings = {**report.timings_ms, **added}
         inputs = tuple(picture.sha256 for picture in read.pictures)
         report = replace(report, inputs=inputs, warnings=read.warnings, timings_ms=timings)
         source = Source(study.identity, tuple(picture.pixels[..., 0] for picture in read.pictures), self._bundle_sha256)

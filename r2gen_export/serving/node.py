@@ -25,6 +25,9 @@ from r2gen_export.serving.worker import Worker, WorkerDiedError, WorkerSettings
 PURGE_SECONDS: Final = 600
 POLL_SECONDS: Final = 0.2
 REFUSED_SECONDS: Final = 10.0
+PAUSE_SECONDS: Final = 5.0
+TRANSIENT: Final = ("R2G-RESOURCE-MEMORY", "R2G-RESOURCE-DISK", "R2G-INTERNAL")
+"""Codes that say more about the machine than about the study: it is tried once more."""
 
 
 class Node:
@@ -47,7 +50,7 @@ class Node:
         parts = Parts(spool, self.queue, log, self.metrics)
         receiver = Receiver(parts)
         self._senders = [Sender(settings, place, parts) for place in settings.destinations]
-        self._watch = Watch(settings.watch, receiver, parts) if settings.watch else None
+        self._watch = Watch(settings.watch, receiver, parts, settings.limits) if settings.watch else None
         self.worker = Worker(
             WorkerSettings(str(settings.bundle) if settings.bundle else None, settings.device, settings.preset)
         )
@@ -91,12 +94,17 @@ class Node:
                 "R2G-RESOURCE-MEMORY", "the process that makes reports died while it loaded the bundle"
             ) from None
         self._log("ready to report")
+        unclear = False
         while not self._ending:
             try:
+                if unclear:
+                    self.queue.release()
+                    unclear = False
                 self._step()
             except Exception as error:
                 self._log.failure("step failed", error)
-                self._stop.wait(5)  # a full disk, for instance: nothing is lost, and it is not tried a thousand times
+                unclear = True
+                self._stop.wait(PAUSE_SECONDS)  # a full disk, for instance: nothing is lost
 
     def end(self) -> None:
         """Let `run` return soon. For a signal handler: takes no lock, since its thread may hold any."""
@@ -158,6 +166,9 @@ class Node:
         try:
             self._report(study)
         except CodedError as error:
+            if error.code in TRANSIENT and self.queue.died(study):
+                self._log("report failed", "warning", study=study.name, code=error.code, reason=error.message)
+                return
             self.queue.refuse(study, error.code, error.message)
             self.metrics.report("refused")
             self._log("study refused", "warning", study=study.name, code=error.code, reason=error.message)
@@ -171,7 +182,7 @@ class Node:
         except OSError as error:
             self.queue.put_back(study)
             self._log("results not stored", "error", study=study.name, reason=cause_of(error))
-            self._stop.wait(5)
+            self._stop.wait(PAUSE_SECONDS)
 
     def _report(self, study: Study) -> None:
         """Make the report. Its files are on the disk before the queue names them, and that before anything is sent."""

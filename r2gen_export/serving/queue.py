@@ -277,6 +277,14 @@ class Queue:
         with self._transaction() as db:
             db.execute("UPDATE studies SET state = 'quiet', attempts = attempts - 1 WHERE id = ?", (study.id,))
 
+    def release(self) -> None:
+        """Put back whatever is `generating`, for the one thread that reports, when it does not know how a step ended.
+
+        The queue itself may have failed (a full disk), so that nothing else could be written about the study.
+        """
+        with self._transaction() as db:
+            db.execute("UPDATE studies SET state = 'quiet', attempts = attempts - 1 WHERE state = 'generating'")
+
     def died(self, study: Study) -> bool:
         """The process that makes reports died of this study. True: it is tried again; False: it is refused now."""
         with self._transaction() as db:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from io import BytesIO
 from pathlib import Path
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError, cause_of
@@ -212,11 +213,18 @@ class Server:
 
 
 def _discard(event: Any) -> None:
-    """Remove what an association that ends in the middle of an image has written."""
-    message = event.assoc.dimse.message
-    scratch = getattr(message, "_data_set_file", None)
-    if scratch is not None:
-        scratch.remove()
+    """Remove what an association that ends in the middle of an image has written, and images that nobody answered."""
+    service = event.assoc.dimse
+    scratches = [getattr(service.message, "_data_set_file", None)]
+    while not service.msg_queue.empty():
+        try:
+            _, request = service.msg_queue.get_nowait()
+        except Empty:  # the association's own thread was faster
+            break
+        scratches.append(getattr(request, "_dataset_file", None))
+    for scratch in scratches:
+        if scratch is not None:
+            scratch.remove()
 
 
 def _answer(status: int, comment: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from r2gen_export.errors import R2GenError, cause_of
 from r2gen_export.serving.receive import CR, DX, read_uids
+from r2gen_export.serving.settings import Limits
 
 if TYPE_CHECKING:
     from r2gen_export.serving.parts import Parts
@@ -36,7 +37,7 @@ class Watch:
     after its row is on the disk, so a crash in between only takes it in twice, which the queue notices.
     """
 
-    def __init__(self, folder: Path, receiver: Receiver, parts: Parts) -> None:
+    def __init__(self, folder: Path, receiver: Receiver, parts: Parts, limits: Limits) -> None:
         """Check the folder.
 
         Raises:
@@ -46,6 +47,7 @@ class Watch:
         self._spool = parts.spool
         self._receiver = receiver
         self._log = parts.log
+        self._limits = limits
         self._seen: dict[Path, tuple[int, int]] = {}
         try:
             for name in (DONE, REFUSED):
@@ -63,7 +65,9 @@ class Watch:
                 self._log.failure("watched folder", error)
 
     def step(self) -> int:
-        """Look once; returns how many files were taken in or refused."""
+        """Look once; returns how many files were taken in or refused. On a full disk they stay where they are."""
+        if self._spool.free_bytes() < self._limits.reserve_bytes:
+            return 0
         seen, settled = self._seen, 0
         self._seen = {}
         for path in sorted(self._folder.rglob("*")):
@@ -79,7 +83,10 @@ class Watch:
         return settled
 
     def _take(self, path: Path) -> bool:
-        """Copy a file into the spool and enter it; False when it is no CR or DX image with a study."""
+        """Copy a file into the spool and enter it; False when it is no CR or DX image with a study, or too large."""
+        if path.stat().st_size > self._limits.object_bytes:
+            self._log("watched file refused", "warning", reason="too large")
+            return False
         uids = read_uids(path)
         if uids is None or uids[1] not in (CR, DX) or not all(uids):
             self._log("watched file refused", "warning", reason="no CR or DX image with a study")

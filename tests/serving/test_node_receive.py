@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,31 @@ def test_an_image_is_on_the_disk_when_it_was_answered(node: Node) -> None:
     }  # fmt: skip
     assert [(row["images"], row["state"]) for row in status.studies(node.queue)] == [(2, "received")]
     assert nothing_half(node)
+
+
+def test_the_order_in_which_an_image_becomes_durable(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, name, folder, row: each on the disk before the next, and all of them before the answer."""
+    steps: list[str] = []
+    before_fsync, before_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        before_fsync(descriptor)
+
+    def replace(*names: object, **options: object) -> None:
+        steps.append("rename")
+        before_replace(*names, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "rename", replace)
+    node.queue._db.set_trace_callback(
+        lambda text: steps.append(text) if text in ("BEGIN IMMEDIATE", "COMMIT") else None
+    )
+    assert store(node.server.port, radiograph("1.2.826.1")) == [0]
+    steps.append("answer")
+    node.queue._db.set_trace_callback(None)
+    assert steps == ["file", "folder", "rename", "folder", "BEGIN IMMEDIATE", "COMMIT", "answer"]
 
 
 def test_the_same_image_again_and_other_bytes_under_its_uid(node: Node) -> None:
@@ -292,3 +320,60 @@ def test_two_nodes_cannot_share_a_port(node: Node, tmp_path: Path) -> None:
         running_node(settings(tmp_path / "other", port=node.server.port)),
     ):
         pass
+
+
+def test_requests_that_do_not_wait_for_their_answers_end_the_association(node: Node) -> None:
+    """Each would hold an open file; a peer that negotiated nothing else may have one request at a time."""
+    from pynetdicom import AE
+    from pynetdicom.dimse_primitives import C_STORE
+
+    data = radiograph("1.2.826.11", side=16)
+    entity = AE(ae_title="PACS")
+    entity.add_requested_context(DX, data.file_meta.TransferSyntaxUID)
+    association = entity.associate("127.0.0.1", node.server.port, ae_title="R2GEN")
+    context = association.accepted_contexts[0].context_id
+    for number in range(2000):
+        request = C_STORE()
+        request.MessageID, request.Priority = number % 60000 + 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = DX, f"1.2.826.11.{number}"
+        request.DataSet = BytesIO(bytes(2000))
+        association.dimse.send_msg(request, context)
+        if not association.dul.is_alive() or association.is_aborted:
+            break
+    wait_for(lambda: node.server.open_connections() == 0)
+    wait_for(lambda: nothing_half(node))
+    assert store(node.server.port, data) == [0]
+
+
+@pytest.mark.parametrize("control", [1, 0], ids=["command", "data set of another service"])
+def test_what_pynetdicom_would_collect_in_memory_is_limited(node: Node, control: int) -> None:
+    """A command that never ends, and a C-ECHO with a data set that never ends."""
+    from pynetdicom import AE
+    from pynetdicom.dimse_messages import C_ECHO_RQ
+    from pynetdicom.dimse_primitives import C_ECHO
+
+    entity = AE(ae_title="PACS")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate("127.0.0.1", node.server.port, ae_title="R2GEN")
+    raw = association.dul.socket.socket
+    assert raw is not None
+
+    def send(header: int, payload: bytes) -> None:
+        body = struct.pack(">LBB", len(payload) + 2, 1, header) + payload
+        raw.sendall(b"\x04\x00" + struct.pack(">L", len(body)) + body)
+
+    if control == 0:
+        echo = C_ECHO()
+        echo.MessageID, echo.AffectedSOPClassUID = 1, "1.2.840.10008.1.1"
+        message = C_ECHO_RQ()
+        message.primitive_to_message(echo)
+        message.command_set.CommandDataSetType = 1
+        fragment = next(iter(message.encode_msg(1, 16384))).presentation_data_value_list[0][1]
+        send(3, fragment[1:])
+    sent = 0
+    with pytest.raises(OSError):
+        while sent < 64 * MEBI:
+            send(control, bytes(16000))
+            sent += 16000
+    assert sent < 16 * MEBI
+    association.abort()
