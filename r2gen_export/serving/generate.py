@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r2gen_export.bundle import bundle_sha256, load_manifest
-from r2gen_export.errors import R2GenError
+from r2gen_export.errors import InternalError
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,9 +29,10 @@ class Job:
 
 @dataclass(frozen=True, repr=False)
 class Written:
-    """A result: the bytes of a DICOM file, with its SOP class and instance."""
+    """A result: the bytes of a DICOM file, with the study, SOP class and instance that it says itself."""
 
     form: str
+    study_uid: str
     sop_class: str
     sop_uid: str
     data: bytes
@@ -103,17 +104,19 @@ class Generator:
         return Made(tuple(results), dict(report.timings_ms), report.warnings, report.to_text())
 
 
-def _instance(data: bytes) -> tuple[str, str]:
-    """SOP class and instance of a DICOM file, as it says itself.
+def _instance(data: bytes) -> tuple[str, str, str]:
+    """Study, SOP class and instance of a DICOM file.
 
     Raises:
-        R2GenError: `R2G-INTERNAL` is a bug of the writer; this is the code for what is no DICOM object.
+        InternalError: it lacks one of them.
     """
     from io import BytesIO
 
     from pydicom import dcmread
 
-    head = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-    if not head.get("SOPClassUID") or not head.get("SOPInstanceUID"):
-        raise R2GenError("R2G-DICOM-FORMAT", "a result has no SOP class or instance", "report this as a bug")
-    return str(head.SOPClassUID), str(head.SOPInstanceUID)
+    names = ["StudyInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+    head = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=names)
+    study_uid, sop_class, sop_uid = (str(head.get(name) or "") for name in names)
+    if not (study_uid and sop_class and sop_uid):
+        raise InternalError("a result has no study, SOP class or instance")
+    return study_uid, sop_class, sop_uid

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -104,10 +104,11 @@ def received_into(spool: Spool, limits: Limits) -> Iterator[None]:
     """Inside the block pynetdicom writes data sets that it receives, in this process, to the spool."""
     from pynetdicom import _config, dimse_messages
 
-    make: Callable[..., Any] = lambda **_: IncomingFile(spool, limits)  # noqa: E731
-    before = _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile
-    _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile = True, make
+    module: Any = dimse_messages
+    before = _config.STORE_RECV_CHUNKED_DATASET, module.NamedTemporaryFile
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    module.NamedTemporaryFile = lambda **_: IncomingFile(spool, limits)
     try:
         yield
     finally:
-        _config.STORE_RECV_CHUNKED_DATASET, dimse_messages.NamedTemporaryFile = before
+        _config.STORE_RECV_CHUNKED_DATASET, module.NamedTemporaryFile = before

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from r2gen_export.errors import CodedError, R2GenError, cause_of
+from r2gen_export.errors import CodedError, InternalError, R2GenError, cause_of
 from r2gen_export.serving.generate import Job
 from r2gen_export.serving.incoming import received_into
 from r2gen_export.serving.log import EventLog, silence_libraries
@@ -57,6 +57,7 @@ class Node:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._ending = False
+        self._cannot_report = False
         self._next_purge = 0.0
         self._refusals = 0
         self._next_refusal = 0.0
@@ -136,6 +137,8 @@ class Node:
             wrong.append("a thread has ended")
         if self._spool.free_bytes() < self._settings.limits.reserve_bytes:
             wrong.append("the disk is full")
+        if self._cannot_report:
+            wrong.append("the model cannot be loaded")
         return wrong
 
     def _thread(self, name: str, target: object) -> None:
@@ -158,6 +161,8 @@ class Node:
         closed = self.queue.close_quiet(self._settings.close_after)
         if closed:
             self._log("studies closed", count=closed)
+        if not self._can_report():
+            return
         study = self.queue.claim()
         if study is None:
             self._purge()
@@ -166,6 +171,8 @@ class Node:
         try:
             self._report(study)
         except CodedError as error:
+            if isinstance(error, InternalError):
+                self.worker.end()  # whatever state it is in, the next study gets a new one
             if error.code in TRANSIENT and self.queue.died(study):
                 self._log("report failed", "warning", study=study.name, code=error.code, reason=error.message)
                 return
@@ -184,6 +191,19 @@ class Node:
             self._log("results not stored", "error", study=study.name, reason=cause_of(error))
             self._stop.wait(PAUSE_SECONDS)
 
+    def _can_report(self) -> bool:
+        """Load the model again where its process has ended. What fails here is no study's fault: all of them wait."""
+        try:
+            self.worker.start()
+        except (CodedError, WorkerDiedError) as error:
+            if not self._ending:
+                self._cannot_report = True
+                self._log.failure("model not loaded", error)
+                self._stop.wait(PAUSE_SECONDS)
+            return False
+        self._cannot_report = False
+        return True
+
     def _report(self, study: Study) -> None:
         """Make the report. Its files are on the disk before the queue names them, and that before anything is sent."""
         began = time.monotonic()
@@ -198,6 +218,8 @@ class Node:
         made = self.worker.make(job, self._settings.study_seconds)
         results = []
         for written in made.results:
+            if written.study_uid != study.study_uid:
+                raise InternalError("a result is of another study than its images")
             path = self._spool.result_path(study.study_uid, study.revision, written.form)
             self._spool.write(path, written.data)
             results.append(Result(written.form, written.sop_class, written.sop_uid, self._spool.relative(path)))

@@ -92,7 +92,13 @@ class Worker:
             raise WorkerDiedError from error
         answer, deadline = self._answer(time.monotonic() + seconds), time.monotonic() + seconds
         written = tuple(
-            Written(item["form"], item["sop_class"], item["sop_uid"], self._read(int(item["bytes"]), deadline))
+            Written(
+                item["form"],
+                item["study"],
+                item["sop_class"],
+                item["sop_uid"],
+                self._read(int(item["bytes"]), deadline),
+            )
             for item in answer["results"]
         )
         return Made(written, answer["timings_ms"], tuple(answer["warnings"]))
@@ -179,7 +185,13 @@ def main(arguments: Sequence[str]) -> None:
             _say_error(answers, error)
             continue
         results = [
-            {"form": at.form, "sop_class": at.sop_class, "sop_uid": at.sop_uid, "bytes": len(at.data)}
+            {
+                "form": at.form,
+                "study": at.study_uid,
+                "sop_class": at.sop_class,
+                "sop_uid": at.sop_uid,
+                "bytes": len(at.data),
+            }
             for at in made.results
         ]
         _say(

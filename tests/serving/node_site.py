@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,9 @@ def store(port: int, *datasets: Any, called: str = "R2GEN", calling: str = "PACS
     if association.is_established:
         association.release()
     return statuses
+
+
+needs_dcmtk = pytest.mark.skipif(not Path("/usr/bin/storescu").exists(), reason="needs dcmtk")
 
 
 def dcmtk(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

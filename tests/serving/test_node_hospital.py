@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.node_site import DX, PDF, ROOT, SR
+from tests.serving.node_site import DX, PDF, ROOT, SR, needs_dcmtk
 
 needs_orthanc = pytest.mark.skipif(not Path("/usr/sbin/Orthanc").exists(), reason="needs Debian's orthanc")
 
@@ -31,6 +31,7 @@ def hospital(*words: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 @needs_orthanc
+@needs_dcmtk
 def test_results_arrive_in_the_study_that_orthanc_sent() -> None:
     """By C-STORE and by STOW-RS both: the second finds the objects there and is answered success."""
     result = hospital("roundtrip")

@@ -21,6 +21,7 @@ from tests.serving.node_site import (
     DX,
     DX_FOR_PROCESSING,
     dcmtk,
+    needs_dcmtk,
     radiograph,
     store,
     wait_for,
@@ -133,6 +134,7 @@ def test_a_data_set_that_is_not_what_the_command_says(node: Node) -> None:
     assert spooled(node) == []
 
 
+@needs_dcmtk
 def test_wrong_titles_are_rejected(node: Node) -> None:
     assert store(node.server.port, radiograph("1.2.826.1"), called="OTHER") == []
     assert store(node.server.port, radiograph("1.2.826.1"), calling="STRANGER") == []
@@ -155,6 +157,7 @@ PROPOSED = {
 """dcmtk's storescu option for each transfer syntax it can propose."""
 
 
+@needs_dcmtk
 def test_storescu_in_every_syntax(node: Node, tmp_path: Path) -> None:
     """Compressed frames are what dcmtk and OpenJPEG make; storescu sends them as they are."""
     from openjpeg.utils import encode_array
@@ -189,6 +192,7 @@ def test_storescu_in_every_syntax(node: Node, tmp_path: Path) -> None:
     assert {file.name for file in files} <= stored <= set(SYNTAXES)
 
 
+@needs_dcmtk
 def test_deflated_is_sent_as_something_else(node: Node, tmp_path: Path) -> None:
     file = write(radiograph("1.2.826.3"), tmp_path / "plain.dcm")
     done = dcmtk("storescu", "-xd", "-aet", "PACS", "-aec", "R2GEN", "127.0.0.1", node.server.port, file)
@@ -377,3 +381,14 @@ def test_what_pynetdicom_would_collect_in_memory_is_limited(node: Node, control:
             sent += 16000
     assert sent < 16 * MEBI
     association.abort()
+
+
+def test_a_pdu_longer_than_was_offered_is_not_read(node: Node) -> None:
+    """32 MiB, which an association may send in all, but not at once."""
+    with socket.create_connection(("127.0.0.1", node.server.port)) as hostile:
+        hostile.sendall(b"\x04\x00" + struct.pack(">L", 32 * MEBI))
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 30 * MEBI:
+                sent += hostile.send(bytes(65536))
+    assert sent < 16 * MEBI
