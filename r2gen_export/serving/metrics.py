@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 from r2gen_export.errors import R2GenError, cause_of
-from r2gen_export.serving.queue import Queue, State
+from r2gen_export.serving.queue import Queue
+from r2gen_export.serving.records import State
 from r2gen_export.serving.spool import Spool
 
 STAGES: Final = ("preprocess", "encode", "prefill", "decode", "detokenize", "total")

@@ -14,8 +14,9 @@ from r2gen_export.serving.incoming import received_into
 from r2gen_export.serving.log import EventLog, silence_libraries
 from r2gen_export.serving.metrics import HealthServer, Metrics
 from r2gen_export.serving.parts import Parts
-from r2gen_export.serving.queue import Queue, Result, Study
+from r2gen_export.serving.queue import Queue
 from r2gen_export.serving.receive import Receiver, Server
+from r2gen_export.serving.records import Result, Study
 from r2gen_export.serving.send import Sender
 from r2gen_export.serving.settings import NodeSettings
 from r2gen_export.serving.spool import Spool, make_spool, spool_lock

@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.errors import R2GenError, cause_of
+from r2gen_export.serving.records import FINAL, SCHEMA, Added, Delivery, Image, Result, State, Study
 
 MOST_REVISIONS: Final = 3
 """Reports of one study: late images make a further one, up to this number."""
@@ -26,105 +25,6 @@ MOST_DEATHS: Final = 2
 
 MOST_ATTEMPTS: Final = 5
 """How often a study may be begun at all: the node itself can be killed for other reasons, a power cut for one."""
-
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS studies (
-    id INTEGER PRIMARY KEY, study_uid TEXT NOT NULL, revision INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-    code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
-    deaths INTEGER NOT NULL DEFAULT 0, conflicts INTEGER NOT NULL DEFAULT 0, too_late INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL, changed REAL NOT NULL, purged INTEGER NOT NULL DEFAULT 0, UNIQUE (study_uid, revision)
-);
-CREATE TABLE IF NOT EXISTS images (
-    study_uid TEXT NOT NULL, sop_uid TEXT NOT NULL, revision INTEGER NOT NULL, sha256 TEXT NOT NULL, path TEXT NOT NULL,
-    bytes INTEGER NOT NULL, received REAL NOT NULL, PRIMARY KEY (study_uid, sop_uid)
-);
-CREATE TABLE IF NOT EXISTS results (
-    id INTEGER PRIMARY KEY, study INTEGER NOT NULL REFERENCES studies, form TEXT NOT NULL, sop_class TEXT NOT NULL,
-    sop_uid TEXT NOT NULL, path TEXT NOT NULL, UNIQUE (study, form)
-);
-CREATE TABLE IF NOT EXISTS deliveries (
-    id INTEGER PRIMARY KEY, result INTEGER NOT NULL REFERENCES results, study INTEGER NOT NULL REFERENCES studies,
-    destination TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL,
-    ready REAL NOT NULL, reason TEXT NOT NULL DEFAULT '', UNIQUE (result, destination)
-);
-CREATE INDEX IF NOT EXISTS studies_by_state ON studies (state, changed);
-CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state, due);
-CREATE INDEX IF NOT EXISTS deliveries_by_study ON deliveries (study);
-PRAGMA user_version = 1;
-"""
-
-
-class State(StrEnum):
-    """Where a study is. The last three are final, but for `r2gen node retry`."""
-
-    received = "received"
-    quiet = "quiet"
-    generating = "generating"
-    ready = "ready"
-    sending = "sending"
-    sent = "sent"
-    refused = "refused"
-    dead = "dead"
-
-
-FINAL: Final = (State.sent, State.refused, State.dead)
-
-
-class Added(StrEnum):
-    """What became of an image."""
-
-    new = "new"
-    again = "again"
-    conflict = "conflict"
-    too_late = "too late"
-
-
-@dataclass(frozen=True, repr=False)
-class Image:
-    """An image that is on the disk. `path` is relative to the spool; the UIDs are not for messages."""
-
-    study_uid: str
-    sop_uid: str
-    sha256: str
-    path: str
-    bytes: int
-
-
-@dataclass(frozen=True, repr=False)
-class Study:
-    """One report to be made: a study, or a revision of it. `name` is its keyed hash; `study_uid` is not for messages.
-
-    `paths`: its images, relative to the spool. `earlier`: paths of the last revision's results by form.
-    """
-
-    id: int
-    study_uid: str
-    revision: int
-    name: str
-    paths: tuple[str, ...]
-    earlier: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Result:
-    """A written form of a report: its SOP class and instance, and its file relative to the spool."""
-
-    form: str
-    sop_class: str
-    sop_uid: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A result on its way to a destination. `ready`: when the results were stored, in seconds of the epoch."""
-
-    id: int
-    study: int
-    name: str
-    attempts: int
-    ready: float
-    result: Result
 
 
 class Queue:

@@ -11,7 +11,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import R2GenError, cause_of
-from r2gen_export.serving.queue import Added, Image
+from r2gen_export.serving.records import Added, Image
 from r2gen_export.serving.settings import NodeSettings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.errors import cause_of
-from r2gen_export.serving.queue import Delivery
+from r2gen_export.serving.records import Delivery
 from r2gen_export.serving.settings import Destination, NodeSettings, Retry
 from r2gen_export.serving.tls import client_context
 

@@ -8,7 +8,8 @@ import pytest
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.serving import status
-from r2gen_export.serving.queue import MOST_ATTEMPTS, Added, Image, Queue, Result
+from r2gen_export.serving.queue import MOST_ATTEMPTS, Queue
+from r2gen_export.serving.records import Added, Image, Result
 from r2gen_export.serving.settings import parse_dimse, parse_forms, parse_title, parse_url
 from r2gen_export.serving.spool import Spool, make_spool, open_spool, spool_lock
 

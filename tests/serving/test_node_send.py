@@ -17,7 +17,8 @@ from r2gen_export.serving import status
 from r2gen_export.serving.log import EventLog
 from r2gen_export.serving.metrics import Metrics
 from r2gen_export.serving.parts import Parts
-from r2gen_export.serving.queue import Image, Queue, Result
+from r2gen_export.serving.queue import Queue
+from r2gen_export.serving.records import Image, Result
 from r2gen_export.serving.send import Sender, multipart, read_stow_answer, wait_seconds
 from r2gen_export.serving.settings import Destination, NodeSettings, Retry, parse_dimse, parse_url
 from r2gen_export.serving.spool import make_spool
