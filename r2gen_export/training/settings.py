@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from r2gen_export.decoding import Decoding
 from r2gen_export.errors import R2GenError
-from r2gen_export.evaluation.rouge import rouge_l
+from r2gen_export.evaluation.metrics.rouge import rouge_l
 from r2gen_export.studies.report_cleaning import CLEANERS
 from r2gen_export.training.model import Alignment, ModelConfig
 

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM, SwinModel
 
 from r2gen_export.commands.train import GROUPS
 from r2gen_export.errors import R2GenError
-from r2gen_export.evaluation.rouge import rouge_l
+from r2gen_export.evaluation.metrics.rouge import rouge_l
 from r2gen_export.system.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import ADAPTER, load_checkpoint, read_config, train_facts
 from r2gen_export.training.fit import STOPPING, TrainSettings, train
