@@ -63,7 +63,7 @@ TOKEN: Final = re.compile(
             ("title", rf"(?:{TITLES})\.(?![^\W_])"),
             ("numbered", rf"(?:{NUMBERED})\.(?=\s*\d)"),
             ("acronym", r"[A-Za-z](?:\.[A-Za-z])+\.(?![^\W_])"),
-            ("initial", rf"[A-Za-z]\.(?=\s+(?!(?:{STARTERS})\b)\S)"),
+            ("initial", rf"[A-Za-z]\.(?=\s+(?!(?:{STARTERS})\s)\S)|[A-Za-z]\.(?=\s*$)"),
             ("dotted", r"[A-Za-z]+(?:\.[A-Za-z]+)+"),
             ("fraction", r"(?<![^\W_])(?:\d{1,4}[- \xa0])?\d{1,4}/\d{1,4}(?![^\W_]|/)"),
             ("date", r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}(?![\d/])|\d{4}-\d{1,2}-\d{1,2}"),
@@ -110,7 +110,7 @@ def _tokens(kind: str, token: str, text: str, end: int) -> tuple[str, ...]:
         return (token.replace("’", "'"),)
     if kind == "ending" and re.match(r"\s+[A-Z]", text[end : end + 8]):
         return (token, ".")
-    if kind == "acronym" and re.match(rf"\s+(?:{STARTERS})\b", text[end : end + 16]):
+    if kind == "acronym" and re.match(rf"\s+(?:{STARTERS})\s", text[end : end + 16]):
         return (token, ".")
     if kind == "fraction":
         return (token.replace(" ", "\xa0"),)

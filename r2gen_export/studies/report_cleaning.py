@@ -25,10 +25,17 @@ def clean_iu_xray(report: str) -> str:
     return _clean(report, (*((("..", "."),) * 3), *ENUMERATION), IU_XRAY_MARKS)
 
 
+RUNS: Final = (("\n", " "), *((("__", "_"),) * 7), *((("  ", " "),) * 6), *((("..", "."),) * 8))
+
+
 def clean_mimic_cxr(report: str) -> str:
     """The published clean-up for MIMIC-CXR: as for IU X-Ray, with line breaks, runs of `_` and blanks, and colons."""
-    runs = (("\n", " "), *((("__", "_"),) * 7), *((("  ", " "),) * 6), *((("..", "."),) * 8))
-    return _clean(report, (*runs, *ENUMERATION, (":", " :")), MIMIC_CXR_MARKS)
+    return _clean(report, (*RUNS, *ENUMERATION, (":", " :")), MIMIC_CXR_MARKS)
+
+
+def clean_mimic_cxr_r2gen(report: str) -> str:
+    """R2Gen's clean-up for MIMIC-CXR, which takes colons out where R2GenGPT's sets them apart."""
+    return _clean(report, (*RUNS, *ENUMERATION), IU_XRAY_MARKS)
 
 
 def clean_none(report: str) -> str:

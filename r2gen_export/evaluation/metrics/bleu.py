@@ -23,9 +23,7 @@ COLUMNS: Final = 2 * ORDER + 2
 
 def ngram_counts(words: Sequence[str]) -> Counter[tuple[str, ...]]:
     """How often each n-gram of up to 4 words stands in a text, in the order of their first places by length."""
-    return Counter(
-        tuple(words[at : at + size]) for size in range(1, ORDER + 1) for at in range(len(words) - size + 1)
-    )
+    return Counter(tuple(words[at : at + size]) for size in range(1, ORDER + 1) for at in range(len(words) - size + 1))
 
 
 def bleu_counts(texts: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
