@@ -31,8 +31,8 @@ def constant_report(training: Sequence[str], seed: int) -> str:
     distinct = Counter(training)
     common = [text for text, _ in distinct.most_common(CANDIDATES // 2)]
     others = sorted(set(distinct) - set(common))
-    drawn = rng.choice(len(others), min(CANDIDATES - len(common), len(others)), replace=False) if others else []
-    candidates = common + [others[at] for at in sorted(drawn)]
+    drawn = rng.permutation(len(others))[: CANDIDATES - len(common)]
+    candidates = common + [others[at] for at in sorted(drawn.tolist())]
     chosen = rng.choice(len(training), min(SAMPLE, len(training)), replace=False)
     sample = [training[at] for at in sorted(chosen)]
     scores = [bleu(bleu_counts([text] * len(sample), sample).sum(axis=0).tolist())[3] for text in candidates]

@@ -104,7 +104,7 @@ def replicate_values(statistics: Sequence[Statistic], plan: Resampling) -> NDArr
 
 
 def stack_columns(statistics: Sequence[Statistic], plan: Resampling) -> tuple[NDArray[np.float64], list[slice]]:
-    """The columns of all metrics beside each other [units, K], those that several share once, and where each has its."""
+    """Columns of all metrics beside each other [units, K], shared ones once, and the place of each metric's."""
     shared: dict[int, slice] = {}
     parts: list[NDArray[np.float64]] = []
     end = 0

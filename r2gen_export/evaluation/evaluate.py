@@ -125,7 +125,7 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
     stage("words")
     scores = _score_all(systems, prepared, context)
     stage("intervals")
-    found = _all_rows(plan, subsets, scores, labels, reference_labels, main)
+    found = _whole_rows(plan, scores, labels, reference_labels) + _subset_rows(plan, subsets, scores, main)
     model = scores[main, "model"]
     stage("other scorers")
     others, about_scorers, not_computed = _other_metrics(evaluation, prepared[main], plan)
@@ -163,9 +163,10 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
             "method": "percentiles 2.5 and 97.5, studies drawn with replacement; CIDEr's document frequencies fixed",
         },
         "scorers": about_scorers,
+        "warnings": _warnings(evaluation, prepared),
         "not_computed": not_computed,
         "findings": list(reference_labels.findings),
-        "studies": _studies(evaluation, model, labels["model"], reference_labels, subsets),
+        "studies": _studies(evaluation, plan, model, (labels["model"], reference_labels), subsets),
     }
 
 
@@ -207,28 +208,36 @@ def _score_all(
     return scores
 
 
-def _all_rows(
+def _whole_rows(
     plan: Resampling,
-    subsets: dict[str, NDArray[np.bool_]],
     scores: dict[tuple[str, str], TextScores],
     labels: dict[str, LabelSet],
-    reference_labels: LabelSet,
-    main: str,
+    references: LabelSet,
 ) -> list[dict[str, Any]]:
     whole = _Rows(plan)
     for (protocol, system), part in scores.items():
         whole.add({"system": system, "subset": "all", "protocol": protocol}, part.statistics())
     for system, values in labels.items():
         about = {"system": system, "subset": "all", "protocol": LABELLER}
-        whole.add(about, label_statistics(values, reference_labels))
-    results = whole.results()
+        whole.add(about, label_statistics(values, references))
+    return whole.results()
+
+
+def _subset_rows(
+    plan: Resampling,
+    subsets: dict[str, NDArray[np.bool_]],
+    scores: dict[tuple[str, str], TextScores],
+    main: str,
+) -> list[dict[str, Any]]:
+    results = []
     for subset, chosen in subsets.items():
         if not chosen.any():
             continue
         group = _Rows(plan.subset(chosen))
-        for system in labels:
-            about = {"system": system, "subset": subset, "protocol": main}
-            group.add(about, scores[main, system].subset(chosen).statistics())
+        for (protocol, system), part in scores.items():
+            if protocol == main:
+                about = {"system": system, "subset": subset, "protocol": main}
+                group.add(about, part.subset(chosen).statistics())
         results += group.results()
     return results
 
@@ -258,8 +267,8 @@ def _other_metrics(
         computed = {row["metric"]: row for row in group.results()} if means else {}
         for name, value in result.corpus.items():
             metric = f"{result.name}:{name}"
-            row = computed.get(metric)
-            if row is None or abs(row["value"] - value) > 1e-6 * max(1.0, abs(value)):
+            mean = computed[metric]["value"] if metric in computed else None
+            if mean is None or abs(mean - value) > 1e-6 * max(1.0, abs(value)):
                 # The scorer's corpus score is not the mean of the studies: an interval of the mean is not its.
                 blank = {"low": None, "high": None, "studies": len(pairs.ids)}
                 where = {"system": "model", "subset": "all", "protocol": "raw", "metric": metric}
@@ -282,6 +291,21 @@ def _data(evaluation: Evaluation, plan: Resampling, subsets: dict[str, NDArray[n
     }
 
 
+def _warnings(evaluation: Evaluation, prepared: dict[str, Prepared]) -> list[str]:
+    """What makes numbers misleading, as sentences."""
+    texts = evaluation.pairs.hypotheses
+    warnings = []
+    capitals = sum(text != text.lower() for text in texts) / len(texts)
+    if "r2gengpt" in prepared and capitals > 0.5:
+        warnings.append(
+            f"{capitals:.0%} of the generated reports have capitals, and protocol r2gengpt leaves generated text as it "
+            "is while references are lower case: its numbers are low for that reason; r2gen or coco treat both alike"
+        )
+    if evaluation.pairs.failed:
+        warnings.append(f"{evaluation.pairs.failed} studies have no report and count as empty ones")
+    return warnings
+
+
 def _protocol(prepared: Prepared, studies: int) -> dict[str, Any]:
     return {
         "description": prepared.description,
@@ -302,18 +326,20 @@ def _label_tables(labels: dict[str, LabelSet], references: LabelSet) -> list[dic
 
 def _studies(
     evaluation: Evaluation,
+    plan: Resampling,
     scores: TextScores,
-    labels: LabelSet,
-    references: LabelSet,
+    both: tuple[LabelSet, LabelSet],
     subsets: dict[str, NDArray[np.bool_]],
 ) -> list[dict[str, Any]]:
     """A row a study, by its number: what it adds to every metric, without ids and texts."""
     pairs = evaluation.pairs
+    labels, references = both
     letters, expected = labels.letters(), references.letters()
     differ = disagreements(labels, references)
     return [
         {
             "study": at + 1,
+            "unit": int(plan.groups[at]),
             "bleu": scores.bleu[at].tolist(),
             "rouge_l": float(scores.rouge_l[at]),
             "cider": float(scores.cider[at]),

@@ -151,7 +151,11 @@ def per_label(hypotheses: LabelSet, references: LabelSet, convention: str = "u1"
 
 
 def disagreements(hypotheses: LabelSet, references: LabelSet) -> NDArray[np.int64]:
-    """In how many findings each study's reports differ [N], uncertain counted as positive, `No Finding` left out."""
-    columns = [at for at, name in enumerate(references.findings) if name != NO_FINDING]
-    differ = hypotheses.present("u1") != references.present("u1")
-    return np.asarray(differ[:, columns].sum(axis=1), dtype=np.int64)
+    """In how many findings each study's reports differ [N], as `flipped` counts them."""
+    return np.asarray(flipped(hypotheses, references).sum(axis=1), dtype=np.int64)
+
+
+def flipped(first: LabelSet, second: LabelSet) -> NDArray[np.bool_]:
+    """Whether a finding is there for one side only [N, 13], uncertain counted as positive, `No Finding` left out."""
+    columns = [at for at, name in enumerate(first.findings) if name != NO_FINDING]
+    return np.asarray((first.present("u1") != second.present("u1"))[:, columns])

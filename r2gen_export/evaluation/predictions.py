@@ -1,8 +1,8 @@
 """Finished reports from a file: of r2gen, of the published code, of ReXrank, or a table.
 
 Forms: JSON lines of `r2gen infer --format json` or with `id` and a text; the published code's `test_result.json`
-(`{id: [text]}`); ReXrank's JSON (`{id: {"model_prediction": ..., "report" or "section_findings": ...}}`); a JSON list of
-objects; CSV or TSV with a head. Errors give a place ("line 3"), never an id.
+(`{id: [text]}`); ReXrank's JSON (`{id: {"model_prediction": ..., "report" or "section_findings": ...}}`); a JSON list
+of objects; CSV or TSV with a head. Errors give a place ("line 3"), never an id.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +235,7 @@ def _text(value: Any, place: str) -> str:
         value = value[0]
     if isinstance(value, list):
         raise wrong_form(f"{place} has {len(value)} texts in a list, expected one", "give one text a study")
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and math.isnan(value):
         raise wrong_form(f"{place}: the text is NaN", "write an empty text where there is no report")
     if not isinstance(value, str):
         raise wrong_form(f"{place}: the text is {type(value).__name__}, expected text", FORMS)

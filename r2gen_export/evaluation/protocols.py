@@ -17,8 +17,8 @@ from r2gen_export.studies.report_cleaning import clean_iu_xray, clean_mimic_cxr,
 
 DESCRIPTIONS: Final = {
     "r2gengpt": "as R2GenGPT's code: references cleaned, cut at {cut} tokens and decoded; generated text as it is",
-    "r2gen": "as R2Gen's code: both sides cleaned, references cut at {words} words, rare words of the training split as "
-    "<unk> in the references",
+    "r2gen": "as R2Gen's code: both sides cleaned, references cut at {words} words, words rare in training as <unk> in "
+    "the references",
     "coco": "as coco-caption: both sides split by Penn Treebank rules, lower case, without punctuation",
     "raw": "both sides as they are, split at white space",
 }
@@ -45,7 +45,7 @@ class Cutter(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What protocols may need: the data set, the bundle's tokenizer, the reports of the training split; None: not given."""
+    """What protocols may need: data set, the bundle's tokenizer, reports of the training split; None: not given."""
 
     dataset: str | None = None
     cutter: Cutter | None = None
@@ -132,7 +132,7 @@ def _longer(split: Sequence[Sequence[str]], words: int) -> int:
 
 
 class TokenizerCutter:
-    """Cuts by a `tokenizer.json`: the first tokens, without special ones, decoded as R2GenGPT's code decodes references.
+    """Cuts by a `tokenizer.json`: the first tokens, no special ones, decoded as R2GenGPT's code decodes references.
 
     Args:
         path: the file, as bundles have it.

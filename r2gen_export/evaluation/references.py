@@ -1,11 +1,13 @@
 """The reports that generated ones are compared with: an annotation, a file of texts, or MIMIC-CXR's own report files.
 
 An annotation is R2Gen's, read more leniently than for images: `image_path` may be missing, and the text may be in
-`report`, `findings` or `impression`, as text or as a list of one text. Errors give a place ("test[3] of the annotation").
+`report`, `findings` or `impression`, as text or as a list of one text. Errors give a place ("test[3] of the
+annotation").
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ class ReferenceSet:
         studies: those that have a text.
         training: the texts of the training split; None where there is none.
         elsewhere: the ids of the other splits, with the split's name.
-        left_out: number of studies without a text, or without the section that was asked for; `left_out_ids` are theirs.
+        left_out_ids: of studies without a text, or without the section that was asked for.
         split: its name.
     """
 
@@ -144,7 +146,7 @@ def _report(fields: Mapping[str, Any], section: Section | None, place: str) -> s
 def _text(value: Any, place: str) -> str:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if value is None or (isinstance(value, float) and value != value):  # pandas writes NaN for an empty cell
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for an empty cell
         return ""
     if not isinstance(value, str):
         raise wrong_form(f"{place}: the report is {type(value).__name__}, expected text", FORM)

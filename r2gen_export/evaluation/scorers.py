@@ -63,7 +63,7 @@ class Scorer:
         """Run the command on pairs of texts.
 
         Raises:
-            R2GenError: `R2G-EVAL-SCORER` when it fails, takes longer than `seconds`, or leaves out, repeats or invents a
+            R2GenError: `R2G-EVAL-SCORER` when it fails, takes longer than `seconds`, leaves out, repeats or invents a
                 study, or gives a score that is no finite number.
         """
         pairs = zip(references, texts, strict=True)
