@@ -34,6 +34,8 @@ class Commands(LazyGroup):
             Entry("demo", "Rebuild the embedded demo bundle from synthetic data."),
         ],
         "Measure": [
+            Entry("evaluate", "Score a bundle, or finished reports, on a data set."),
+            Entry("rexrank", "Write reports in ReXrank's form, from its input file."),
             Entry("tune", "Measure how a bundle decodes fastest on this CPU, and record it."),
             Entry("label", "Label the findings that reports name."),
             Entry("bench", "Measure latency, memory and energy, or compare two reports."),

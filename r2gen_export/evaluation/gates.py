@@ -1,4 +1,4 @@
-"""Non-inferiority: whether a system was shown to be worse by no more than a margin, with 95 % confidence (one-sided)."""
+"""Non-inferiority: whether a system was shown to be worse by no more than a margin, with 95 % confidence."""
 
 from __future__ import annotations
 
