@@ -42,7 +42,8 @@ svg text { fill: var(--ink); font-size: 12px; } svg .soft { fill: var(--soft); }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; } td .soft { font-size: .92em; }
+.pair table { font-size: .8rem; } .pair th, .pair td { padding: .22rem .3rem; }
 table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 """
 
@@ -96,7 +97,7 @@ def _words(results: Results, main: str) -> str:
             row = tables.row_of(results, name, "all", main).get(metric)
             if row is not None:
                 rows.append((tables.SYSTEMS[name], row["value"], row["low"], row["high"]))
-        if rows and metric in ("BLEU-4", "METEOR-1.5", "ROUGE-L", "CIDEr"):
+        if len(rows) > 1 and metric in ("BLEU-4", "METEOR-1.5", "ROUGE-L", "CIDEr"):
             plots.append(f"<figure><b>{metric}</b>{intervals(rows, metric)}</figure>")
     note = (
         '<p class="soft">One report for every study and a random report of the training split see no image. A score '
@@ -189,8 +190,16 @@ def _not_computed(results: Results) -> str:
     return f"<h2>Not computed</h2><ul>{lines}</ul>"
 
 
+def _cell(text: str) -> str:
+    """An interval stands below its number, so that all metrics fit the width of the page."""
+    number, bracket, interval = text.partition(" [")
+    if not bracket or not interval.endswith("]") or not number.replace(".", "", 1).isdecimal():
+        return escape(text)
+    return f'{number}<br><span class="soft">[{interval}</span>'
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    rest = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    rest = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows)
     classes = f' class="{kind}"' if kind else ""
     return f'<div class="scroll"><table{classes}><thead><tr>{first}</tr></thead><tbody>{rest}</tbody></table></div>'

@@ -157,7 +157,8 @@ def section_of(report: str, section: Section) -> str:
     """The text below `FINDINGS:` or `IMPRESSION:`, in one line; empty where the report has no such heading."""
     headings = list(HEADING.finditer(report))
     parts = []
-    for heading, end in zip(headings, [*(h.start() for h in headings[1:]), len(report)], strict=True):
+    ends = [heading.start() for heading in headings[1:]] + [len(report)] * bool(headings)
+    for heading, end in zip(headings, ends, strict=True):
         if section in heading[1].strip().lower().split():
             parts.append(report[heading.end() : end])
     return " ".join(" ".join(parts).split())
