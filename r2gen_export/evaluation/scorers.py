@@ -55,7 +55,7 @@ class Scorer:
         except ValueError:
             words = ()
         if not name.strip() or not words:
-            fix = '--scorer "radeval=python adapters/radeval.py"'
+            fix = '--scorer "radeval=python radeval_scores.py"'
             raise R2GenError("R2G-CONFIG-VALUE", "a scorer is given as NAME=COMMAND", fix)
         return cls(name.strip(), words)
 
