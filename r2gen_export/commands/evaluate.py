@@ -39,7 +39,6 @@ app = command_app(
     """,
     cls=EvaluateGroup,
     no_args_is_help=False,
-    epilog=examples("r2gen evaluate --help", "r2gen evaluate compare --help"),
 )
 
 

@@ -17,8 +17,13 @@ SEED: Final = 20_230_918
 FEWEST: Final = 30
 """Studies (or patients) below which no interval is given."""
 
-BLOCK: Final = 500
-"""Resamples computed together: bounds the memory to a few MB."""
+CELLS: Final = 2_000_000
+"""Weights held at a time: 16 MB."""
+
+
+def block_size(units: int) -> int:
+    """Resamples that are computed together."""
+    return max(1, min(500, CELLS // max(1, units)))
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ class Resampling:
         """Blocks [B, units] of how often each unit is drawn; the same ones at every call."""
         rng = np.random.default_rng(self.seed)
         chances = np.full(self.units, 1.0 / self.units)
-        for start in range(0, self.replicates, BLOCK):
-            size = min(BLOCK, self.replicates - start)
+        block = block_size(self.units)
+        for start in range(0, self.replicates, block):
+            size = min(block, self.replicates - start)
             yield rng.multinomial(self.units, chances, size=size).astype(np.float64)
 
     def grouped(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import NOTICE
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.bootstrap import (
-    BLOCK,
     FEWEST,
     REPLICATES,
     SEED,
     Resampling,
     Statistic,
+    block_size,
     stack_columns,
     values_of_sums,
 )
@@ -205,8 +205,9 @@ class _Paired:
         change = self._sums_second - self._sums_first
         first, second = self._sums_first.sum(axis=0), self._sums_second.sum(axis=0)
         larger = np.zeros(len(self.names))
-        for start in range(0, self._plan.replicates, BLOCK):
-            size = min(BLOCK, self._plan.replicates - start)
+        block = block_size(self._plan.units)
+        for start in range(0, self._plan.replicates, block):
+            size = min(block, self._plan.replicates - start)
             moved = rng.integers(0, 2, size=(size, self._plan.units)).astype(np.float64) @ change
             swapped = self._difference(first + moved, second - moved)
             larger += (np.abs(swapped) >= np.abs(self.points) - 1e-12).sum(axis=0)

@@ -118,8 +118,10 @@ def _json(content: str, subject: str) -> Predictions:
         return Predictions(tuple(_record(fields, place) for place, fields in places), "records", {})
     if not isinstance(record, dict):
         raise wrong_form(f"{subject} is neither a list nor an object", FORMS)
-    if "schema" in record or ("id" in record and _first(record, TEXT_FIELDS) is not None):
+    if "schema" in record:
         return _lines(content, subject)
+    if "id" in record and _first(record, TEXT_FIELDS) is not None:  # a single study
+        return Predictions((_record(record, f"entry 1 of {subject}"),), "records", {})
     entries = []
     form = "published"
     for number, (key, value) in enumerate(record.items(), start=1):

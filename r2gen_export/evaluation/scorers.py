@@ -124,6 +124,10 @@ class Scorer:
             raise self._failed("studies have scores of different names")
         if not last or not isinstance(last.get("about"), dict):
             raise self._failed("it ended without a last line with corpus and about")
+        try:
+            json.dumps(last["about"], allow_nan=False)
+        except ValueError as error:
+            raise self._failed("what it says of itself holds a number that is not finite") from error
         per_study = {
             name: np.array([scores[study][name] for study in range(1, studies + 1)])
             for name in (names.pop() if names else ())

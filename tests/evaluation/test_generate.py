@@ -49,6 +49,12 @@ def test_a_report_or_a_reason_for_every_study(generation: Generation, whole: Pat
     assert "phantom-0" not in whole.read_text(encoding="utf-8"), "no id"
 
 
+def batch_sizes(file: Path) -> dict[int, int]:
+    """With how many others each study was decoded, by the last entry of each."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {line["study"]: line.get("batch_size", 0) for line in lines}
+
+
 @pytest.mark.parametrize("lines", range(9))
 def test_a_stopped_run_goes_on(lines: int, generation: Generation, whole: Path, tmp_path: Path) -> None:
     """Batches are of studies 1 to 3, 4 to 6, 7 and 8; half a line is what a killed process may leave."""
@@ -61,6 +67,7 @@ def test_a_stopped_run_goes_on(lines: int, generation: Generation, whole: Path, 
     assert [(entry.id, entry.text, entry.token_ids, entry.failed) for entry in predictions.entries] == [
         (entry.id, entry.text, entry.token_ids, entry.failed) for entry in expected.entries
     ]
+    assert batch_sizes(file) == batch_sizes(whole), "every study is decoded together with the same others"
     assert sum(steps) == 8
     assert not (tmp_path / "predictions.jsonl.partial").exists()
 

@@ -33,6 +33,7 @@ FORMS = {
     "nested": '{"a": [["No effusion."]], "b": ""}',
     "byte order mark and CRLF": '\ufeff{"a": ["No effusion."],\r\n "b": [""]}\r\n',
     "list": '[{"id": "a", "report": "No effusion."}, {"id": "b", "report": ""}]',
+    "one study over several lines": '{\n "id": "a",\n "report": "No effusion."\n}',
     "lines": '{"id": "a", "hypothesis": "No effusion."}\n\n{"study_id": "b", "generated": ""}\n',
     "failures": f'{{"id": "a", "text": "No effusion."}}\n{{"schema": "{FAILURE_SCHEMA}", "study": 2, "name": "b", '
     '"error": {}}',
@@ -41,7 +42,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form: str, tmp_path: Path) -> None:
-    assert read(tmp_path, FORMS[form]) == TWO
+    assert read(tmp_path, FORMS[form]) == TWO[: 1 if form.startswith("one study") else 2]
 
 
 def test_reports_of_infer_keep_tokens_and_settings(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ BROKEN = {
         'for n in "12": print(json.dumps({"id": n, "scores": {n: 1.0}}))\n' + LAST,
         "different names",
     ),
+    "NaN about itself": (
+        'for n in "12": print(json.dumps({"id": n, "scores": {}}))\n'
+        'print(json.dumps({"corpus": {}, "about": {"x": float("inf")}}))',
+        "not finite",
+    ),
     "no JSON": ('print("loading ...")', "line 1 of its output is not JSON"),
     "a failure": ("raise SystemExit(3)", "status 3"),
     "no end": ("import time; time.sleep(60)", "longer than 1 s"),
