@@ -124,8 +124,7 @@ def image_folders(studies: StudyOptions) -> list[Path]:
 
 
 def _tokenizer(request: EvaluateRequest) -> Path | None:
-    from r2gen_export.bundle import TOKENIZER, open_bundle
-    from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.bundle import TOKENIZER, bundle_path, open_bundle
 
     if request.studies.tokenizer is not None:
         return request.studies.tokenizer

@@ -198,8 +198,7 @@ def run(network: NetworkOptions, results: ResultOptions, studies: StudyOptions, 
     stderr and names no patient. SIGTERM ends the node; the next one goes on. Further commands: r2gen node status,
     show ID, retry ID, purge. Research use only: the reports are unverified drafts, never a diagnosis.
     """
-    from r2gen_export.bundle import load_manifest
-    from r2gen_export.runtime.pipeline import bundle_path
+    from r2gen_export.bundle import bundle_path, load_manifest
     from r2gen_export.system.extras import needs
     from r2gen_export.system.interrupts import Terminated
 

@@ -62,7 +62,8 @@ class Generator:
         Raises:
             R2GenError: as `Pipeline.from_bundle`.
         """
-        from r2gen_export.runtime.pipeline import Pipeline, bundle_path
+        from r2gen_export.bundle import bundle_path
+        from r2gen_export.runtime.pipeline import Pipeline
 
         # A node learns no drafts: token ids of reports are patient data, and its bundle may be read-only.
         decoding = {"preset": preset} if preset else {}
