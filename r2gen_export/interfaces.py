@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from r2gen_export.errors import InternalError, R2GenError
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+NO_PROMPT: Final = -1
+"""Group of a row whose cache holds nothing that is used again."""
 
 
 class DecoderState(Protocol):
@@ -42,26 +46,56 @@ class DecoderState(Protocol):
         """Make row i the row `rows[i]` was. `rows` [B'] may repeat rows (beams) and leave some out (finished ones)."""
 
 
+class RowState(DecoderState, Protocol):
+    """A state whose rows have lengths of their own: they enter and leave between any two passes.
+
+    A row's logits depend on nothing that is in the cache behind the row's own length, nor in another row.
+    """
+
+    def join(self, prompts: Floats, row: int) -> Floats:
+        """Read prompts [K, S, d] float32 into the rows from `row` on, in the place of what they held.
+
+        Rows between the last one and `row` become rows too, and hold nothing until `reorder` puts something there.
+
+        Returns:
+            Logits [K, vocab] float32 of each prompt's last position, not checked: of a row that is not finite, nothing
+            is left in the cache. Valid until the next pass.
+        """
+
+    def advance(self, embeds: Floats) -> Floats:
+        """Append one position, embeds [B, 1, d] float32, to every row, each at its own length.
+
+        Returns:
+            Logits [B, vocab] float32, as `join` does. `logits` is not set.
+        """
+
+
 class PassingState(ABC):
     """What every engine's `DecoderState` does alike: it counts positions and keeps the last logits.
 
     Args:
-        prompt: positions of the prompt; rolling back ends there.
+        rows: B.
+        prompt: positions of their prompts; rolling back ends there.
         cached: those already in the cache.
     """
 
-    _logits: Floats
-
-    def __init__(self, prompt: int, cached: int) -> None:
-        self._prompt, self._length = prompt, cached
+    def __init__(self, rows: int, prompt: int, cached: int) -> None:
+        self._logits: Floats | None = None
+        self._prompts = np.full(rows, prompt)
+        self._lengths = np.full(rows, cached)
 
     @abstractmethod
     def _pass(self, embeds: Floats, keep: int) -> Floats:
-        """Logits [B, keep, vocab] of the last `keep` positions of embeds [B, n, d], behind `_length` cached ones."""
+        """Logits [B, keep, vocab] of the last `keep` positions of embeds [B, n, d], behind each row's `_lengths`."""
+
+    def _forget(self, rows: Integers) -> None:  # noqa: B027 -- a cache that goes with its state has nothing to do
+        """Leave nothing of these rows in the cache: masked positions are multiplied by 0, which keeps NaN."""
 
     @property
     def logits(self) -> Floats:
         """See `DecoderState`, here and below."""
+        if self._logits is None:
+            raise InternalError("logits are asked of a state whose rows have joined one by one")
         return self._logits
 
     def decode(self, embeds: Floats) -> None:
@@ -78,18 +112,97 @@ class PassingState(ABC):
         Raises:
             InternalError: when some of them are the prompt's.
         """
-        if not 0 <= count <= self._length - self._prompt:
-            raise InternalError(f"rolling back {count} positions of {self._length - self._prompt}")
-        self._length -= count
+        written = int((self._lengths - self._prompts).min())
+        if not 0 <= count <= written:
+            raise InternalError(f"rolling back {count} positions of {written}")
+        self._lengths -= count
 
     def _append(self, embeds: Floats, keep: int) -> Floats:
         logits = self._pass(embeds, keep)
-        self._length += embeds.shape[1]
+        try:
+            require_finite(logits, "logits")
+        except R2GenError:
+            self._forget(np.arange(len(embeds)))
+            raise
+        self._lengths += embeds.shape[1]
         self._logits = logits[:, -1]
         return logits
 
+    def _take_rows(self, rows: Integers) -> None:
+        """What `reorder` does with everything but the cache."""
+        if self._logits is not None:
+            self._logits = self._logits[rows]
+        self._prompts, self._lengths = self._prompts[rows], self._lengths[rows]
 
-def common_prompts(groups: Integers, rows: Integers) -> NDArray[np.bool_]:
+
+class JoiningState(PassingState):
+    """What every engine's `RowState` does alike. It begins without rows."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, 0)
+        self._groups = np.zeros(0, np.int64)
+        """The prompt each row began with, by a number: rows of one prompt have its cache in common."""
+        self._joined = 0
+
+    @abstractmethod
+    def _read(self, prompts: Floats, row: int) -> Floats:
+        """Logits [K, vocab] behind prompts [K, S, d], read into the rows from `row` on."""
+
+    @abstractmethod
+    def _move(self, rows: Integers, same: Flags, prompt: int, length: int) -> None:
+        """Make row i of the cache the row `rows[i]` was, up to `length` positions.
+
+        Where `same[i]`, the two rows have their first `prompt` positions in common.
+        """
+
+    def fill(self, prompts: Floats) -> None:
+        """Read prompts [B, S, d], the only ones of this state.
+
+        Raises:
+            R2GenError: `R2G-GENERATE-NONFINITE`.
+        """
+        logits = self.join(prompts, 0)
+        require_finite(logits, "logits")
+        self._logits = logits
+
+    def join(self, prompts: Floats, row: int) -> Floats:
+        """See `RowState`, here and below."""
+        count, size = prompts.shape[:2]
+        added = np.zeros(max(0, row + count - len(self._lengths)), np.int64)
+        self._lengths, self._prompts = (np.append(old, added) for old in (self._lengths, self._prompts))
+        self._groups = np.append(self._groups, added + NO_PROMPT)
+        self._logits = None
+        places = slice(row, row + count)
+        logits = self._read(prompts, row)
+        self._lengths[places] = self._prompts[places] = size
+        self._groups[places] = np.arange(self._joined, self._joined + count)
+        self._joined += count
+        self._forget_spoiled(logits, row)
+        return logits
+
+    def advance(self, embeds: Floats) -> Floats:
+        """Append one position."""
+        logits = self._pass(embeds, 1)[:, -1]
+        self._lengths += 1
+        self._logits = None
+        self._forget_spoiled(logits, 0)
+        return logits
+
+    def reorder(self, rows: Integers) -> None:
+        """Take rows, repeat and leave them out."""
+        prompt, length = int(self._prompts[rows].min()), int(self._lengths[rows].max())
+        self._move(rows, common_prompts(self._groups, rows), prompt, length)
+        self._groups = self._groups[rows]
+        self._take_rows(rows)
+
+    def _forget_spoiled(self, logits: Floats, row: int) -> None:
+        spoiled = row + np.flatnonzero(~finite_rows(logits))
+        if len(spoiled):
+            self._forget(spoiled)
+            self._groups[spoiled] = NO_PROMPT
+
+
+def common_prompts(groups: Integers, rows: Integers) -> Flags:
     """For a reorder to `rows` [B']: which rows stay on their prompt. `groups` [B]: the prompt each row began with.
 
     Such a row has its prompt's part of the cache already.
@@ -107,7 +220,24 @@ class Decoder(Protocol):
         """Read the prompts [B, S, d] float32, all of one length, behind which at most `room` positions follow."""
 
 
-class PrefixDecoder(Decoder, Protocol):
+class RowDecoder(Decoder, Protocol):
+    """A decoder that can keep a length for each row.
+
+    Attributes:
+        row_lengths: whether it can, on this device and with this graph; if not, `open_rows` must not be called.
+    """
+
+    row_lengths: bool
+
+    def open_rows(self, rows: int, positions: int) -> RowState:
+        """A state without rows, with room for so many rows of so many positions each, prompt included.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE` when the model has fewer positions; `R2G-RESOURCE-MEMORY`.
+        """
+
+
+class PrefixDecoder(RowDecoder, Protocol):
     """What a pipeline needs of one."""
 
     def share_prefix(self, inputs_embeds: Floats) -> None:
@@ -137,6 +267,11 @@ def check_room(positions: int, most: int) -> None:
     if positions > most:
         message = f"{positions} positions, but this model has {most}"
         raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number")
+
+
+def finite_rows(logits: Floats) -> Flags:
+    """Which rows of logits [B, vocab] are finite, [B]."""
+    return np.asarray(np.isfinite(logits).all(axis=1), bool)
 
 
 def require_finite(values: Floats, what: str) -> None:

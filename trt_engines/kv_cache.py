@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,18 +54,33 @@ class EngineCache:
         self._passes.move_to_end(key)
         return self._passes[key]
 
-    def clear(self) -> None:
-        """Zeros everywhere."""
-        self._cuda.clear(self._base, self._tensors * self._stride * self._row_bytes)
+    @property
+    def spare(self) -> int:
+        """A row that holds nothing between two calls: prompts are read there, rows that change places pass through."""
+        return self._stride - 1
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Zeros in these rows."""
+        for tensor in range(self._tensors):
+            for row in rows:
+                self._cuda.clear(self.address(tensor, row), self._row_bytes)
+
+    def copy(self, target: int, source: int, length: int) -> None:
+        """Make a row what another one is, `length` positions in use."""
+        self._copy_row(target, source, 0, length)
+
+    def grow(self, rows: int) -> None:
+        """Have room for so many rows."""
+        if rows > self._rows:
+            self._grow(rows)
 
     def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
         """Make row i the row `rows[i]` was, `length` positions in use.
 
         Where `same[i]`, the two rows have their first `prompt` positions in common, and only the rest is copied.
         """
-        if len(rows) > self._rows:
-            self._grow(len(rows))
-        for target, source, reader in row_moves(rows, spare=self._stride - 1):
+        self.grow(len(rows))
+        for target, source, reader in row_moves(rows, spare=self.spare):
             self._copy_row(target, source, prompt if same[reader] else 0, length)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
 from r2gen_export.errors import R2GenError
-from r2gen_export.interfaces import PassingState, check_room, common_prompts, require_finite
+from r2gen_export.interfaces import Flags, JoiningState, check_room, require_finite
 from trt_engines.backends import Backend
 from trt_engines.cuda import Cuda
 from trt_engines.identity import PLAN
@@ -131,6 +131,7 @@ class EngineDecoder:
         weight_budget: int | None = None,
     ) -> None:
         self._cuda, self._dims = cuda, dims
+        self.row_lengths = True
         with cuda.undone_on_error():
             self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache, weight_budget=weight_budget)
             parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]
@@ -169,16 +170,18 @@ class EngineDecoder:
                 or the engine was built for.
         """
         rows, size = inputs_embeds.shape[:2]
-        check_room(size + room, self._dims.max_positions)
-        if size + room > self._head[1]:
-            message = f"{size + room} positions, but the engine was built for {self._head[1]}"
+        state = self.open_rows(rows, size + room)
+        state.fill(inputs_embeds)
+        return state
+
+    def open_rows(self, rows: int, positions: int) -> EngineState:
+        """See `interfaces.RowDecoder`."""
+        check_room(positions, self._dims.max_positions)
+        if positions > self._head[1]:
+            message = f"{positions} positions, but the engine was built for {self._head[1]}"
             raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number, or build it longer")
         cache = self._take(rows)
-        try:
-            state = EngineState(self, cache, inputs_embeds)
-        except BaseException:
-            self._free.append(cache)
-            raise
+        state = EngineState(self, cache)
         weakref.finalize(state, self._free.append, cache)
         return state
 
@@ -191,13 +194,13 @@ class EngineDecoder:
             cache.close()
         return EngineCache(self._cuda, len(self._past), rows, self._head, self._dtype)
 
-    def run(self, cache: EngineCache, embeds: Floats, start: int, keep: int) -> Floats:
-        """Logits [B, keep, vocab] float32 of the last `keep` positions of embeds [B, n, d], behind `start` cached ones.
+    def run(self, cache: EngineCache, embeds: Floats, starts: Integers, *, keep: int = 1, row: int = 0) -> Floats:
+        """Pass over embeds [B, n, d], each row behind `starts` [B] cached positions, in rows from `row` on.
 
         In as many passes as the engine's profiles ask for: one, when it was built for what is asked of it.
 
-        Raises:
-            R2GenError: `R2G-GENERATE-NONFINITE`, with the cache cleared.
+        Returns:
+            Logits [B, keep, vocab] float32 of the last `keep` positions, not checked.
         """
         rows, size = embeds.shape[:2]
         length = min(size, max(min(size, kept) if keep > 1 else size for _, size, kept in self._limits))
@@ -205,30 +208,25 @@ class EngineDecoder:
         height = max((high for high, wide, most in self._limits if wide >= length and most >= kept), default=rows)
         blocks = []
         for top in range(0, rows, height):
+            some = slice(top, top + height)
             pieces = [
-                self._pass(cache, top, embeds[top : top + height, left : left + length], start + left, keep > 1)
+                self._pass(cache, row + top, embeds[some, left : left + length], starts[some] + left, keep > 1)
                 for left in range(0, size, length)
             ]
             blocks.append(np.concatenate(pieces, axis=1)[:, -keep:])
-        logits: Floats = np.concatenate(blocks)
-        try:
-            require_finite(logits, "logits")
-        except R2GenError:
-            cache.clear()  # masked positions are multiplied by 0, which does not make NaN go away
-            raise
-        return logits
+        return np.concatenate(blocks)
 
-    def _pass(self, cache: EngineCache, row: int, embeds: Floats, start: int, every: bool) -> Floats:
+    def _pass(self, cache: EngineCache, row: int, embeds: Floats, starts: Integers, every: bool) -> Floats:
         rows, size = embeds.shape[:2]
         keep = size if every else 1
         shapes: dict[str, Shape] = {EMBEDS: embeds.shape, POSITIONS: (rows, size), KEEP: (keep,)}
         logits = (rows, keep, self._dims.vocab_size)
         bound = cache.bound((row, rows, size, keep), lambda: self._bind(cache, row, rows, shapes, logits))
         self._staging.array(EMBEDS, shapes[EMBEDS])[...] = embeds
-        self._staging.array(POSITIONS, shapes[POSITIONS])[...] = np.arange(start, start + size)
+        self._staging.array(POSITIONS, shapes[POSITIONS])[...] = starts[:, None] + np.arange(size)
         self._staging.array(KEEP, shapes[KEEP])[...] = np.arange(size - keep, size)
         # Prompts come once per report, everything else again and again.
-        bound.run(captured=start > 0)
+        bound.run(captured=bool(starts[0]))
         return np.array(self._staging.array(LOGITS, logits), dtype=np.float32)  # a copy: the next pass writes there
 
     def _bind(self, cache: EngineCache, row: int, rows: int, inputs: dict[str, Shape], logits: Shape) -> BoundPass:
@@ -246,23 +244,34 @@ class EngineDecoder:
         self._runner.close()
 
 
-class EngineState(PassingState):
-    """A `DecoderState` in an `EngineCache`: positions taken back stay there until others take their place."""
+class EngineState(JoiningState):
+    """A `RowState` in an `EngineCache`: positions taken back stay there until others take their place."""
 
-    def __init__(self, decoder: EngineDecoder, cache: EngineCache, prompts: Floats) -> None:
-        super().__init__(prompts.shape[1], 0)
+    def __init__(self, decoder: EngineDecoder, cache: EngineCache) -> None:
+        super().__init__()
         self._decoder, self._cache = decoder, cache
-        self._groups = np.arange(len(prompts))
-        self._append(prompts, 1)
 
-    def reorder(self, rows: Integers) -> None:
-        self._logits = self._logits[rows]
-        same = common_prompts(self._groups, rows)
-        self._cache.reorder(rows, same, self._prompt, self._length)
-        self._groups = self._groups[rows]
+    def _read(self, prompts: Floats, row: int) -> Floats:
+        count, size = prompts.shape[:2]
+        self._cache.grow(row + count)
+        begin = np.zeros(count, np.int64)
+        if row == 0:
+            return self._decoder.run(self._cache, prompts, begin)[:, -1]
+        # In one row, whichever it goes to: a pass has an execution context for each address it is bound to.
+        logits = []
+        for place, prompt in enumerate(prompts, start=row):
+            logits.append(self._decoder.run(self._cache, prompt[None], begin[:1], row=self._cache.spare)[:, -1])
+            self._cache.copy(place, self._cache.spare, size)
+        return np.concatenate(logits)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
-        return self._decoder.run(self._cache, embeds, self._length, keep)
+        return self._decoder.run(self._cache, embeds, self._lengths, keep=keep)
+
+    def _forget(self, rows: Integers) -> None:
+        self._cache.clear([*rows.tolist(), self._cache.spare])
+
+    def _move(self, rows: Integers, same: Flags, prompt: int, length: int) -> None:
+        self._cache.reorder(rows, same, prompt, length)
 
 
 def _check_names(runner: EngineRunner, inputs: set[str], outputs: set[str]) -> None:

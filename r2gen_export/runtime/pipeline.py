@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count, islice
@@ -13,7 +12,6 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Bundle, Manifest, bundle_id
@@ -26,15 +24,17 @@ from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
-from r2gen_export.runtime.decoding.generate import Sequence as TokenSequence
+from r2gen_export.runtime.decoding.batch import Request, RunningBatch
 from r2gen_export.runtime.decoding.generate import generate_steps
+from r2gen_export.runtime.decoding.sequence import Sequence as TokenSequence
 from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
+from r2gen_export.runtime.many import Encoded, Numbered, RunningStudies, Stages, static_batch
 from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
-from r2gen_export.runtime.settings import Settings, expected_workload, resolve_settings
+from r2gen_export.runtime.settings import Settings, expected_workload, prompt_length, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.studies.images import preprocess
@@ -42,19 +42,6 @@ from r2gen_export.system.huge_pages import use_huge_pages
 from r2gen_export.system.versions import VERSION
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """One study on its way: prompt embeddings [1, S, d] and what it took to get there."""
-
-    study: int
-    views: int
-    prompt: NDArray[np.float32]
-    preprocess_ms: float
-    encode_ms: float
-    inputs: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -200,11 +187,12 @@ class Pipeline:
         numbers: Iterable[int] | None = None,
         **overrides: Any,
     ) -> Iterator[Outcome]:
-        """Reports of many studies, in their order, `batch_size` decoded together.
+        """Reports of many studies, in their order, at most `batch_size` decoded together.
 
-        A study that fails gives an outcome with its error and does not stop the others. Sampled studies are decoded
-        one by one, so that a report depends on its seed and not on its neighbours. `numbers`: what reports and errors
-        call the studies; counted from 1 when None.
+        Where the decoder's cache keeps a length for each row (`row_lengths`), the next study takes the place of one
+        that ends; elsewhere studies begin together, in batches. A study that fails gives an outcome with its error and
+        does not stop the others. Sampled studies are decoded one by one, so that a report depends on its seed and not
+        on its neighbours. `numbers`: what reports and errors call the studies; counted from 1 when None.
 
         Raises:
             R2GenError: `R2G-CONFIG-VALUE` before the first study.
@@ -217,86 +205,54 @@ class Pipeline:
             use_huge_pages()
             self._large = False
         numbered = zip(count(1) if numbers is None else numbers, studies, strict=False)
-        return self._generate_batches(numbered, size, settings)
+        stages = _Stages(self, settings)
+        if size > 1 and self._decoder.row_lengths:
+            return RunningStudies(stages, numbered, size, self._run).outcomes()
+        return self._generate_batches(stages, numbered, size)
 
     def _run(self, call: Callable[[], T]) -> T:
         """A call, in the thread of the GPU where there is one."""
         return call() if self._worker is None else self._worker.run(call)
 
-    def _generate_batches(
-        self, studies: Iterator[tuple[int, Images]], size: int, settings: Settings
-    ) -> Iterator[Outcome]:
+    def _generate_batches(self, stages: Stages, studies: Iterator[Numbered], size: int) -> Iterator[Outcome]:
         while batch := list(islice(studies, size)):
-            yield from self._run(partial(self._batch, batch, settings))
+            yield from self._run(partial(static_batch, stages, batch))
 
-    def _batch(self, batch: list[tuple[int, Images]], settings: Settings) -> list[Outcome]:
-        started = perf_counter()
-        outcomes: dict[int, Outcome] = {}
-        encoded: list[_Encoded] = []
-        for number, images in batch:
-            try:
-                pictures = read_pictures(images, f"study {number}", self._dicom)
-            except Exception as error:
-                outcomes[number] = Outcome(number, error=coded(error))
-                continue
-            try:
-                encoded.append(self._encode(number, pictures))
-            except Exception as error:
-                outcomes[number] = Outcome(number, error=coded(error).about(f"study {number}"))
-        waiting = [encoded[first : first + self._most] for first in range(0, len(encoded), self._most)]
-        while waiting:
-            part = waiting.pop(0)
-            try:
-                for report in self._decode(part, settings, started):
-                    outcomes[report.study] = Outcome(report.study, report=report)
-            except Exception as error:
-                if len(part) > 1 and isinstance(error, R2GenError) and error.code == "R2G-RESOURCE-MEMORY":
-                    waiting = self._halved(part) + waiting
-                    continue
-                # One study's NaN must not take the batch with it: decode each alone to find it.
-                for study in part:
-                    outcomes[study.study] = self._alone(study, settings)
-        return [outcomes[number] for number, _ in batch]
-
-    def _halved(self, part: list[_Encoded]) -> list[list[_Encoded]]:
-        """A batch for which the GPU's memory did not suffice, as two; later ones are no larger, and reports say so."""
-        self._most = (len(part) + 1) // 2
+    def _halve(self, studies: int) -> None:
+        """Memory did not suffice for so many studies: later batches are of half as many, and reports say so."""
+        self._most = (studies + 1) // 2
         message = f"the GPU's memory does not suffice; {self._most} at a time"
-        refused = Candidate(f"batch of {len(part)}", "decoder", False, Reason.out_of_memory, message)
+        refused = Candidate(f"batch of {studies}", "decoder", False, Reason.out_of_memory, message)
         self.provider = self.provider.with_candidates(refused)
-        return [part[: self._most], part[self._most :]]
 
-    def _alone(self, study: _Encoded, settings: Settings) -> Outcome:
-        try:
-            return Outcome(study.study, self._decode([study], settings, perf_counter())[0])
-        except Exception as error:
-            return Outcome(study.study, error=coded(error).about(f"study {study.study}"))
-
-    def _encode(self, study: int, read: Pictures) -> _Encoded:
+    def _encode(self, study: int, read: Pictures, started: float) -> Encoded:
         pictures = read.pictures
         start = perf_counter()
         pixel_values = preprocess([picture.pixels for picture in pictures], self.manifest.image)  # [V, 3, H, W]
         ready = perf_counter()
         image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
         done = perf_counter()
-        prompt = np.concatenate([self._before, image_embeds, self._after], axis=1)
-        preprocess_ms, encode_ms = read.read_ms + (ready - start) * 1000, (done - ready) * 1000
-        inputs = tuple(picture.sha256 for picture in pictures)
-        return _Encoded(study, len(pictures), prompt, preprocess_ms, encode_ms, inputs, read.warnings)
+        return Encoded(
+            study=study,
+            views=len(pictures),
+            prompt=np.concatenate([self._before, image_embeds, self._after], axis=1),
+            preprocess_ms=read.read_ms + (ready - start) * 1000,
+            encode_ms=(done - ready) * 1000,
+            inputs=tuple(picture.sha256 for picture in pictures),
+            warnings=read.warnings,
+            started=started,
+        )
 
     def _pieces(
         self, images: Images, settings: Settings, started: float, *, text: bool
     ) -> Generator[str, None, Report]:
         """The report of one study; yields its pieces of text where `text` asks for them."""
-        study = self._encode(1, read_pictures(images, dicom=self._dicom))
+        study = self._encode(1, read_pictures(images, dicom=self._dicom), started)
         (report,) = yield from self._steps([study], settings, started, text=text)
         return report
 
-    def _decode(self, studies: Sequence[_Encoded], settings: Settings, started: float) -> list[Report]:
-        return drain(self._steps(studies, settings, started, text=False), None)
-
     def _steps(
-        self, studies: Sequence[_Encoded], settings: Settings, started: float, *, text: bool
+        self, studies: Sequence[Encoded], settings: Settings, started: float, *, text: bool
     ) -> Generator[str, None, list[Report]]:
         """Decode studies together; yields the pieces of text of a single one."""
         prompt = self.manifest.prompt
@@ -327,7 +283,7 @@ class Pipeline:
         return reports
 
     def _report(
-        self, study: _Encoded, sequence: TokenSequence, settings: Settings, started: float, batch_size: int
+        self, study: Encoded, sequence: TokenSequence, settings: Settings, started: float, batch_size: int
     ) -> Report:
         start = perf_counter()
         text = self._detokenizer.text(sequence.token_ids, settings.semantics)
@@ -373,3 +329,47 @@ class Pipeline:
             warnings=study.warnings,
             backends=self.provider.candidates,
         )
+
+
+class _Stages:
+    """`many.Stages` of a pipeline with the settings of one call."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        self._pipeline, self._settings = pipeline, settings
+
+    def encode(self, number: int, images: Images) -> Encoded:
+        subject, started = f"study {number}", perf_counter()
+        pictures = read_pictures(images, subject, self._pipeline._dicom)
+        try:
+            return self._pipeline._encode(number, pictures, started)
+        except Exception as error:
+            raise coded(error).about(subject) from error
+
+    def decode(self, studies: list[Encoded], started: float) -> list[Report]:
+        return drain(self._pipeline._steps(studies, self._settings, started, text=False), None)
+
+    def request(self, study: Encoded) -> Request:
+        return Request(study.prompt, self._settings.decoding, self._settings.semantics)
+
+    def open_batch(self, studies: int) -> RunningBatch:
+        pipeline, decoding = self._pipeline, self._settings.decoding
+        return RunningBatch(
+            pipeline._decoder,
+            pipeline._embed_tokens,
+            rows=studies * decoding.num_beams,
+            positions=prompt_length(pipeline.manifest) + decoding.max_new_tokens,
+            bos_token_id=pipeline.manifest.prompt.bos_token_id,
+            eos_token_id=pipeline.manifest.prompt.eos_token_id,
+        )
+
+    def report(self, study: Encoded, sequence: TokenSequence) -> Report:
+        report = self._pipeline._report(study, sequence, self._settings, study.started, sequence.together)
+        if self._pipeline._drafter is not None:
+            self._pipeline._drafter.learn(report.token_ids)
+        return report
+
+    def limit(self) -> int:
+        return self._pipeline._most
+
+    def halve(self, studies: int) -> None:
+        self._pipeline._halve(studies)

@@ -146,17 +146,19 @@ class DevicePass:
         # A captured run repeats its host values, so it gets one that holds for all positions: the cache's length.
         self._fixed_total = shape[2] if captured else None
 
-    def run(self, embeds: Floats, start: int) -> Floats:
-        """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab] in host memory.
+    def run(self, embeds: Floats, starts: Integers) -> Floats:
+        """Pass over embeds [B, n, d] at each row's positions from `starts` [B] on: logits [B, keep, vocab] on the host.
 
         B may be less than the rows this pass is made for; what the others compute is not looked at.
         """
         count = len(embeds)
         if count < self._rows:
-            embeds = np.concatenate([embeds, np.zeros((self._rows - count, *embeds.shape[1:]), embeds.dtype)])
+            unused = self._rows - count
+            embeds = np.concatenate([embeds, np.zeros((unused, *embeds.shape[1:]), embeds.dtype)])
+            starts = np.append(starts, [starts[0]] * unused)
         self._embeds.update_inplace(np.ascontiguousarray(embeds, dtype=self._dtype))
-        self._positions.update_inplace(np.tile(self._offsets + start, (self._rows, 1)))
-        self._total[...] = self._fixed_total or start + len(self._offsets)
+        self._positions.update_inplace(starts[:, None] + self._offsets)
+        self._total[...] = self._fixed_total or starts.max() + len(self._offsets)
         self._session.run_with_iobinding(self._binding, self._options)
         return as_float32(self._logits.numpy()[:count])
 
@@ -262,9 +264,18 @@ class DeviceCache:
             )
         return self._passes[key]
 
-    def clear(self) -> None:
-        """Zeros everywhere: positions not in use are multiplied by 0, which does not make NaN go away."""
-        self._fill(self._block, self.rows)
+    def clear(self, rows: Integers) -> None:
+        """Zeros in these rows."""
+        tensor, row = self._bytes(self.rows)
+        for index in range(len(self._decoder.names)):
+            for place in rows.tolist():
+                address = self._block.data_ptr() + index * tensor + place * row
+                self._mover.fill(address, self._shape(1, 1))
+
+    def grow(self, rows: int) -> None:
+        """Have room for so many rows."""
+        if rows > self.rows:
+            self._replace(np.arange(self.rows), padded_rows(rows))
 
     def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
         """Make row i the row `rows[i]` was; whole rows of those that change are moved.
@@ -272,16 +283,17 @@ class DeviceCache:
         `same`, `prompt` and `length` say which positions differ. Moving these alone would make temporaries of another
         size at every step, which ONNX Runtime's arena keeps each.
         """
-        target, room = self._block, max(self.rows, padded_rows(len(rows)))
-        if room > self.rows:
-            target, places = self._zeroed(room), np.arange(len(rows))
-        else:
-            places = np.flatnonzero(rows != np.arange(len(rows)))
-        if len(places):
-            self._move(target, room, rows[places], places)
-        if target is not self._block:
-            self._block, self.rows = target, room
-            self._passes.clear()
+        if len(rows) > self.rows:
+            self._replace(rows, padded_rows(len(rows)))
+        elif len(places := np.flatnonzero(rows != np.arange(len(rows)))):
+            self._move(self._block, self.rows, rows[places], places)
+
+    def _replace(self, rows: Integers, room: int) -> None:
+        """A block with `room` rows, of which row i is the row `rows[i]` was."""
+        target = self._zeroed(room)
+        self._move(target, room, rows, np.arange(len(rows)))
+        self._block, self.rows = target, room
+        self._passes.clear()
 
     def _move(self, target: onnxruntime.OrtValue, room: int, take: Integers, put: Integers) -> None:
         """Rows `take` of every tensor to the places `put` in a block with `room` rows."""

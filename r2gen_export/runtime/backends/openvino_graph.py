@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUPED: Final = "GroupQueryAttention"
 
 SLOTS: Final = "slot_positions"
-"""Input [L] int64: the position each cached or new slot holds; one that was taken back holds `NEVER`."""
+"""Input [B, L] int64: the position each cached or new slot of a row holds; `NEVER` where it is unused or taken back."""
 
 ROWS: Final = "beam_idx"
 """Input [B] int32: which row of the last pass each row goes on from."""
@@ -51,7 +51,7 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
         raise ValueError(f"it has no {GROUPED} nodes: it is not of the ort dialect")
     if inputs["inputs_embeds"].get_element_type() != Type.f32:
         raise ValueError("its activations are not float32")
-    slots = ops.parameter([-1], Type.i64, name=SLOTS)
+    slots = ops.parameter([-1, -1], Type.i64, name=SLOTS)
     rows = ops.parameter([-1], Type.i32, name=ROWS)
     for added in (slots, rows):
         added.get_output_tensor(0).set_names({added.get_friendly_name()})
@@ -82,7 +82,7 @@ class _Attention:
         # [positions, head_dim / 2] twice over, as transformers rotates: first half with second half.
         halves = [ops.gather(first.input_value(place), positions, _int(0)) for place in (7, 8)]
         self._cos, self._sin = (ops.unsqueeze(ops.concat([half, half], -1), _int(1)) for half in halves)
-        seen = ops.less_equal(ops.unsqueeze(slots, _int([0, 1, 2])), ops.unsqueeze(positions, _int([1, 3])))
+        seen = ops.less_equal(ops.unsqueeze(slots, _int([1, 2])), ops.unsqueeze(positions, _int([1, 3])))
         # Finite, because OpenVINO adds it to scores and the kernel subtracts the maximum.
         self._mask = ops.select(seen, _float(0), _float(float(np.finfo(np.float32).min)))  # [B, 1, S, L]
         batch = ops.gather(ops.shape_of(positions), _int([0]), _int(0))

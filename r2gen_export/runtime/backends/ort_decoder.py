@@ -8,8 +8,8 @@ each time.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2gen_export.bundle import Dims
-from r2gen_export.errors import R2GenError
-from r2gen_export.interfaces import DecoderState, PassingState, check_room, common_prompts, require_finite
+from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.interfaces import DecoderState, Flags, JoiningState, PassingState, check_room
 from r2gen_export.runtime.backends.gpu_kv_cache import CudaGraphs, DeviceCache, DeviceMemory, RowMover
 from r2gen_export.runtime.backends.ort_kv_cache import HostCache, StaticDecoder, cache_length
 from r2gen_export.runtime.backends.ort_providers import CPU, CUDA, PLAIN, Acceleration
@@ -76,6 +76,7 @@ class DecoderSession:
         present = [f"present.{part}" for part in parts]
         types = {node.name: node.type for node in self._session.get_inputs()}
         self._static = "logits_to_keep" in types
+        self.row_lengths = self._static  # a cache that grows has one length
         if not self._static and providers[0] != CPU:
             self._open = partial(self._open, growing=True)
             self._session, self.acceleration = self._open_graph(path, tuning, PLAIN)
@@ -139,10 +140,17 @@ class DecoderSession:
             shape = (len(inputs_embeds), self._dims.num_kv_heads, 0, self._dims.head_dim)
             empty = [self._value(np.zeros(shape, self.dtype)) for _ in self._cache_names]
             return _GrowingState(self, empty, inputs_embeds)
+        state = self.open_rows(len(inputs_embeds), length)
+        state.fill(inputs_embeds)
+        return state
+
+    def open_rows(self, rows: int, positions: int) -> _StaticState:
+        """See `interfaces.RowDecoder`."""
+        check_room(positions, self._dims.max_positions)
         with coded_failures(self._session, "prefill"):
-            cache = self._take(len(inputs_embeds), length)
-        state = _StaticState(self, cache, inputs_embeds)
-        weakref.finalize(state, self._free.append, cache)
+            cache = self._take(rows, positions)
+        state = _StaticState(self, cache)
+        state.returned = weakref.finalize(state, self._free.append, cache)
         return state
 
     def _take(self, rows: int, length: int) -> HostCache | DeviceCache:
@@ -171,7 +179,7 @@ class DecoderSession:
         if cached is None:
             cache = self._take(1, size)
             assert isinstance(cache, HostCache)
-            cache.bind(slice(0, 1), size, 1).run(embeds[None], 0)
+            cache.bind(slice(0, 1), size, 1).run(embeds[None], np.zeros(1, np.int64))
             cached = [array[0, :, :size].copy() for array in cache.arrays]
             self._free.append(cache)
             self._prefix = (embeds, cached)
@@ -222,69 +230,82 @@ class DecoderSession:
             self._session.run_with_iobinding(binding)
         logits, *cache = binding.get_outputs()
         last: Floats = np.array(logits.numpy()[:, -keep:], dtype=np.float32)  # a copy: prefill's is large
-        require_finite(last, "logits")
         return last, cache
 
 
-class _StaticState(PassingState):
-    """A `DecoderState` whose cache has its full length from the start; `logits` are valid until the next pass."""
+class _StaticState(JoiningState):
+    """A `RowState` whose cache has its full length from the start; logits are valid until the next pass.
 
-    def __init__(self, session: DecoderSession, cache: HostCache | DeviceCache, prompts: Floats) -> None:
-        super().__init__(prompts.shape[1], prompts.shape[1])
-        self._cache = cache
-        self._rows = len(prompts)
-        self._groups = np.arange(len(prompts))
-        """Which prompt each row began with: rows of one prompt have its cache in common."""
-        self._failures = session.failures
-        if isinstance(cache, DeviceCache):
-            self._logits = self._run(slice(0, self._rows), prompts, 0)[:, -1]
-            return
-        found = []
-        for row, prompt in enumerate(prompts):
-            shared, cached = session.prefix_of(prompt)
-            for array, part in zip(cache.arrays, cached, strict=False):
-                array[row, :, :shared] = part
+    Attributes:
+        returned: gives the cache back to the session when nobody holds this state any more.
+    """
+
+    returned: weakref.finalize[..., Any]
+
+    def __init__(self, session: DecoderSession, cache: HostCache | DeviceCache) -> None:
+        super().__init__()
+        self._session, self._cache = session, cache
+
+    def _read(self, prompts: Floats, row: int) -> Floats:
+        with self._guarded("prefill"):
+            self._cache.grow(row + len(prompts))
+        if isinstance(self._cache, DeviceCache):
+            return self._run(slice(row, row + len(prompts)), prompts, np.zeros(len(prompts), np.int64))[:, -1]
+        logits = []
+        for place, prompt in enumerate(prompts, start=row):
+            shared, cached = self._session.prefix_of(prompt)
+            for array, part in zip(self._cache.arrays, cached, strict=False):
+                array[place, :, :shared] = part
             # Row by row: what a row gets does not depend on the others, and the prefix can be skipped.
-            found.append(self._run(slice(row, row + 1), prompt[None, shared:], shared)[:, -1].copy())
-        self._logits = np.concatenate(found)
-
-    def reorder(self, rows: Integers) -> None:
-        self._logits = self._logits[rows]
-        with self._failures("reorder"):
-            self._cache.reorder(rows, common_prompts(self._groups, rows), self._prompt, self._length)
-        self._groups, self._rows = self._groups[rows], len(rows)
+            rest = self._run(slice(place, place + 1), prompt[None, shared:], np.array([shared]))
+            logits.append(rest[:, -1].copy())
+        return np.concatenate(logits)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
-        return self._run(slice(0, self._rows), embeds, self._length, keep)
+        return self._run(slice(0, len(embeds)), embeds, self._lengths, keep)
 
-    def _run(self, rows: slice, embeds: Floats, start: int, keep: int = 1) -> Floats:
-        with self._failures("decode" if start else "prefill"):
-            logits = self._cache.bind(rows, embeds.shape[1], keep).run(embeds, start)
+    def _run(self, rows: slice, embeds: Floats, starts: Integers, keep: int = 1) -> Floats:
+        if int(starts.max()) + embeds.shape[1] > self._cache.length:
+            raise InternalError(f"{starts.max()} and {embeds.shape[1]} positions in a cache of {self._cache.length}")
+        with self._guarded("decode" if starts[0] else "prefill"):
+            return self._cache.bind(rows, embeds.shape[1], keep).run(embeds, starts)
+
+    def _forget(self, rows: Integers) -> None:
+        with self._guarded("decode"):
+            self._cache.clear(rows)
+
+    def _move(self, rows: Integers, same: Flags, prompt: int, length: int) -> None:
+        with self._guarded("reorder"):
+            self._cache.reorder(rows, same, prompt, length)
+
+    @contextmanager
+    def _guarded(self, stage: str) -> Iterator[None]:
+        """Coded failures; after one the cache is let go, so that its memory is there for the next try."""
         try:
-            require_finite(logits, "logits")
-        except R2GenError:
-            self._cache.clear()  # masked positions are multiplied by 0, which does not make NaN go away
+            with self._session.failures(stage):
+                yield
+        except BaseException:
+            self.returned.detach()
             raise
-        return logits
 
 
 class _GrowingState(PassingState):
     """A `DecoderState` whose cache ONNX Runtime grows by concatenation: key and value [B, kv_heads, P, head_dim]."""
 
     def __init__(self, session: DecoderSession, empty: list[onnxruntime.OrtValue], prompt: Floats) -> None:
-        super().__init__(prompt.shape[1], 0)
+        super().__init__(len(prompt), prompt.shape[1], 0)
         self._session, self._cache = session, empty
         self._append(prompt, 1)
 
     def _pass(self, embeds: Floats, keep: int) -> Floats:
-        logits, self._cache = self._session.grow(embeds, self._cache, self._length, keep)
+        logits, self._cache = self._session.grow(embeds, self._cache, int(self._lengths[0]), keep)
         return logits
 
     def rollback(self, count: int) -> None:
         super().rollback(count)
         if count:
-            self._cache = self._session.take_slots(self._cache, self._length)
+            self._cache = self._session.take_slots(self._cache, int(self._lengths[0]))
 
     def reorder(self, rows: Integers) -> None:
-        self._logits = self._logits[rows]
+        self._take_rows(rows)
         self._cache = self._session.take_rows(self._cache, rows)

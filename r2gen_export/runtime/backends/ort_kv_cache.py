@@ -93,11 +93,15 @@ class Pass:
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
 
-    def run(self, embeds: Floats, start: int) -> Floats:
-        """Pass over embeds [B, n, d] at positions from `start`: logits [B, keep, vocab], valid until the next run."""
+    def run(self, embeds: Floats, starts: Integers) -> Floats:
+        """Pass over embeds [B, n, d] at each row's positions from `starts` [B] on.
+
+        Returns:
+            Logits [B, keep, vocab], valid until the next run.
+        """
         self._embeds[...] = embeds
-        np.add(self._offsets, start, out=self._positions)
-        self._total[...] = start + len(self._offsets)
+        np.add(self._offsets, starts[:, None], out=self._positions)
+        self._total[...] = starts.max() + len(self._offsets)
         self._session.run_with_iobinding(self._binding)
         return as_float32(self._logits)
 
@@ -140,22 +144,27 @@ class HostCache:
         """Positions a row has room for."""
         return int(self.arrays[0].shape[2])
 
-    def clear(self) -> None:
-        """Zeros everywhere."""
+    def clear(self, rows: Integers) -> None:
+        """Zeros in these rows."""
         for array in self.arrays:
-            array[...] = 0
+            array[rows] = 0
+
+    def grow(self, rows: int) -> None:
+        """Have room for so many rows."""
+        if rows <= self.rows:
+            return
+        grown = [np.zeros((rows, *array.shape[1:]), array.dtype) for array in self.arrays]
+        for array, larger in zip(self.arrays, grown, strict=True):
+            larger[: len(array)] = array
+        self.arrays = grown
+        self._passes.clear()
 
     def reorder(self, rows: Integers, same: NDArray[np.bool_], prompt: int, length: int) -> None:
         """Make row i the row `rows[i]` was, `length` positions in use.
 
         Where `same[i]`, the two rows have their first `prompt` positions in common, and only the rest is copied.
         """
-        if len(rows) > self.rows:
-            grown = [np.zeros((len(rows), *array.shape[1:]), array.dtype) for array in self.arrays]
-            for array, larger in zip(self.arrays, grown, strict=True):
-                larger[: len(array)] = array
-            self.arrays = grown
-            self._passes.clear()
+        self.grow(len(rows))
         count = len(rows)
         moved = np.flatnonzero(rows != np.arange(count))
         whole = moved[~same[moved]]

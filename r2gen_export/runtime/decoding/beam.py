@@ -9,7 +9,7 @@ itself and leaves the decoder's batch. Arithmetic is float32 in the order of the
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,7 @@ def beam_search(
     """
     process = make_processors(decoding, eos_token_id, dummy_bos)
     count = decoding.num_beams
-    beams_of = _Beams if dummy_bos is None else Beams430
-    studies = [beams_of(decoding, eos_token_id) for _ in prompt_embeds]
+    studies = [beams_of(decoding, eos_token_id, dummy_bos) for _ in prompt_embeds]
     running = studies
     started = perf_counter()
     state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
@@ -72,6 +71,31 @@ def beam_search(
         places = np.arange(len(rows)).reshape(-1, count)
         decode_ms.append((perf_counter() - started) * 1000)
     return [one.best(prefill_ms, decode_ms) for one in studies]
+
+
+class BeamSearch(Protocol):
+    """The beams of one study, in either semantics.
+
+    Attributes:
+        tokens: running beams [num_beams, n] int64, best first.
+        parents: which beam of the step before each running beam continues, [num_beams].
+        done: nothing can change any more.
+    """
+
+    tokens: Integers
+    parents: Integers
+    done: bool
+
+    def advance(self, scores: Floats, raw: Floats) -> None:
+        """One step, with processed and with the model's own log probabilities [num_beams, vocab]."""
+
+    def best(self, prefill_ms: float, decode_ms: list[float]) -> Sequence:
+        """The best sequence, with the times of its prompt and passes."""
+
+
+def beams_of(decoding: Decoding, eos_token_id: int, dummy_bos: int | None) -> BeamSearch:
+    """The beams of a study that begins; `dummy_bos` as in `beam_search`."""
+    return _Beams(decoding, eos_token_id) if dummy_bos is None else Beams430(decoding, eos_token_id)
 
 
 class _Beams:

@@ -126,7 +126,7 @@ def generate_steps(
             prompt_embeds,
             decoding,
             process=make_processors(decoding, eos_token_id, ids["dummy_bos"]),
-            choose=_sampler(decoding, 1) if decoding.do_sample else _argmax,
+            choose=sampler(decoding, 1) if decoding.do_sample else _argmax,
             eos_token_id=eos_token_id,
             drafter=drafter,
         )
@@ -187,7 +187,7 @@ def _step_by_step(
 ) -> Generator[TokenEvent, None, list[Sequence]]:
     """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
     process = make_processors(decoding, eos_token_id, dummy_bos)
-    choose = _sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
+    choose = sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
     rows = [_Row(index) for index in range(len(prompt_embeds))]
     running = rows
     started = perf_counter()
@@ -234,8 +234,12 @@ def _argmax(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
     return best
 
 
-def _sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, Floats], Integers]:
-    """Draw from the warped distribution: one uniform number a token, turned into a token by the cumulative sum."""
+def sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, Floats], Integers]:
+    """Draw from the warped distribution: one uniform number a token, turned into a token by the cumulative sum.
+
+    Returns:
+        A function of rows of the batch, tokens [B, n] and processed scores [B, vocab] to the tokens drawn, [B].
+    """
     warp = make_warpers(decoding)
     seed = np.random.SeedSequence(decoding.seed).entropy if decoding.seed is None else decoding.seed
     # The same seed for every row: a study's report then depends neither on its batch nor on its place in it.

@@ -28,7 +28,8 @@ class Sequence:
     `token_ids`: without padding, EOS included when it came. `logprobs`: the model's own log probability of each token,
     before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty, None without
     beams. `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of
-    prefill. Times are those of the whole batch. `drafted` tokens were proposed, `accepted` of them the model chose too.
+    prefill. Times are those of the whole batch: of every study in the pass. `together`: most studies in one pass with
+    this one, itself included. `drafted` tokens were proposed, `accepted` of them the model chose too.
     """
 
     token_ids: tuple[int, ...]
@@ -39,6 +40,7 @@ class Sequence:
     decode_ms: tuple[float, ...]
     drafted: int = 0
     accepted: int = 0
+    together: int = 1
 
 
 OnToken: TypeAlias = Callable[[TokenEvent], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,12 +60,13 @@ def test_a_prompt_behind_a_shared_prefix_is_read_in_two_passes(tmp_path: Path, m
     decoder.share_prefix(prompt[:, :3])
     sizes = []
 
-    class Counted(openvino_decoder._CachedState):
-        def _pass(self, embeds: np.ndarray, keep: int) -> np.ndarray:
-            sizes.append(embeds.shape[1])
-            return super()._pass(embeds, keep)
+    infer = openvino_decoder.infer
 
-    monkeypatch.setattr(openvino_decoder, "_CachedState", Counted)
+    def counted(request: Any, embeds: np.ndarray, *others: Any, **options: Any) -> np.ndarray:
+        sizes.append(embeds.shape[1])
+        return infer(request, embeds, *others, **options)
+
+    monkeypatch.setattr(openvino_decoder, "infer", counted)
     state = decoder.prefill(prompt, 4)
     assert sizes == [40, 39]
     first = state.logits.copy()

@@ -68,7 +68,7 @@ class FaultyState:
 
     def reorder(self, rows: Any) -> None:
         before = [array.copy() for array in self._state._cache.arrays]
-        grows = len(rows) > self._state._rows
+        grows = len(rows) > len(self._state._lengths)
         self._state.reorder(rows)
         arrays = self._state._cache.arrays
         for old, array in zip(before, arrays, strict=True):
@@ -77,7 +77,7 @@ class FaultyState:
             if self._fault == "moves no rows in place" and not grows:
                 array[...] = old
             if self._fault == "moves the last slot only" and not grows:
-                array[:, :, : self._state._length - 1] = old[:, :, : self._state._length - 1]
+                array[:, :, : self._state._lengths[0] - 1] = old[:, :, : self._state._lengths[0] - 1]
             if self._fault == "makes all rows the first" and not grows:
                 array[...] = old[:1]
 
