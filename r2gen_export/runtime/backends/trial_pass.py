@@ -7,7 +7,7 @@ the first report, and not in the middle of one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from r2gen_export.interfaces import Decoder, Embeddings, Encoder
+    from r2gen_export.interfaces import Decoder, Embeddings, Encoder, RowDecoder
 
 Floats = NDArray[np.float32]
 
@@ -33,16 +33,19 @@ class Trial:
     """What a trial pass showed.
 
     `difference`: the largest of any logit compared, per unit of the largest logit; None where the bundle keeps no
-    reference, and the pass was only finite and not constant. `tolerance`: what is allowed.
+    reference, and the pass was only finite and not constant. `tolerance`: what is allowed. `rows`: empty, or why rows
+    of different length are not decoded together, although the decoder offers it.
     """
 
     difference: float | None
     tolerance: float
+    rows: str = ""
 
     def __str__(self) -> str:
+        rest = f"; studies are decoded in batches that begin together ({self.rows})" if self.rows else ""
         if self.difference is None:
-            return "trial pass finite; this bundle keeps no reference logits, so more is not known"
-        return f"trial pass within {self.difference:.1e} of the exported logits, allowed {self.tolerance:.0e}"
+            return f"trial pass finite; this bundle keeps no reference logits, so more is not known{rest}"
+        return f"trial pass within {self.difference:.1e} of the exported logits, allowed {self.tolerance:.0e}{rest}"
 
 
 def trial_pixels(image: ImageSpec) -> Floats:
@@ -98,6 +101,8 @@ def run_trial(
 ) -> Trial:
     """Prefill, decode, extend, take back, move rows, of one prompt and two: every kind of pass reports are made of.
 
+    A decoder that offers rows of different length and computes them wrong loses its `row_lengths`.
+
     Args:
         embeds: from `trial_prompt`, with the vision encoder of the device under trial.
         decoder: on that device.
@@ -121,7 +126,27 @@ def run_trial(
     tolerance = tolerance_of(manifest, precision=precision)
     if any(float(np.ptp(entry.logits)) == 0 for entry in passes):
         raise _wrong("every logit of the trial pass is equal")
-    worst = 0.0
+    worst = max(_compare(passes, reference, tolerance), default=0.0)
+    rows = ""
+    if getattr(decoder, "row_lengths", False):
+        rows_decoder = cast("RowDecoder", decoder)
+        try:
+            # The last of the other passes gives what a row must that has read both tokens.
+            embedded = (table.lookup(np.array([[token_id]])), table.lookup(np.array([[other]])))
+            entries = _row_passes(rows_decoder, embeds, embedded, _shape(manifest), passes[-1].logits)
+            worst = max(worst, *_compare(entries, reference, tolerance))
+        except R2GenError as error:
+            rows_decoder.row_lengths, rows = False, error.message
+    return Trial(None if reference is None else worst, tolerance, rows)
+
+
+def _compare(passes: list[_Pass], reference: ReferenceLogits | None, tolerance: float) -> list[float]:
+    """Differences per unit of the largest logit.
+
+    Raises:
+        R2GenError: `R2G-DEVICE-UNAVAILABLE` for the first one above the tolerance.
+    """
+    differences = []
     for entry in passes:
         if isinstance(entry.expected, int):
             if reference is None:
@@ -130,11 +155,11 @@ def run_trial(
             actual, expected = entry.logits[ids], np.array(reference.logits[entry.expected], np.float32)
         else:
             actual, expected, scale = entry.logits, entry.expected, float(np.abs(entry.expected).max())
-        difference = float(np.abs(actual - expected).max()) / max(1.0, scale)
-        worst = max(worst, difference)
-        if not difference <= tolerance:
-            raise _wrong(f"logits of the trial pass ({entry.name}) differ by {difference:.1e}, allowed {tolerance:.0e}")
-    return Trial(None if reference is None else worst, tolerance)
+        differences.append(float(np.abs(actual - expected).max()) / max(1.0, scale))
+        if not differences[-1] <= tolerance:
+            message = f"logits of the trial pass ({entry.name}) differ by {differences[-1]:.1e}"
+            raise _wrong(f"{message}, allowed {tolerance:.0e}")
+    return differences
 
 
 @dataclass(frozen=True)
@@ -203,6 +228,37 @@ def _passes(
     both.reorder(np.array([1]))
     both.decode(embedded(other))
     return [*passes, _Pass("decode after a row left", both.logits[0].copy(), third)]
+
+
+def _row_passes(
+    decoder: RowDecoder, embeds: Floats, tokens: tuple[Floats, Floats], shape: tuple[int, int], both: Floats
+) -> list[_Pass]:
+    """Passes over rows of different length.
+
+    Args:
+        decoder: on the device under trial.
+        embeds: prompt [1, S, d].
+        tokens: embeddings [1, 1, d] of that of the reference, and of another one.
+        shape: rows, and positions behind the prompt.
+        both: logits [vocab] behind the two tokens.
+    """
+    rows, room = shape
+    first, second = tokens
+    state = decoder.open_rows(rows, embeds.shape[1] + room)
+    state.join(embeds, 0)
+    passes = [_Pass("decode of one row", state.advance(first)[0].copy(), 1)]
+    passes.append(_Pass("prefill beside a row", state.join(embeds, 1)[0].copy(), 0))
+    logits = state.advance(np.concatenate([second, first]))
+    passes += [_Pass("decode, longer row", logits[0].copy(), both), _Pass("decode, shorter row", logits[1].copy(), 1)]
+    # The longer row is replaced by the shorter one, and another prompt comes behind it.
+    state.reorder(np.array([1]))
+    passes.append(_Pass("prefill in a used row", state.join(embeds, 1)[0].copy(), 0))
+    logits = state.advance(np.concatenate([second, first]))
+    return [
+        *passes,
+        _Pass("decode after a row moved", logits[0].copy(), both),
+        _Pass("decode in a used row", logits[1].copy(), 1),
+    ]
 
 
 def _wrong(message: str) -> R2GenError:

@@ -117,6 +117,52 @@ def test_a_fault_is_seen(parts: tuple[Any, ...], fault: str) -> None:
     assert "does not compute what was exported" in caught.value.message
 
 
+class FaultyRows:
+    """A decoder that is right with rows of one length, and its states."""
+
+    def __init__(self, decoder: Any, fault: str) -> None:
+        self._decoder, self._fault, self.row_lengths = decoder, fault, True
+
+    def prefill(self, embeds: Any, room: int) -> Any:
+        return self._decoder.prefill(embeds, room)
+
+    def open_rows(self, rows: int, positions: int) -> Any:
+        state = self._decoder.open_rows(rows, positions)
+        advance, join = state.advance, state.join
+
+        def advance_wrong(embeds: Any) -> Any:
+            if self._fault == "gives all rows the longest one's positions":
+                state._lengths[:] = state._lengths.max()
+            return advance(embeds)
+
+        def join_wrong(prompts: Any, row: int) -> Any:
+            if self._fault == "does not join":
+                raise R2GenError("R2G-DEVICE-UNAVAILABLE", "no pass begins at this row")
+            return join(prompts, row)
+
+        state.advance, state.join = advance_wrong, join_wrong
+        return state
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("gives all rows the longest one's positions", "decode, shorter row"),
+        ("does not join", "no pass begins at this row"),
+        ("", None),
+    ],
+)
+def test_rows_of_different_length_are_left_alone_where_they_are_wrong(
+    parts: tuple[Any, ...], fault: str, message: str | None
+) -> None:
+    prompt, decoder, table, manifest = parts
+    faulty = FaultyRows(decoder, fault)
+    trial = run_trial(prompt, faulty, table, manifest)
+    assert faulty.row_lengths is (message is None)
+    assert (message or "") in trial.rows
+    assert ("begin together" in str(trial)) is bool(trial.rows) is bool(fault)
+
+
 def test_a_fault_of_the_vision_encoder_is_seen(parts: tuple[Any, ...]) -> None:
     prompt, decoder, table, manifest = parts
     blind, first = prompt.copy(), 1 + len(manifest.prompt.before_ids)
