@@ -171,7 +171,11 @@ class EngineDecoder:
         """
         rows, size = inputs_embeds.shape[:2]
         state = self.open_rows(rows, size + room)
-        state.fill(inputs_embeds)
+        try:
+            state.fill(inputs_embeds)
+        except BaseException:
+            state.returned()  # now, and not when nobody looks at the exception any more
+            raise
         return state
 
     def open_rows(self, rows: int, positions: int) -> EngineState:
@@ -182,7 +186,7 @@ class EngineDecoder:
             raise R2GenError("R2G-CONFIG-VALUE", message, "--max-new-tokens with a smaller number, or build it longer")
         cache = self._take(rows)
         state = EngineState(self, cache)
-        weakref.finalize(state, self._free.append, cache)
+        state.returned = weakref.finalize(state, self._free.append, cache)
         return state
 
     def _take(self, rows: int) -> EngineCache:
@@ -245,7 +249,13 @@ class EngineDecoder:
 
 
 class EngineState(JoiningState):
-    """A `RowState` in an `EngineCache`: positions taken back stay there until others take their place."""
+    """A `RowState` in an `EngineCache`: positions taken back stay there until others take their place.
+
+    Attributes:
+        returned: gives the cache back to the decoder, at the latest when nobody holds this state any more.
+    """
+
+    returned: weakref.finalize[..., Any]
 
     def __init__(self, decoder: EngineDecoder, cache: EngineCache) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from r2gen_export.exporting.decoder.weights import ModuleWeights
 from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.decoding.batch import Request, RunningBatch
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams
@@ -112,6 +113,33 @@ def test_a_report_is_that_of_onnx_runtime(decoder, reference, table, rig):
 
 MOST_ALLOCATIONS = 7
 """Scratch, four inputs and outputs, the cache, and once more when it got more rows."""
+
+
+def test_studies_that_enter_and_leave_get_what_they_get_alone(decoder, reference, table, rig):
+    """Greedy and beams in a running batch, one of them not finite; prompts are read in one row, bound once."""
+    rng = np.random.default_rng(11)
+    requests = {}
+    for key in range(10):
+        beams, most = int(rng.choice([1, 1, 3])), int(rng.choice([3, 9, 20]))
+        decoding = Decoding(num_beams=beams, min_new_tokens=0, max_new_tokens=most, repetition_penalty=1.2)
+        requests[key] = Request(make_prompts(rng, 1, 9, 32), decoding)
+    spoiled = make_prompts(rng, 1, 9, 32)
+    spoiled[0, 3] = np.inf
+    requests[4] = Request(spoiled, requests[4].decoding)
+    batch = RunningBatch(decoder, table, rows=4, positions=40, bos_token_id=0, eos_token_id=7)
+    waiting, ended = list(requests.items()), {}
+    while waiting or len(batch):
+        while waiting and batch.fits(waiting[0][1]):
+            ended |= {one.key: one for one in batch.add(*waiting.pop(0)).ended}
+        ended |= {one.key: one for one in batch.step().ended}
+    assert ended[4].error.code == "R2G-GENERATE-NONFINITE"
+    for key in requests.keys() - {4}:
+        one = requests[key]
+        expected = generate(reference, table, one.prompt, one.decoding, eos_token_id=7, bos_token_id=0)[0]
+        assert ended[key].sequence.token_ids == expected.token_ids
+        np.testing.assert_allclose(ended[key].sequence.logprobs, expected.logprobs, atol=1e-5)
+    prefills = [one for one in rig.double.calls if one.name == "set_input_shape" and one.arguments[1][1:] == (9, 32)]
+    assert len(prefills) <= 2, "one in the first row, one in the spare row"
 
 
 def test_the_calls_of_load_prefill_and_decode(decoder, table, rig):
