@@ -64,14 +64,16 @@ def answer_sample(answer: dict[str, Any]) -> dict[str, float]:
     """Metrics of one process's report, or batch.
 
     Of a batch, `preprocess`, `encode` and `detokenize` are sums over its studies, which are worked on one after the
-    other; `prefill` and `decode` are those of the batch.
+    other; `prefill` and `decode` are those of the batch. Studies of a running batch have their prompts read one by one:
+    their times of `prefill` differ, and their sum is the batch's.
     """
     reports = answer["reports"]
     total = (answer["ended"] - answer["started"]) * 1000
     found: dict[str, float] = {"total": total}
     for stage in STAGES:
         times = [report["timings_ms"][stage] for report in reports]
-        found[stage] = max(times) if stage in ("prefill", "decode") else sum(times)
+        shared = stage == "decode" or (stage == "prefill" and len(set(times)) == 1)
+        found[stage] = max(times) if shared else sum(times)
     found["ttft"] = found["preprocess"] + found["encode"] + found["prefill"]
     found["other"] = total - sum(found[stage] for stage in STAGES)
     longest = max(len(report["token_ids"]) for report in reports)

@@ -31,13 +31,15 @@ class Report:
         score: the beam's score in Hugging Face's scoring, None without beam search.
         finish_reason: `eos`, or `length` when max_new_tokens cut the report off.
         timings_ms: milliseconds by stage. `preprocess` (reading the images included), `encode` and `detokenize` are
-            this study's own. `prefill` and `decode` are those of all `batch_size` studies together: every report of
-            the batch gives the same time, and a study's share is that divided by `batch_size`. `total` runs from the
-            start of the batch, before the first image of any of its studies was read, until this report was done; in
-            a batch it is larger than the sum of the stages, by what the other studies took for theirs. In a batch of
+            this study's own. `decode` is the sum of the decoder passes that this study took part in; each pass is of
+            all studies that run at that moment, so the times of two reports may cover the same passes and must not be
+            added. `prefill` is this study's own where studies enter a running batch, and that of all studies together
+            where they begin together (a decoder of dialect `standard`). `total` runs from the start of reading
+            this study's images (where studies begin together: the first image of any) until this report was done; it
+            has what the other stages do not, while studies wait for a free row or for another's prompt. In a batch of
             one every figure is this study's own.
-        decode_steps_ms: raw samples, one per pass of the decoder after the prefill; a pass is of the whole batch.
-        batch_size: studies decoded together with this one, itself included.
+        decode_steps_ms: raw samples, one per pass of the decoder after the prefill; a pass is of all running studies.
+        batch_size: the most studies decoded in one pass with this one, itself included.
         decoding: the settings in force, after preset and overrides.
         preset: the preset they started from.
         semantics: `hf-current` or `hf-4.30` (design, section 1).
