@@ -2,8 +2,9 @@
 
 Studies whose reports differ in length are decoded in batches that begin together, and in a running batch that they
 enter and leave, in turn, in one process. Reports are compared token for token. `demo`: phantoms through the whole
-pipeline, with the demo's decoder written in dialect `ort`, whose cache keeps a length for each row. `shape`: the
-decoder alone, at the 1.1B shape with random weights (`benchmarks.peers` writes it), reports of lengths drawn evenly.
+pipeline, with the demo's decoder written in dialect `trt`, whose cache keeps a length for each row (`ort` takes no heads
+of 24 values). `shape`: the decoder alone, at the 1.1B shape with random weights (`benchmarks.peers` writes it), reports
+of lengths drawn evenly.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.pipeline import Pipeline
 
 EOS: Final = 2
-PROMPT: Final = 80
 MODES: Final = ("static", "running")
 Tokens = list[tuple[int, ...]]
 
@@ -104,8 +104,8 @@ def compare(title: str, decoder: Counted, work: Callable[[str], Tokens], rounds:
     print(f"running / static, each round: {ratios}; of CPU time: {cpu}; tokens {'equal' if same else 'DIFFER'}")
 
 
-def demo_in_ort(out: Path) -> Manifest:
-    """The demo bundle with its decoder in dialect `ort`, from the weights of the graph that it has in `standard`."""
+def demo_in_trt(out: Path) -> Manifest:
+    """The demo bundle with its decoder in dialect `trt`, from the weights of the graph that it has in `standard`."""
     import onnx
     import torch
     from onnx import numpy_helper
@@ -125,8 +125,8 @@ def demo_in_ort(out: Path) -> Manifest:
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(out / "decoder")).eval()
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
     shutil.rmtree(out / "decoder")
-    write_decoder(model, out / "decoder", dialect="ort", precision="fp32")
-    manifest: Manifest = dataclasses.replace(load_manifest(demo_bundle()), dialect="ort")
+    write_decoder(model, out / "decoder", dialect="trt", precision="fp32")
+    manifest: Manifest = dataclasses.replace(load_manifest(demo_bundle()), dialect="trt")
     return seal(out, manifest)
 
 
@@ -136,7 +136,7 @@ def measure_demo(options: argparse.Namespace, folder: Path) -> None:
 
     write_phantoms(folder / "phantoms", options.studies, 11, workers=1, progress=False)
     images = sorted((folder / "phantoms/images").glob("*/0.png"))
-    demo_in_ort(folder / "demo")
+    demo_in_trt(folder / "demo")
     pipeline = Pipeline.from_bundle(folder / "demo", device=options.device, threads=options.threads)
     shipped = Pipeline.from_bundle(device="cpu", threads=options.threads)
     decoder = Counted(pipeline._decoder)
@@ -193,7 +193,7 @@ def measure_shape(options: argparse.Namespace) -> None:
     decoder = Counted(opened)
     rng = np.random.default_rng(5)
     count = options.studies
-    prompts = [table.lookup(rng.integers(3, table.vocab_size, (1, PROMPT))) for _ in range(count)]
+    prompts = [table.lookup(rng.integers(3, table.vocab_size, (1, options.prompt))) for _ in range(count)]
     lengths = rng.integers(options.shortest, options.longest + 1, count).tolist()
 
     def work(mode: str) -> Tokens:
@@ -224,7 +224,7 @@ def _static(
 def _running(
     decoder: Counted, table: Embeddings, prompts: list[NDArray[np.float32]], lengths: list[int], size: int
 ) -> Tokens:
-    positions = PROMPT + max(lengths)
+    positions = prompts[0].shape[1] + max(lengths)
     batch = RunningBatch(decoder, table, rows=size, positions=positions, bos_token_id=1, eos_token_id=EOS)
     waiting = list(enumerate(map(Request, prompts, map(_settings, lengths))))[::-1]
     tokens: dict[int, tuple[int, ...]] = {}
@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("--presets", default="fast,paper", help="of the demo")
     parser.add_argument("--decoder", type=Path, help="of the shape: folder that benchmarks.peers wrote (DIR/r2gen)")
     parser.add_argument("--engine", choices=["onnxruntime", "openvino"], default="onnxruntime", help="of the shape")
+    parser.add_argument("--prompt", type=int, default=80, help="positions of a prompt of the shape")
     parser.add_argument("--shortest", type=int, default=10, help="tokens of a report of the shape")
     parser.add_argument("--longest", type=int, default=120)
     options = parser.parse_args()

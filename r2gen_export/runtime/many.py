@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Final, Protocol
@@ -20,7 +22,7 @@ from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.decoding.batch import Ended, Progress, Request, RunningBatch
 from r2gen_export.runtime.decoding.sequence import Sequence
 from r2gen_export.runtime.outcome import Outcome, coded
-from r2gen_export.runtime.pictures import Images
+from r2gen_export.runtime.pictures import Images, Pictures
 
 AHEAD: Final = 4
 """Reports come in the order of the studies. One that takes long holds up those behind it: so many times the batch size
@@ -30,11 +32,26 @@ Numbered = tuple[int, Images]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One study on its way: prompt embeddings [1, S, d] and what it took to get there.
+class Prepared:
+    """One study whose images were read: its pixels [V, 3, H, W], and what it took to get there.
 
     `started`: when its images began to be read, in seconds of `perf_counter`.
     """
+
+    study: int
+    read: Pictures
+    pixel_values: NDArray[np.float32]
+    preprocess_ms: float
+    started: float
+
+
+Begun = tuple[int, Callable[[], Prepared]]
+"""A study's number, and what gives its pixels or raises why there are none."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One study on its way: prompt embeddings [1, S, d] and what it took to get there; `started` as in `Prepared`."""
 
     study: int
     views: int
@@ -42,15 +59,18 @@ class Encoded:
     preprocess_ms: float
     encode_ms: float
     inputs: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    started: float = 0.0
+    warnings: tuple[str, ...]
+    started: float
 
 
 class Stages(Protocol):
     """What a pipeline does for many studies."""
 
-    def encode(self, number: int, images: Images) -> Encoded:
-        """The prompt of a study. Errors name it."""
+    def prepare(self, number: int, images: Images) -> Prepared:
+        """Read the images of a study, in any thread. Errors name the study, here and below."""
+
+    def encode(self, prepared: Prepared) -> Encoded:
+        """The prompt of a study."""
 
     def decode(self, studies: list[Encoded], started: float) -> list[Report]:
         """Reports of studies that begin together."""
@@ -71,12 +91,12 @@ class Stages(Protocol):
         """Remember that memory did not suffice for so many."""
 
 
-def encoded(stages: Stages, studies: list[Numbered], outcomes: dict[int, Outcome]) -> list[Encoded]:
+def encoded(stages: Stages, studies: list[Begun], outcomes: dict[int, Outcome]) -> list[Encoded]:
     """The studies that could be encoded; the others' errors go to `outcomes`."""
     done = []
-    for number, images in studies:
+    for number, prepared in studies:
         try:
-            done.append(stages.encode(number, images))
+            done.append(stages.encode(prepared()))
         except Exception as error:
             outcomes[number] = Outcome(number, error=coded(error))
     return done
@@ -99,7 +119,7 @@ def static_batch(stages: Stages, batch: list[Numbered]) -> list[Outcome]:
     """Outcomes of studies that begin together, in their order."""
     started = perf_counter()
     outcomes: dict[int, Outcome] = {}
-    ready = encoded(stages, batch, outcomes)
+    ready = encoded(stages, [(number, partial(stages.prepare, number, images)) for number, images in batch], outcomes)
     most = stages.limit()
     waiting = [ready[first : first + most] for first in range(0, len(ready), most)]
     while waiting:
@@ -131,6 +151,7 @@ class RunningStudies:
         studies: with their numbers.
         size: most studies decoded together.
         run: makes the calls of encoder and decoder, for a GPU in its own thread.
+        ahead: studies whose images are read in a thread while others are decoded; 0 reads them when a row is free.
     """
 
     def __init__(
@@ -139,8 +160,12 @@ class RunningStudies:
         studies: Iterator[Numbered],
         size: int,
         run: Callable[[Callable[[], None]], None],
+        *,
+        ahead: int,
     ) -> None:
-        self._stages, self._studies, self._size, self._run = stages, studies, size, run
+        self._stages, self._studies, self._size, self._run, self._ahead = stages, studies, size, run, ahead
+        self._readers = ThreadPoolExecutor(1, "r2gen-read") if ahead else None
+        self._begun: deque[Begun] = deque()
         self._order: deque[int] = deque()
         """Studies that were begun and whose outcome was not given yet."""
         self._outcomes: dict[int, Outcome] = {}
@@ -152,27 +177,35 @@ class RunningStudies:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Decode until there is an outcome to give, again and again."""
-        while True:
-            begun = self._begin()
-            if not (begun or self._waiting or self._running):
-                return
-            self._run(lambda begun=begun: self._advance(begun))  # type: ignore[misc]
-            while self._order and self._order[0] in self._outcomes:
-                yield self._outcomes.pop(self._order.popleft())
+        try:
+            while True:
+                begun = self._begin()
+                if not (begun or self._waiting or self._running):
+                    return
+                self._run(partial(self._advance, begun))
+                while self._order and self._order[0] in self._outcomes:
+                    yield self._outcomes.pop(self._order.popleft())
+        finally:
+            if self._readers is not None:
+                self._readers.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self) -> list[Numbered]:
+    def _begin(self) -> list[Begun]:
         """The studies to encode now: as many as there are rows without one."""
         free = min(self._size, self._stages.limit()) - len(self._waiting) - len(self._running)
-        room = min(free, AHEAD * self._size - len(self._order))
-        begun = list(islice(self._studies, max(0, room)))
-        self._exhausted |= len(begun) < room
-        self._order.extend(number for number, _ in begun)
+        room = max(0, min(free, AHEAD * self._size - len(self._order) + len(self._begun)))
+        missing = max(0, room + self._ahead - len(self._begun))
+        for number, images in (more := list(islice(self._studies, missing))):
+            prepare = partial(self._stages.prepare, number, images)
+            self._begun.append((number, prepare if self._readers is None else self._readers.submit(prepare).result))
+        self._order.extend(number for number, _ in more)
+        begun = [self._begun.popleft() for _ in range(min(room, len(self._begun)))]
+        self._exhausted |= len(more) < missing
         return begun
 
     def _advance(self, begun: list[Numbered]) -> None:
         """Encode, read the prompts of those for which rows are free, and decode one position of all."""
         self._waiting.extend(encoded(self._stages, begun, self._outcomes))
-        if self._exhausted and not self._running and len(self._waiting) == 1:
+        if self._exhausted and not (self._begun or self._running) and len(self._waiting) == 1:
             self._batch = None
             study = self._waiting.popleft()  # drafts verify several tokens a pass where one study runs
             self._outcomes[study.study] = alone(self._stages, study)
@@ -192,7 +225,8 @@ class RunningStudies:
 
     def _room(self) -> int:
         """Studies the batch is opened for: no more than there are, where that is known."""
-        return len(self._waiting) if self._exhausted else min(self._size, self._stages.limit())
+        most = min(self._size, self._stages.limit())
+        return min(most, len(self._waiting) + len(self._begun)) if self._exhausted else most
 
     def _next_request(self) -> Request:
         return self._stages.request(self._waiting[0])

@@ -31,7 +31,7 @@ from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
-from r2gen_export.runtime.many import Encoded, Numbered, RunningStudies, Stages, static_batch
+from r2gen_export.runtime.many import Encoded, Numbered, Prepared, RunningStudies, Stages, static_batch
 from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
 from r2gen_export.runtime.settings import Settings, expected_workload, prompt_length, resolve_settings
@@ -207,7 +207,9 @@ class Pipeline:
         numbered = zip(count(1) if numbers is None else numbers, studies, strict=False)
         stages = _Stages(self, settings)
         if size > 1 and self._decoder.row_lengths:
-            return RunningStudies(stages, numbered, size, self._run).outcomes()
+            # With weights on the CPU every core is decoding: reading images meanwhile would take turns with it.
+            ahead = 0 if self.provider.decodes_on_cpu else size
+            return RunningStudies(stages, numbered, size, self._run, ahead=ahead).outcomes()
         return self._generate_batches(stages, numbered, size)
 
     def _run(self, call: Callable[[], T]) -> T:
@@ -225,29 +227,33 @@ class Pipeline:
         refused = Candidate(f"batch of {studies}", "decoder", False, Reason.out_of_memory, message)
         self.provider = self.provider.with_candidates(refused)
 
-    def _encode(self, study: int, read: Pictures, started: float) -> Encoded:
-        pictures = read.pictures
+    def _prepare(self, study: int, read: Pictures, started: float) -> Prepared:
+        """The part of a study's work that may be done in another thread than the rest, without the GPU."""
         start = perf_counter()
-        pixel_values = preprocess([picture.pixels for picture in pictures], self.manifest.image)  # [V, 3, H, W]
-        ready = perf_counter()
-        image_embeds = self._vision.encode(pixel_values)  # [1, T, d]
+        pixel_values = preprocess([picture.pixels for picture in read.pictures], self.manifest.image)  # [V, 3, H, W]
+        return Prepared(study, read, pixel_values, read.read_ms + (perf_counter() - start) * 1000, started)
+
+    def _encode(self, prepared: Prepared) -> Encoded:
+        pictures = prepared.read.pictures
+        start = perf_counter()
+        image_embeds = self._vision.encode(prepared.pixel_values)  # [1, T, d]
         done = perf_counter()
         return Encoded(
-            study=study,
+            study=prepared.study,
             views=len(pictures),
             prompt=np.concatenate([self._before, image_embeds, self._after], axis=1),
-            preprocess_ms=read.read_ms + (ready - start) * 1000,
-            encode_ms=(done - ready) * 1000,
+            preprocess_ms=prepared.preprocess_ms,
+            encode_ms=(done - start) * 1000,
             inputs=tuple(picture.sha256 for picture in pictures),
-            warnings=read.warnings,
-            started=started,
+            warnings=prepared.read.warnings,
+            started=prepared.started,
         )
 
     def _pieces(
         self, images: Images, settings: Settings, started: float, *, text: bool
     ) -> Generator[str, None, Report]:
         """The report of one study; yields its pieces of text where `text` asks for them."""
-        study = self._encode(1, read_pictures(images, dicom=self._dicom), started)
+        study = self._encode(self._prepare(1, read_pictures(images, dicom=self._dicom), started))
         (report,) = yield from self._steps([study], settings, started, text=text)
         return report
 
@@ -337,13 +343,19 @@ class _Stages:
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self._pipeline, self._settings = pipeline, settings
 
-    def encode(self, number: int, images: Images) -> Encoded:
+    def prepare(self, number: int, images: Images) -> Prepared:
         subject, started = f"study {number}", perf_counter()
         pictures = read_pictures(images, subject, self._pipeline._dicom)
         try:
-            return self._pipeline._encode(number, pictures, started)
+            return self._pipeline._prepare(number, pictures, started)
         except Exception as error:
             raise coded(error).about(subject) from error
+
+    def encode(self, prepared: Prepared) -> Encoded:
+        try:
+            return self._pipeline._encode(prepared)
+        except Exception as error:
+            raise coded(error).about(f"study {prepared.study}") from error
 
     def decode(self, studies: list[Encoded], started: float) -> list[Report]:
         return drain(self._pipeline._steps(studies, self._settings, started, text=False), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,30 @@ def test_reports_are_what_each_study_gets_alone(pipeline: Pipeline, pictures: An
     assert len({len(report.token_ids) for report in reports}) > 2, "reports should end at different steps"
 
 
+def test_images_are_read_while_others_are_decoded(pipeline: Pipeline, pictures: Any, tmp_path: Path) -> None:
+    """As with weights on a GPU: in another thread, some studies ahead, and with the same reports and errors."""
+    expected = [report.token_ids for report in reports_of(pipeline, pictures, num_beams=1)]
+    pipeline.provider = dataclasses.replace(pipeline.provider, name="CUDAExecutionProvider")
+    assert not pipeline.provider.decodes_on_cpu
+    threads: dict[int, str] = {}
+    prepare = pipeline._prepare
+
+    def named(study: int, *arguments: Any) -> Any:
+        threads[study] = threading.current_thread().name
+        return prepare(study, *arguments)
+
+    pipeline._prepare = named  # type: ignore[method-assign]
+    studies = [*pictures[:5], tmp_path / "none.png", *pictures[5:]]
+    outcomes = pipeline.generate_many(studies, batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=40)
+    first = next(outcomes)
+    assert len(threads) < 12
+    rest = list(outcomes)
+    assert [one.study for one in (first, *rest)] == list(range(1, 14))
+    assert str(rest[4].error).count("study 6, view 1") == 1
+    assert [one.report.token_ids for one in (first, *rest) if one.report] == expected
+    assert all(name.startswith("r2gen-read") for name in threads.values())
+
+
 def test_studies_are_read_as_rows_become_free(pipeline: Pipeline, pictures: Any) -> None:
     """No more are begun than there are rows, and a report is given as soon as those before it are."""
     begun = 0
@@ -83,13 +109,13 @@ def test_a_study_that_takes_long_holds_up_only_so_many(
     longest = lengths.index(max(lengths))
     others = [pictures[lengths.index(min(lengths))]] * 30
     begun: list[int] = []
-    encode = pipeline._encode
+    prepare = pipeline._prepare
 
     def counted(study: int, *arguments: Any) -> Any:
         begun.append(study)
-        return encode(study, *arguments)
+        return prepare(study, *arguments)
 
-    monkeypatch.setattr(pipeline, "_encode", counted)
+    monkeypatch.setattr(pipeline, "_prepare", counted)
     first = next(iter(pipeline.generate_many([pictures[longest], *others], batch_size=2, num_beams=1,
                                              min_new_tokens=0, max_new_tokens=40)))  # fmt: skip
     assert first.study == 1
