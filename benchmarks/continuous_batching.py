@@ -2,9 +2,9 @@
 
 Studies whose reports differ in length are decoded in batches that begin together, and in a running batch that they
 enter and leave, in turn, in one process. Reports are compared token for token. `demo`: phantoms through the whole
-pipeline, with the demo's decoder written in dialect `trt`, whose cache keeps a length for each row (`ort` takes no heads
-of 24 values). `shape`: the decoder alone, at the 1.1B shape with random weights (`benchmarks.peers` writes it), reports
-of lengths drawn evenly.
+pipeline, with the demo's decoder written in dialect `trt`, whose cache keeps a length for each row (`ort` takes no
+heads of 24 values). `shape`: the decoder alone, at the 1.1B shape with random weights (`benchmarks.peers` writes it),
+reports of lengths drawn evenly.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def _settings(length: int) -> Decoding:
 def _static(
     decoder: Counted, table: Embeddings, prompts: list[NDArray[np.float32]], lengths: list[int], size: int
 ) -> Tokens:
-    planned, tokens = Planned(decoder), Tokens()
+    planned: Any = Planned(decoder)
+    tokens: Tokens = []
     settings = dataclasses.replace(_settings(max(lengths)), min_new_tokens=0)
     for first in range(0, len(prompts), size):
         planned.lengths = lengths[first : first + size]

@@ -202,7 +202,7 @@ class RunningStudies:
         self._exhausted |= len(more) < missing
         return begun
 
-    def _advance(self, begun: list[Numbered]) -> None:
+    def _advance(self, begun: list[Begun]) -> None:
         """Encode, read the prompts of those for which rows are free, and decode one position of all."""
         self._waiting.extend(encoded(self._stages, begun, self._outcomes))
         if self._exhausted and not (self._begun or self._running) and len(self._waiting) == 1:
