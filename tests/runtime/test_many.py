@@ -11,39 +11,54 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from benchmarks.continuous_batching import demo_in_trt
 from r2gen_export.candidates import Reason
 from r2gen_export.errors import InternalError, R2GenError
+from r2gen_export.phantoms import write_phantoms
 from r2gen_export.reporting.report import STAGES, Report
 from r2gen_export.runtime.backends.ort_session import out_of_memory
 from r2gen_export.runtime.many import AHEAD
 from r2gen_export.runtime.pipeline import Pipeline
 
-SETTINGS = ({"num_beams": 1}, {"num_beams": 3, "repetition_penalty": 1.5}, {"num_beams": 2, "semantics": "hf-4.30"})
-
-
-@pytest.fixture
-def pipeline(tiny_bundle: Path) -> Pipeline:
-    """Of dialect `ort`, whose cache keeps a length for each row."""
-    return Pipeline.from_bundle(tiny_bundle, device="cpu", threads=1)
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"num_beams": 1},
+    {"num_beams": 3, "repetition_penalty": 1.5},
+    {"num_beams": 2, "semantics": "hf-4.30"},
+)
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Any]:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo with a decoder whose cache keeps a length for each row: it writes reports of different length."""
+    out = tmp_path_factory.mktemp("many") / "demo"
+    demo_in_trt(out)
+    return out
+
+
+@pytest.fixture
+def pipeline(bundle: Path) -> Pipeline:
+    return Pipeline.from_bundle(bundle, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Twelve studies of one or two views."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (14, 40, 40), dtype=np.uint8)
+    out = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(out, 14, 5, size=224, workers=1, progress=False)
+    images = [np.asarray(Image.open(path).convert("L")) for path in sorted(out.glob("images/*/0.png"))]
     return [[images[0], images[1]], *images[2:12], [images[12], images[13]]]
 
 
 def reports_of(pipeline: Pipeline, studies: Any, batch: int = 4, **options: Any) -> list[Report]:
-    options = {"min_new_tokens": 0, "max_new_tokens": 40, **options}
+    options = {"min_new_tokens": 0, "max_new_tokens": 60, **options}
     return [outcome.unwrap() for outcome in pipeline.generate_many(studies, batch_size=batch, **options)]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "beams", "beams of 4.30"])
 def test_reports_are_what_each_study_gets_alone(pipeline: Pipeline, pictures: Any, settings: Any) -> None:
-    options = {"min_new_tokens": 0, "max_new_tokens": 40, **settings}
+    options = {"min_new_tokens": 0, "max_new_tokens": 60, **settings}
     reports = reports_of(pipeline, pictures, **settings)
     assert [report.study for report in reports] == list(range(1, 13))
     for picture, report in zip(pictures, reports, strict=True):
@@ -71,7 +86,7 @@ def test_images_are_read_while_others_are_decoded(pipeline: Pipeline, pictures: 
 
     pipeline._prepare = named  # type: ignore[method-assign]
     studies = [*pictures[:5], tmp_path / "none.png", *pictures[5:]]
-    outcomes = pipeline.generate_many(studies, batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=40)
+    outcomes = pipeline.generate_many(studies, batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=60)
     first = next(outcomes)
     assert len(threads) < 12
     rest = list(outcomes)
@@ -91,7 +106,7 @@ def test_studies_are_read_as_rows_become_free(pipeline: Pipeline, pictures: Any)
             begun += 1
             yield picture
 
-    outcomes = pipeline.generate_many(studies(), batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=40)
+    outcomes = pipeline.generate_many(studies(), batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=60)
     for number, outcome in enumerate(outcomes, start=1):
         assert outcome.study == number
         assert begun <= min(12, number + AHEAD * 4)
@@ -117,14 +132,14 @@ def test_a_study_that_takes_long_holds_up_only_so_many(
 
     monkeypatch.setattr(pipeline, "_prepare", counted)
     first = next(iter(pipeline.generate_many([pictures[longest], *others], batch_size=2, num_beams=1,
-                                             min_new_tokens=0, max_new_tokens=40)))  # fmt: skip
+                                             min_new_tokens=0, max_new_tokens=60)))  # fmt: skip
     assert first.study == 1
     assert len(begun) <= AHEAD * 2 + 1
 
 
 def test_failures_are_kept_apart(pipeline: Pipeline, pictures: Any, tmp_path: Path) -> None:
-    blank = np.zeros((40, 40), np.float32)
-    studies = [pictures[1], tmp_path / "none.png", pictures[2], blank, [object()], *pictures[3:6]]
+    floats = np.zeros((40, 40), np.float32)
+    studies = [pictures[1], tmp_path / "none.png", pictures[2], floats, [object()], *pictures[3:6]]
     outcomes = list(pipeline.generate_many(studies, batch_size=3, num_beams=1, max_new_tokens=20))
     codes = [outcome.error.code if outcome.error else "" for outcome in outcomes]
     assert codes[:3] == ["", "R2G-IMAGE-MISSING", ""]
