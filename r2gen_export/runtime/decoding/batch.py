@@ -154,7 +154,8 @@ class RunningBatch:
             last[study.places] = study.tokens[:, -1:]
         logits = self._state.advance(self._embed_tokens.lookup(last))
         places = np.concatenate([study.places for study in running])
-        return self._choose(running, logits[places], started)
+        in_order = np.array_equal(places, np.arange(len(places)))
+        return self._choose(running, logits if in_order else logits[places], started)
 
     def remove(self, key: int) -> None:
         """Let a study go before its end, if it is still running."""
@@ -175,7 +176,8 @@ class RunningBatch:
                 progress.ended.append(Ended(study.key, error=_nonfinite(logits[rows])))
         greedy = [(study, rows.start) for study, rows in going if isinstance(study, _Greedy)]
         if greedy:
-            progress.tokens += _choose_greedy([study for study, _ in greedy], logits[[row for _, row in greedy]])
+            chosen = logits if len(greedy) == len(logits) else logits[[row for _, row in greedy]]
+            progress.tokens += _choose_greedy([study for study, _ in greedy], chosen)
         for study, rows in going:
             if isinstance(study, _Beams):
                 study.advance(log_softmax(logits[rows]))
@@ -300,10 +302,12 @@ def _arrange(studies: Iterable[_Study]) -> Integers:
     running = list(studies)
     places = np.concatenate([study.places for study in running])
     count = len(places)
-    holes = iter(np.setdiff1d(np.arange(count), places).tolist())
     rows = np.zeros(count, np.int64)
+    if places.max() >= count:
+        holes = iter(np.setdiff1d(np.arange(count), places).tolist())
+        for study in running:
+            study.places = np.array([place if place < count else next(holes) for place in study.places.tolist()])
     for study in running:
-        study.places = np.array([place if place < count else next(holes) for place in study.places.tolist()])
         rows[study.places] = study.sources
         study.sources = study.places
     return rows
