@@ -34,7 +34,7 @@ class Report:
             this study's own. `decode` is the sum of the decoder passes that this study took part in; each pass is of
             all studies that run at that moment, so the times of two reports may cover the same passes and must not be
             added. `prefill` is this study's own where studies enter a running batch, and that of all studies together
-            where they begin together (a decoder of dialect `standard`). `total` runs from the start of reading
+            where they begin together (`row_lengths` of the decoder). `total` runs from the start of reading
             this study's images (where studies begin together: the first image of any) until this report was done; it
             has what the other stages do not, while studies wait for a free row or for another's prompt. In a batch of
             one every figure is this study's own.

@@ -69,6 +69,13 @@ def make_stateful(model: openvino.Model) -> openvino.Model:
     return library.Model(logits, writes, [*kept, slots, rows], "decoder")
 
 
+def has_quantised_weights(model: openvino.Model) -> bool:
+    """Whether any of its constants with two dimensions or more holds 4-bit or 8-bit numbers."""
+    constants = (node for node in model.get_ordered_ops() if node.get_type_name() == "Constant")
+    names = {node.get_element_type().get_type_name() for node in constants if len(node.get_output_shape(0)) > 1}
+    return bool(names & {"u4", "i4", "u8", "i8"})
+
+
 class _Attention:
     """What all layers have in common: rotary tables, mask, empty cache; and one layer's subgraph."""
 

@@ -39,6 +39,7 @@ def opened(folder: Path, model: LlamaForCausalLM, precision: str) -> OpenVinoDec
 def test_quantised_weights_give_torchs_logits(tmp_path: Path, precision: str, size: str) -> None:
     model = make_llama(**SIZES[size])
     decoder = opened(tmp_path, model, precision)
+    assert not decoder.row_lengths, "a study's tokens would depend on its neighbours"
     embeds = make_prompts(np.random.default_rng(0), 2, 9, model.config.hidden_size)
     state = decoder.prefill(embeds[:, :5], 4)
     found = [state.logits.copy()]
@@ -56,6 +57,7 @@ def test_quantised_weights_give_torchs_logits(tmp_path: Path, precision: str, si
 def test_a_prompt_behind_a_shared_prefix_is_read_in_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_llama()
     decoder = opened(tmp_path, model, "fp32")
+    assert decoder.row_lengths
     prompt = make_prompts(np.random.default_rng(1), 1, 82, model.config.hidden_size)
     decoder.share_prefix(prompt[:, :3])
     sizes = []
