@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -68,7 +67,7 @@ class Receiver:
         scratch = event.request._dataset_file
         try:
             status, comment = self._store(event, scratch)
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # a full disk, the queue, or a bug of ours, which pynetdicom would not show
             self._log.failure("image not stored", error)
             status, comment = NO_RESOURCES, "this node cannot store images now"
         finally:

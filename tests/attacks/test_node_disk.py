@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def node_on(disk: Path, reserve: int) -> NodeSettings:
     limits = Limits(reserve_bytes=reserve)
     place = parse_dimse("PACS@127.0.0.1:9")
-    return NodeSettings("R2GEN", ("PACS",), (place,), disk / "spool", port=0, close_after=60, limits=limits)
+    return NodeSettings("R2GEN", ("PACS",), (place,), disk / "spool", port=0, metrics_port=0, limits=limits)
 
 
 def test_an_image_that_fills_the_disk_is_refused_whole(disk: Path) -> None:
@@ -47,6 +50,10 @@ def test_below_the_reserve_nothing_is_taken(disk: Path) -> None:
         filler = disk / "filler"
         filler.write_bytes(bytes(2 * MEBI))
         assert node.problems() == ["the disk is full"]
+        assert node.health is not None
+        with pytest.raises(urllib.error.HTTPError, match="503") as unhealthy:
+            urllib.request.urlopen(f"http://127.0.0.1:{node.health.port}/health")
+        assert json.loads(unhealthy.value.read()) == {"healthy": False, "problems": ["the disk is full"]}
         assert store(node.server.port, radiograph("1.2.826.1", side=64)) == [0xA700]
         assert 'r2gen_node_store_answers_total{status="0xA700"} 1.0' in node.metrics.text().decode()
         filler.unlink()

@@ -18,9 +18,11 @@ import pytest
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.serving import status
+from r2gen_export.serving.generate import Job
 from r2gen_export.serving.mercure import Module, run_module
 from r2gen_export.serving.node import Node, running_node
 from r2gen_export.serving.settings import MEBI, Limits, NodeSettings, parse_dimse
+from r2gen_export.serving.worker import Worker, WorkerDiedError, WorkerSettings
 from tests.serving.node_site import (
     CR,
     PDF,
@@ -202,3 +204,27 @@ def test_mercure_module(tmp_path: Path) -> None:
             run_module(Module(source, target))
         assert "R2G-CONFIG-VALUE" in json.loads((target / "result.json").read_text())["__mercure_notification"]["text"]
         assert list(target.glob("*.dcm")) == []
+
+
+@pytest.mark.slow
+def test_a_report_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    """The next one gets a process of its own; what the model raises comes back as it is."""
+    job = Job((write(radiograph("1.2.826.1", side=128), tmp_path / "a.dcm"),), ("sr",))
+    worker = Worker(WorkerSettings(preset="fast"))
+    try:
+        worker.start()
+        first = worker.pid
+        with pytest.raises(WorkerDiedError):
+            worker.make(job, 0.001)
+        assert worker.pid is None
+        (written,) = worker.make(job, 120).results
+        assert (written.study_uid, written.sop_class) == ("1.2.826.1", SR)
+        assert worker.pid not in (None, first)
+        (tmp_path / "b.dcm").write_bytes(bytes(128) + b"DICM")
+        with pytest.raises(R2GenError, match="R2G-DICOM"):
+            worker.make(Job((tmp_path / "b.dcm",), ("sr",)), 120)
+        assert worker.make(job, 120).results[0].sop_uid == written.sop_uid, "the same again, and the same process"
+    finally:
+        worker.stop()
+    with pytest.raises(WorkerDiedError):
+        worker.make(job, 120)
