@@ -44,6 +44,7 @@ def test_patients_are_the_unit_where_they_have_several_studies() -> None:
     assert clustered is not None and single is not None
     assert (clustered.high - clustered.low) / (single.high - single.low) == pytest.approx(2, rel=0.1)
     assert resampling(3, ["a", "b", "c"]).unit == "study"
+    assert resampling(3, ["b", "a", "b"]).grouped(np.array([[1.0], [2.0], [4.0]])).tolist() == [[2.0], [5.0]]
 
 
 def test_a_ratio_of_sums_is_resampled_as_one() -> None:

@@ -10,7 +10,7 @@ import pytest
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.compare import Side, compare, holm, side_of_pairs, side_of_results
 from r2gen_export.evaluation.evaluate import Evaluation, evaluate
-from r2gen_export.evaluation.gates import parse_margins, refuse_worse
+from r2gen_export.evaluation.gates import difference_bound, parse_margins, refuse_worse
 from r2gen_export.evaluation.pairs import Pairs
 from r2gen_export.evaluation.protocols import Context
 from tests.helpers.own_reports import own_pairs
@@ -80,6 +80,12 @@ def test_no_flip_among_few_studies_is_no_proof() -> None:
     assert gate["bound"] == pytest.approx((1 - 0.05 ** (1 / 60)) / 13)
     assert gate["passed"]
     assert not compare(FIRST, FIRST, {"labels": 0.001}, replicates=200)["gates"][0]["passed"]
+
+
+def test_the_bound_is_one_sided() -> None:
+    differences = np.linspace(-0.4, 1.6, 101)
+    assert difference_bound(differences) == pytest.approx(0.3), "worse by more in 5 % of the resamples"
+    assert difference_bound(differences + 1) == 0.0
 
 
 def test_too_few_studies_pass_no_gate() -> None:
