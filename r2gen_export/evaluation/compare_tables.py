@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from r2gen_export.evaluation.gates import bound_text
 from r2gen_export.evaluation.tables import MISSING, markdown_table
 
 HEAD = ("metric", "A", "B", "B - A", "95 % interval", "p", "p (Holm)")
@@ -50,7 +51,7 @@ def facts(comparison: Mapping[str, Any]) -> list[str]:
         lines.append(f"No intervals and no p values: {comparison['bootstrap']['units']} studies are too few.")
     for gate in comparison["gates"]:
         verdict = "held" if gate["passed"] else "not shown to be held"
-        bound = gate["why"] if gate["bound"] is None else f"worse by at most {gate['bound']:.4f} with 95 % confidence"
+        bound = gate["why"] if gate["bound"] is None else f"{bound_text(gate)}, with 95 % confidence"
         lines.append(f"Margin of {gate['margin']:g} for {gate['metric']}: {verdict} ({bound}).")
     return lines
 

@@ -125,20 +125,10 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
     stage("words")
     scores = _score_all(systems, prepared, context)
     stage("intervals")
-    found = _whole_rows(plan, scores, labels, reference_labels) + _subset_rows(plan, subsets, scores, main)
+    own = _whole_rows(plan, scores, labels, reference_labels) + _subset_rows(plan, subsets, scores, main)
     model = scores[main, "model"]
     stage("other scorers")
     others, about_scorers, not_computed = _other_metrics(evaluation, prepared[main], plan)
-    not_computed += [
-        {"what": f"protocol {name}", "why": reason}
-        for name in (PROTOCOLS if evaluation.all_protocols else ())
-        if (reason := why_not(name, context))
-    ]
-    if not context.training:
-        why = "needs the training split of --annotation"
-        not_computed += [{"what": what, "why": why} for what in ("baselines", "novel references")]
-    if plan.units < FEWEST:
-        not_computed.append({"what": "intervals", "why": f"fewer than {FEWEST} {plan.unit} units: {plan.units}"})
     return {
         "schema": RESULTS_SCHEMA,
         "r2gen_version": VERSION,
@@ -148,7 +138,7 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
         "protocol": main,
         "protocols": {name: _protocol(part, len(pairs.ids)) for name, part in prepared.items()},
         "labeller": LABELLER,
-        "scores": found + others,
+        "scores": own + others,
         "labels": _label_tables(labels, reference_labels),
         "reports": {
             **{system.name: variety(system.texts, labels[system.name]) for system in systems},
@@ -164,7 +154,7 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
         },
         "scorers": about_scorers,
         "warnings": _warnings(evaluation, prepared),
-        "not_computed": not_computed,
+        "not_computed": not_computed + _not_computed(evaluation, plan),
         "findings": list(reference_labels.findings),
         "studies": _studies(evaluation, plan, model, (labels["model"], reference_labels), subsets),
     }
@@ -247,7 +237,7 @@ def _other_metrics(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
     """Rows of METEOR and of other scorers, what those scorers say they are, and what was not computed."""
     pairs = evaluation.pairs
-    found: list[dict[str, Any]] = []
+    collected: list[dict[str, Any]] = []
     not_computed: list[dict[str, str]] = []
     reason = why_no_meteor() if evaluation.with_meteor else "switched off"
     if reason:
@@ -256,7 +246,7 @@ def _other_metrics(
         texts = [prepared.hypothesis(text) for text in pairs.hypotheses]
         row = {"system": "model", "subset": "all", "protocol": prepared.name, "metric": "METEOR-1.5"}
         value = meteor(texts, prepared.references).corpus
-        found.append({**row, "value": value, "low": None, "high": None, "studies": len(pairs.ids)})
+        collected.append({**row, "value": value, "low": None, "high": None, "studies": len(pairs.ids)})
     about = []
     for scorer in evaluation.scorers:
         result = scorer.score(pairs.hypotheses, pairs.references)
@@ -273,8 +263,24 @@ def _other_metrics(
                 blank = {"low": None, "high": None, "studies": len(pairs.ids)}
                 where = {"system": "model", "subset": "all", "protocol": "raw", "metric": metric}
                 computed[metric] = {**where, "value": value, **blank}
-        found += computed.values()
-    return found, about, not_computed
+        collected += computed.values()
+    return collected, about, not_computed
+
+
+def _not_computed(evaluation: Evaluation, plan: Resampling) -> list[dict[str, str]]:
+    """What is missing, and why: protocols, baselines, the novel subset, intervals."""
+    context = evaluation.context
+    missing = [
+        {"what": f"protocol {name}", "why": reason}
+        for name in (PROTOCOLS if evaluation.all_protocols else ())
+        if (reason := why_not(name, context))
+    ]
+    if not context.training:
+        why = "needs the training split of --annotation"
+        missing += [{"what": what, "why": why} for what in ("baselines", "novel references")]
+    if plan.units < FEWEST:
+        missing.append({"what": "intervals", "why": f"fewer than {FEWEST} {plan.unit} units: {plan.units}"})
+    return missing
 
 
 def _data(evaluation: Evaluation, plan: Resampling, subsets: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:

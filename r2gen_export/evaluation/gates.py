@@ -65,6 +65,13 @@ def flip_bound(flips: NDArray[np.bool_], plan: Resampling) -> float:
     return max(float(np.percentile(np.concatenate(shares), 95)), unseen)
 
 
+def bound_text(gate: Mapping[str, Any]) -> str:
+    """What a bound says: of a metric how much worse, of labels how many flips, the second system may have."""
+    if gate["metric"] == "labels":
+        return f"up to {gate['bound']:.2%} of all findings may flip"
+    return f"may be worse by up to {gate['bound']:.4f}"
+
+
 def refuse_worse(comparison: Mapping[str, Any]) -> None:
     """Raise when a gate was not passed.
 
@@ -76,7 +83,7 @@ def refuse_worse(comparison: Mapping[str, Any]) -> None:
         parts = [
             f"{gate['metric']}: {gate['why']}"
             if gate["bound"] is None
-            else f"{gate['metric']} may be worse by {gate['bound']:.4f}, allowed {gate['margin']:g}"
+            else f"{gate['metric']}: {bound_text(gate)}, allowed {gate['margin']:g}"
             for gate in failed
         ]
         fix = "look at the differences above; more studies narrow the bounds"

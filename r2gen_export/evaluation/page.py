@@ -153,8 +153,7 @@ def _others(results: Results) -> list[str]:
         parts += ["<h2>Other scorers</h2>", f'<p class="soft">{escape(about)}</p>']
         parts.append(_table(("metric", "value"), tables.other_rows(results)))
     if results["published"]:
-        head = ("", *tables.WORDS, "source")
-        parts += ["<h2>Published numbers</h2>", _table(head, tables.published_table(results))]
+        parts += ["<h2>Published numbers</h2>", _table(tables.PUBLISHED_HEAD, tables.published_table(results))]
     return parts
 
 

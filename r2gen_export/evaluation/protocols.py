@@ -117,9 +117,9 @@ def _r2gen(references: Sequence[str], context: Context) -> Prepared:
     seen = Counter(word for report in context.training for word in clean(report).split())
     known = {word for word, count in seen.items() if count >= THRESHOLD[context.dataset]}
     split = [clean(reference).split() for reference in references]
-    kept = [part[:words] for part in split]
-    unknown = sum(word not in known for part in kept for word in part)
-    texts = tuple(" ".join(word if word in known else "<unk>" for word in part) for part in kept)
+    shortened = [part[:words] for part in split]
+    unknown = sum(word not in known for part in shortened for word in part)
+    texts = tuple(" ".join(word if word in known else "<unk>" for word in part) for part in shortened)
     description = f"{DESCRIPTIONS['r2gen'].format(words=words)} ({context.dataset})"
     notes = {"unknown_words": float(unknown), "vocabulary": float(len(known))}
     return Prepared(

@@ -15,6 +15,7 @@ from r2gen_export.evaluation.evaluate import Evaluation, evaluate
 from r2gen_export.evaluation.page import Texts, to_html
 from r2gen_export.evaluation.pairs import Pairs
 from r2gen_export.evaluation.protocols import Context, TokenizerCutter
+from r2gen_export.evaluation.published import published_rows
 from r2gen_export.evaluation.tables import to_latex, to_markdown
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens/evaluation.json").read_text(encoding="utf-8"))
@@ -100,6 +101,18 @@ def test_a_row_as_papers_print_it(results: dict[str, Any]) -> None:
     assert len(rows) == 1
     assert rows[0].count("&") == 10
     assert f"{value(results, 'BLEU-4', protocol='r2gengpt'):.3f}" in rows[0]
+
+
+def test_published_numbers_say_where_they_were_read() -> None:
+    recorded = pairs(GOLDEN["texts"], GOLDEN["references"])
+    results = evaluate(Evaluation(recorded, Context("mimic_cxr"), protocol="raw", with_meteor=False, replicates=100))
+    rows = results["published"]
+    assert {row["model"] for row in rows} >= {"R2GenGPT deep", "R2GenGPT shallow"}
+    assert all("not checked against the paper" in row["remark"] for row in rows)
+    assert not any("CE-P" in row["metrics"] for row in rows if row["data"] == "MIMIC-CXR"), "from memory: not shown"
+    assert "Dual-Anchor" in to_markdown(results)
+    assert "Dual-Anchor" in to_html(results)
+    assert published_rows("iu_xray") == [], "none was read anywhere"
 
 
 def test_few_studies_without_training_split() -> None:

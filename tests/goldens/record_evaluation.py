@@ -45,8 +45,8 @@ def r2gen_references(references: list[str], training: list[str]) -> list[str]:
     from r2gen_export.studies.report_cleaning import clean_iu_xray
 
     seen = Counter(word for report in training for word in clean_iu_xray(report).split())
-    kept = [clean_iu_xray(reference).split()[:59] for reference in references]
-    return [" ".join(word if seen[word] >= 3 else "<unk>" for word in words) for words in kept]
+    shortened = [clean_iu_xray(reference).split()[:59] for reference in references]
+    return [" ".join(word if seen[word] >= 3 else "<unk>" for word in words) for words in shortened]
 
 
 def record() -> dict[str, Any]:
