@@ -41,10 +41,12 @@ svg text { fill: var(--ink); font-size: 12px; } svg .soft { fill: var(--soft); }
 .point { fill: var(--accent); } .point.other { fill: var(--other); }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: right; padding: .22rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; } th, td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td .soft { font-size: .92em; }
 .pair table { font-size: .8rem; } .pair th, .pair td { padding: .22rem .3rem; }
-table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.text th, table.text td { text-align: left; } table.text td { white-space: normal; }
+table.sourced td:first-child { white-space: normal; }
+table.sourced td:last-child, table.sourced th:last-child { text-align: left; white-space: normal; min-width: 12em; }
 """
 
 
@@ -153,7 +155,10 @@ def _others(results: Results) -> list[str]:
         parts += ["<h2>Other scorers</h2>", f'<p class="soft">{escape(about)}</p>']
         parts.append(_table(("metric", "value"), tables.other_rows(results)))
     if results["published"]:
-        parts += ["<h2>Published numbers</h2>", _table(tables.PUBLISHED_HEAD, tables.published_table(results))]
+        parts += [
+            "<h2>Published numbers</h2>",
+            _table(tables.PUBLISHED_HEAD, tables.published_table(results), "sourced"),
+        ]
     return parts
 
 
