@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.node_sentinel import IDENTIFYING, SENTINEL, UID_SENTINEL, sentinel_radiograph
+from tests.command import run_here
 from tests.serving.node_site import free_port, node_process, radiograph, store, wait_for, write
 
 
@@ -33,9 +33,7 @@ def test_nothing_of_a_patient_leaves_a_node_but_in_its_results(tmp_path: Path) -
         wait_for(lambda: len(node.states()) == 5 and not {"received", "quiet", "generating"} & set(node.states()))
         outputs = [node.log, node.get("/metrics"), node.get("/health"), str(node.status())]
         for words in (("status",), ("status", "--json"), ("show", 1), ("show", 2), ("retry", 2), ("retry", 99)):  # type: ignore[assignment]
-            done = subprocess.run(
-                [*node.command(*words), "--spool", str(node.spool)], capture_output=True, text=True, check=False
-            )
+            done = run_here("node", *words, "--spool", node.spool)
             outputs.append(done.stdout + done.stderr)
         outputs.append("\n".join(str(path.relative_to(node.spool)) for path in node.spool.rglob("*")))
         assert node.terminate() == 0

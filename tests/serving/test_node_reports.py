@@ -23,6 +23,7 @@ from r2gen_export.serving.mercure import Module, run_module
 from r2gen_export.serving.node import Node, running_node
 from r2gen_export.serving.settings import MEBI, Limits, NodeSettings, parse_dimse
 from r2gen_export.serving.worker import Worker, WorkerDiedError, WorkerSettings
+from tests.command import run_here
 from tests.serving.node_site import (
     CR,
     PDF,
@@ -155,7 +156,7 @@ def test_a_signal_ends_the_node_and_the_next_goes_on(tmp_path: Path, sink: Sink)
         assert (shown["state"], shown["code"], shown["sending"]) == ("refused", "R2G-DICOM-REFUSED", [])
         assert json.loads(called(node, "status", "--json", "--unfinished"))["counts"] == {"refused": 1, "sent": 4}
         called(node, "retry", 5)
-        wait_for(lambda: node.status()["studies"][4]["attempts"] == 1 and node.states()[4] == "refused")
+        wait_for(lambda: node.log.count('"study refused"') == 2 and node.states()[4] == "refused")
         assert "only refused and dead ones" in called(node, "retry", 1, expected=2)
         assert "no study 77" in called(node, "show", 77, expected=2)
         assert node.terminate() == 0
@@ -165,8 +166,7 @@ def test_a_signal_ends_the_node_and_the_next_goes_on(tmp_path: Path, sink: Sink)
 
 
 def called(node: NodeProcess, *words: object, expected: int = 0) -> str:
-    command = node.command(*words, "--spool", node.spool)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_here("node", *words, "--spool", node.spool)
     assert done.returncode == expected, done.stderr
     return done.stdout + done.stderr if expected else done.stdout
 
