@@ -86,8 +86,10 @@ class _Pages:
 
     def draw(self) -> tuple[bytes, int]:
         """The PDF and the number of its pages."""
+        from reportlab import rl_config
         from reportlab.pdfgen.canvas import Canvas
 
+        rl_config.useA85 = 0  # pictures as bytes: base 85 in Python takes eight times as long, and a quarter more space
         buffer = io.BytesIO()
         self.canvas = Canvas(buffer, pagesize=(WIDTH, HEIGHT), invariant=1, pageCompression=1, lang="en")
         self.canvas.setTitle("Draft report of a chest radiograph, AI-generated, not verified")

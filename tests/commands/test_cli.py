@@ -6,7 +6,24 @@ import pytest
 
 from tests.command import run_cli, run_here
 
-COMMANDS = ("infer", "bench", "doctor", "phantom", "demo", "train", "export", "verify", "inspect", "build", "tune")
+COMMANDS = (
+    *(
+        "infer",
+        "node",
+        "mercure",
+        "bench",
+        "doctor",
+        "phantom",
+        "demo",
+        "train",
+        "export",
+        "verify",
+        "inspect",
+        "build",
+        "tune",
+    ),
+    *("evaluate", "label", "rexrank"),
+)
 
 
 def test_every_command_has_help():
@@ -24,7 +41,7 @@ def test_help_lists_the_commands():
     ("words", "completions"),
     [
         ("r2gen infer --num", {"--num-beams"}),
-        ("r2gen infer --preset fast --format ", {"text", "json"}),
+        ("r2gen infer --preset fast --format ", {"text", "json", "sr", "pdf", "dicom-pdf", "kos", "fhir", "hl7"}),
         ("r2gen inf", {"infer"}),
     ],
 )
