@@ -264,3 +264,22 @@ def test_tokens_come_as_they_are_chosen(open_batch: Any, decoder: Any, table: Em
             seen[event.row].append(event.token_id)
     for key, request in requests.items():
         assert tuple(seen[key]) == alone(decoder, table, request).token_ids
+
+
+def test_a_row_that_was_not_finite_is_used_again(decoder: Any, table: EmbeddingTable) -> None:
+    """Positions behind the next study's own would reach it: they are multiplied by 0, which keeps NaN."""
+    rng = np.random.default_rng(5)
+    longer, shorter, beside = (make_prompts(rng, 1, size, 32) for size in (20, 5, 9))
+    token = table.lookup(np.array([[3], [4]]))
+    logits = []
+    for spoiled in (False, True):
+        state = decoder.open_rows(2, 60)
+        state.join(beside, 0)
+        state.join(longer, 1)
+        embeds = token.copy()
+        if spoiled:
+            embeds[1] = np.nan
+        assert np.isfinite(state.advance(embeds)).all(axis=1).tolist() == [True, not spoiled]
+        state.join(shorter, 1)
+        logits.append([state.advance(token).copy() for _ in range(3)])
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-6)
