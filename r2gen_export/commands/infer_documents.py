@@ -91,8 +91,8 @@ class Documents:
         """Where they will go.
 
         Raises:
-            R2GenError: `R2G-CONFIG-VALUE`, `R2G-OUTPUT-WRITE`, `R2G-DICOM-FORMAT`; `R2G-DICOM-SOURCE` when the form
-                needs DICOM files and no study has any.
+            R2GenError: `R2G-CONFIG-VALUE`, `R2G-OUTPUT-WRITE`, `R2G-DICOM-FORMAT`, `R2G-DICOM-STUDY`;
+                `R2G-DICOM-SOURCE` when the form needs DICOM files and no study has any.
         """
         out = request.out
         if studies.many and (out is None or out.is_file()):
@@ -105,8 +105,11 @@ class Documents:
         replaces = None
         if request.replaces is not None:
             from r2gen_export.reporting.predecessor import read_predecessor
+            from r2gen_export.reporting.source import Source
+            from r2gen_export.reporting.writers import check_predecessor
 
             replaces = read_predecessor(request.replaces)
+            check_predecessor(form, Source(studies.studies[0].identity, (), ""), replaces)
         folder = out if out is not None and (studies.many or out.is_dir()) else None
         return cls(form, request.dicom, None if folder else out, folder, replaces)
 
@@ -133,6 +136,7 @@ class Documents:
             R2GenError: what `render` raises; `R2G-OUTPUT-WRITE`.
         """
         data = self._rendered(pipeline, study, report, "")
+        self.clear()
         if self.folder is not None:
             self._put(self.folder / self._name(1), data)
         elif self.file is not None:

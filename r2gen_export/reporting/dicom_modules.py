@@ -11,12 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from r2gen_export.reporting.document import Document, derived_uid
+from r2gen_export.reporting.predecessor import MANUFACTURER
 from r2gen_export.studies.identity import SourceImage
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
-
-MANUFACTURER: Final = "r2gen"
 
 EMPTY: Final = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",

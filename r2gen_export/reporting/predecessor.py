@@ -14,6 +14,9 @@ from r2gen_export.system.extras import needs
 MOST_BYTES: Final = 64 << 20
 """Larger files are no result of ours."""
 
+MANUFACTURER: Final = "r2gen"
+"""Of all our DICOM documents."""
+
 FIX: Final = "give the file that an earlier r2gen infer --format sr, dicom-pdf or kos wrote for this study"
 
 
@@ -61,6 +64,7 @@ def predecessor_of(document: bytes) -> Predecessor:
         with unvalidated():
             dataset = pydicom.dcmread(io.BytesIO(document), stop_before_pixels=True)
             number = str(dataset.get("InstanceNumber") or "")
+            maker = str(dataset.get("Manufacturer") or "")
             predecessor = Predecessor(
                 sop_class_uid=str(dataset.SOPClassUID),
                 sop_instance_uid=str(dataset.SOPInstanceUID),
@@ -70,6 +74,9 @@ def predecessor_of(document: bytes) -> Predecessor:
             )
     except Exception as error:  # whatever pydicom raises about a user's file is the file's fault
         raise R2GenError("R2G-DICOM-FORMAT", "the result to replace is not a DICOM document", FIX) from error
+    if maker != MANUFACTURER:
+        # Such as a radiologist's report, or an image of the study: an archive would take it for outdated.
+        raise R2GenError("R2G-DICOM-FORMAT", "the result to replace was not written by r2gen", FIX)
     if "" in (predecessor.sop_class_uid, predecessor.sop_instance_uid, predecessor.study_instance_uid):
         raise R2GenError("R2G-DICOM-FORMAT", "the result to replace lacks its UIDs", FIX)
     return predecessor

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from r2gen_export.reporting.dicom_modules import MANUFACTURER, item_of, reference
+from r2gen_export.reporting.dicom_modules import item_of, reference
 from r2gen_export.reporting.document import Document
+from r2gen_export.reporting.predecessor import MANUFACTURER
 from r2gen_export.studies.identity import SourceImage
 
 if TYPE_CHECKING:

@@ -67,15 +67,15 @@ def render(form: str, report: Report, source: Source, *, replaces: Predecessor |
         replaces: an earlier result of the same study in the same form.
 
     Raises:
-        R2GenError: `R2G-DICOM-SOURCE` when the form needs a study from DICOM files and this is none; `R2G-DICOM-STUDY`
-            when `replaces` is of another study; `R2G-CONFIG-VALUE` for an unknown form; `R2G-DEPENDENCY-MISSING`.
+        R2GenError: `R2G-DICOM-SOURCE` when the form needs a study from DICOM files and this is none; what
+            `check_predecessor` raises; `R2G-CONFIG-VALUE` for an unknown form; `R2G-DEPENDENCY-MISSING`.
     """
     chosen = FORMS.get(form)
     if chosen is None:
         raise R2GenError("R2G-CONFIG-VALUE", f"unknown form {form!r}", f"one of {', '.join(FORMS)}")
     study_uid = check_source(chosen, source)
-    if replaces is not None and study_uid and replaces.study_instance_uid != study_uid:
-        raise R2GenError("R2G-DICOM-STUDY", "the result to replace is of another study", "give one of this study")
+    if replaces is not None:
+        check_predecessor(chosen, source, replaces)
     document = Document(form, report, source, study_uid, replaces)
     with needs("dicom"), unvalidated() if chosen.is_dicom else nullcontext():
         return _writer(form)(document)
@@ -107,6 +107,30 @@ def check_source(form: Form, source: Source) -> str:
         return study_uid
     reason = "has no StudyInstanceUID" if source.identity else "did not come from DICOM files"
     raise R2GenError("R2G-DICOM-SOURCE", f"no {form.name}: the study {reason}", NO_SOURCE)
+
+
+def check_predecessor(form: Form, source: Source, replaces: Predecessor) -> None:
+    """Refuse to replace what is of another study, or of another form.
+
+    Raises:
+        R2GenError: `R2G-DICOM-STUDY`; `R2G-CONFIG-VALUE` for another form; `R2G-DICOM-SOURCE`.
+    """
+    study_uid = check_source(form, source)
+    if study_uid and replaces.study_instance_uid != study_uid:
+        raise R2GenError("R2G-DICOM-STUDY", "the result to replace is of another study", "give one of this study")
+    if form.is_dicom and replaces.sop_class_uid != _sop_class(form):
+        message = f"the result to replace is no {form.name}"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "give one of this form, or take the --format that it has")
+
+
+def _sop_class(form: Form) -> str:
+    from r2gen_export.reporting import dicom_kos, dicom_pdf, dicom_sr
+
+    return {
+        "sr": dicom_sr.BASIC_TEXT_SR,
+        "dicom-pdf": dicom_pdf.ENCAPSULATED_PDF,
+        "kos": dicom_kos.KEY_OBJECT_SELECTION,
+    }[form.name]
 
 
 def _writer(form: str) -> Callable[[Document], bytes]:

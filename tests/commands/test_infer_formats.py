@@ -261,3 +261,21 @@ def test_requests_keep_their_defaults() -> None:
     request = InferRequest((PHANTOM,), out=Path("report.pdf"))
     assert dataclasses.asdict(request)["format"] == "text"
     assert written_form(request) is None
+
+
+def test_a_folder_keeps_no_page_of_an_earlier_call_beside_that_of_a_single_study(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_here(*command("pdf", PHANTOM, REAL, "--out", out)).returncode == 0
+    assert run_here(*command("pdf", PHANTOM, "--out", out, "--overwrite")).returncode == 0
+    assert [path.name for path in out.iterdir()] == ["study-0001.pdf"]
+
+
+@reads_dicom
+@pytest.mark.parametrize("form", ["sr", "kos"])
+def test_what_r2gen_did_not_write_is_not_replaced(form: str, tmp_path: Path) -> None:
+    """An archive would take a radiologist's report, or an image, for outdated; nothing is generated first."""
+    image = str(get_testdata_file("RG1_UNCI.dcm"))
+    done = run_here(*command(form, image, "--out", tmp_path / "new.dcm", "--replaces", image))
+    assert done.returncode == 2
+    assert "was not written by r2gen" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -168,10 +168,24 @@ def test_a_revision_names_its_predecessor(form: str) -> None:
     assert third.InstanceNumber == 3
 
 
+def by_another_maker(document: bytes) -> bytes:
+    """The same document, as a radiologist's system would have written it."""
+    dataset = read(document)
+    dataset.Manufacturer = "Reporting System"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
 def test_what_cannot_be_replaced(tmp_path: object) -> None:
     with pytest.raises(R2GenError) as refusal:
         render("sr", WORDS, full(), replaces=predecessor_of(render("sr", WORDS, radiograph())))
     assert refusal.value.code == "R2G-DICOM-STUDY"
+    with pytest.raises(R2GenError, match="is no kos") as refusal:
+        render("kos", WORDS, full(), replaces=predecessor_of(render("sr", WORDS, full())))
+    assert refusal.value.code == "R2G-CONFIG-VALUE"
+    with pytest.raises(R2GenError, match="not written by r2gen"):
+        predecessor_of(by_another_maker(render("sr", WORDS, full())))
     for data in (b"", b"%PDF-1.3", render("sr", WORDS, full())[:200]):
         with pytest.raises(R2GenError) as refusal:
             predecessor_of(data)
