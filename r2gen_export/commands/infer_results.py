@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2gen_export.commands.console import write_out
-from r2gen_export.errors import CodedError
+from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.system.versions import VERSION
 
 if TYPE_CHECKING:
     from r2gen_export.decoding import Decoding, Semantics
+    from r2gen_export.reporting.results_file import Numbered
     from r2gen_export.runtime.outcome import Outcome
     from r2gen_export.runtime.pipeline import Pipeline
     from r2gen_export.studies.dicom.types import DicomSettings, Polarity
@@ -65,8 +66,8 @@ class InferRequest:
 
 
 @contextmanager
-def results(request: InferRequest) -> Iterator[tuple[Callable[[str], Any], Counter[str]]]:
-    """What writes an entry to stdout or the file, and the keys of the reports that an earlier run left there."""
+def results(request: InferRequest) -> Iterator[tuple[Callable[[str], Any], Counter[Numbered]]]:
+    """What writes an entry to stdout or the file, and what an earlier run left there (`Earlier.keys`)."""
     if request.out is None or request.format not in ("text", "json"):
         yield write_out, Counter()
         return
@@ -87,12 +88,16 @@ class Work:
     total: int
 
 
-def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, earlier: Counter[str]) -> Work:
+def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, earlier: Counter[Numbered]) -> Work:
     """What an earlier run left to do.
 
     Args:
-        earlier: keys of the reports it wrote. An image that cannot be read counts as not reported: it fails later, with
-            its own error.
+        earlier: numbers and keys of the reports it wrote. An image that cannot be read counts as not reported: it fails
+            later, with its own error.
+
+    Raises:
+        R2GenError: `R2G-OUTPUT-EXISTS` when it has a study of this call under another number: its report would stand
+            in the file as that of another study.
     """
     numbered = tuple(enumerate(studies.studies, start=1))
     if not earlier:
@@ -102,17 +107,22 @@ def remaining(request: InferRequest, pipeline: Pipeline, studies: StudyList, ear
 
     settings = pipeline.settings(**request.options)
     left = earlier.copy()
-    pending = []
+    pending, missing = [], []
     for number, study in numbered:
         try:
             inputs = [content_sha256(image) for image in study.images]
         except (RefusedError, MemoryError):
             inputs = []
         key = _key(request, pipeline.bundle_id, settings.semantics, settings.decoding, inputs)
-        if left[key] > 0:
-            left[key] -= 1
+        if left[number, key] > 0:
+            left[number, key] -= 1
         else:
             pending.append((number, study))
+            missing.append(key)
+    if moved := {key for _, key in +left}.intersection(missing):
+        message = f"the file has reports of {len(moved)} of the call's studies under other numbers"
+        fix = "name the studies as in the run that was stopped, or take another --out for these"
+        raise R2GenError("R2G-OUTPUT-EXISTS", message, fix)
     return Work(tuple(pending), len(numbered))
 
 

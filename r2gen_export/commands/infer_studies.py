@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
 from r2gen_export.commands.infer_documents import Documents, check_request, written_form
 from r2gen_export.commands.infer_results import InferRequest, Work, as_json, entry, message_of, remaining, results
-from r2gen_export.errors import CodedError, R2GenError
+from r2gen_export.errors import CodedError, InternalError, R2GenError
 from r2gen_export.system.files import partial_path
 
 if TYPE_CHECKING:
@@ -295,7 +295,9 @@ def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _S
     )
     task = screen.bar.add_task("studies", total=total, completed=progress.earlier, visible=not request.quiet)
     steps = len(pipeline.provider.steps)
-    for (_, study), generated in zip(pending, outcomes, strict=True):
+    for (number, study), generated in zip(pending, outcomes, strict=True):
+        if generated.study != number:
+            raise InternalError(f"study {generated.study} came in the place of study {number}")
         outcome = generated if screen.documents is None else screen.documents.write(pipeline, study, generated)
         for step in pipeline.provider.steps[steps:]:
             screen.say(step)

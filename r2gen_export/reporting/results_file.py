@@ -24,7 +24,10 @@ from r2gen_export.system.files import atomic_file, growing_file, partial_path, w
 
 Form = Literal["text", "json"]
 
-TITLE: Final = re.compile(rb"^== study \d+ of \d+\b.*\n", re.MULTILINE)
+Numbered = tuple[int, str]
+"""A study's number and its report's key."""
+
+TITLE: Final = re.compile(rb"^== study (\d+) of \d+\b.*\n", re.MULTILINE)
 KEY: Final = re.compile(rb"\[([0-9a-f]{16})\] ==\n$")
 NOTICE_END: Final = re.compile(rb"\n\| [^\n]*\n\n")
 """The notice is the last thing of an entry in text: an entry that has its end is whole."""
@@ -45,12 +48,13 @@ def result_key(bundle_id: str, semantics: Semantics, decoding: Decoding, inputs:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier run left: the keys of its reports, each as often as it is there, and the entries as bytes.
+    """What an earlier run left: the studies' numbers and keys of its reports, each as often as it is there, and the
+    entries as bytes.
 
     Not taken over are entries of studies without a report, which are tried again, and half an entry at the end.
     """
 
-    keys: Counter[str]
+    keys: Counter[Numbered]
     entries: tuple[bytes, ...]
 
 
@@ -69,7 +73,7 @@ def read_results(path: Path, form: Form) -> Earlier:
 
 
 def _read_lines(data: bytes, name: str) -> Earlier:
-    keys: Counter[str] = Counter()
+    keys: Counter[Numbered] = Counter()
     entries = []
     lines = data.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
@@ -81,23 +85,26 @@ def _read_lines(data: bytes, name: str) -> Earlier:
             if number == len(lines):
                 continue
             raise _foreign(f"line {number} of {name} is no result of r2gen infer --format json")
-        if fields["schema"] == REPORT_SCHEMA and isinstance(fields.get("key"), str) and line.endswith(b"\n"):
-            keys[fields["key"]] += 1
+        study, key = fields.get("study"), fields.get("key")
+        whole = fields["schema"] == REPORT_SCHEMA and line.endswith(b"\n")
+        if whole and isinstance(study, int) and isinstance(key, str):
+            keys[study, key] += 1
             entries.append(line)
     return Earlier(keys, tuple(entries))
 
 
 def _read_text(data: bytes, name: str) -> Earlier:
-    starts = [match.start() for match in TITLE.finditer(data)]
+    titles = list(TITLE.finditer(data))
+    starts = [title.start() for title in titles]
     if data and starts[:1] != [0]:
         raise _foreign(f"{name} is no result of r2gen infer --format text for many studies")
-    keys: Counter[str] = Counter()
+    keys: Counter[Numbered] = Counter()
     entries = []
-    for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
-        entry = data[start:end]
+    for title, end in zip(titles, [*starts[1:], len(data)], strict=True):
+        entry, number = data[title.start() : end], int(title[1])
         key = KEY.search(entry[: entry.index(b"\n") + 1])
         if key and (whole := NOTICE_END.search(entry)):
-            keys[key[1].decode()] += 1
+            keys[number, key[1].decode()] += 1
             entries.append(entry[: whole.end()])
     return Earlier(keys, tuple(entries))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -89,6 +90,25 @@ def test_a_study_without_a_report_is_tried_again(phantoms: Path, tmp_path: Path)
     assert "1 report in reports.txt, 1 there already" in done.stderr
     text = out.read_text()
     assert (text.count("== study 1 of 2"), text.count("== study 2 of 2"), text.count("no report")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_study_does_not_come_under_another_number(phantoms: Path, form: str, tmp_path: Path) -> None:
+    """An image that came to a folder moves the numbers of those behind it: two studies would have one."""
+    out, images = tmp_path / "reports", tmp_path / "images"
+    images.mkdir()
+    shutil.copy(phantoms / "images/phantom-000000/0.png", images / "b.png")
+    shutil.copy(phantoms / "images/phantom-000001/0.png", images / "c.png")
+    arguments = ["infer", str(images), "--out", str(out), "--format", form, "--preset", "fast", "--resume"]
+    assert run_here(*arguments).returncode == 0
+    before = out.read_bytes()
+    shutil.copy(phantoms / "images/phantom-000002/0.png", images / "a.png")
+    done = run_here(*arguments)
+    assert done.stderr.splitlines()[-2].startswith("R2G-OUTPUT-EXISTS: the file has reports of 2 of"), done.stderr
+    assert out.read_bytes() == before
+    (images / "a.png").rename(images / "d.png")
+    assert run_here(*arguments).returncode == 0
+    assert out.read_bytes().startswith(before)
 
 
 def test_an_image_that_waits_for_ever_is_not_waited_for(phantoms: Path, tmp_path: Path) -> None:
