@@ -17,6 +17,7 @@ from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.studies.dicom_studies import LATERAL_BY_FORCE, lateral_only, mixture
 from r2gen_export.studies.file_kinds import DICOM, argument_kind
+from r2gen_export.studies.identity import SourceImage
 from r2gen_export.studies.images import Picture, check_pixels, read_image, view_of
 from r2gen_export.studies.study import Study
 from r2gen_export.studies.views import view_warnings
@@ -53,30 +54,43 @@ def read_pictures(images: Images, subject: str = "", dicom: DicomSettings | None
     settings = dicom or DicomSettings()
     warnings: tuple[str, ...] = ()
     views: list[Image]
+    sources: tuple[SourceImage, ...] = ()
     if isinstance(images, Study):
         views, warnings = list(images.readable_images(subject)), images.warnings
+        sources = images.identity.images if images.identity is not None else ()
     else:
         views = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else list(images)
-    if not isinstance(images, Study) or images.identity is None:
-        # Of a study without identity, files with the suffix of another format have not been looked into.
+    # Files with the suffix of another format have not been looked into when the studies were collected.
+    if any(map(_is_dicom, views[len(sources) :])):
         warnings += _check_dicom(views, subject, settings)
     if not views:
         raise R2GenError("R2G-DATA-EMPTY", f"{subject or 'the study'} has no images", "give at least one image")
     pictures = [_picture(view, view_of(subject, number), settings) for number, view in enumerate(views, start=1)]
+    _check_sources(pictures, sources, subject)
     remarks = [f"view {number}: {remark}" for number, view in enumerate(pictures, 1) for remark in view.warnings]
     unlike = view_warnings([picture.pixels for picture in pictures])
     return Pictures(pictures, (*warnings, *remarks, *unlike), (perf_counter() - start) * 1000)
 
 
+def _check_sources(pictures: Sequence[Picture], sources: Sequence[SourceImage], subject: str) -> None:
+    """Refuse files that were replaced since their headers were read: the report would be filed under another patient.
+
+    Args:
+        sources: of the first of the pictures, in their order.
+    """
+    for number, (picture, source) in enumerate(zip(pictures, sources, strict=False), start=1):
+        if source.header_sha256 not in ("", picture.header_sha256):
+            message = f"{view_of(subject, number)} changed after its header was read"
+            raise R2GenError("R2G-IMAGE-FORMAT", message, "run the command again")
+
+
+def _is_dicom(view: Image) -> bool:
+    return isinstance(view, (str, os.PathLike)) and argument_kind(Path(view)) == DICOM
+
+
 def _check_dicom(views: Sequence[Image], subject: str, settings: DicomSettings) -> tuple[str, ...]:
     """Refuse DICOM files that are not one study; gives warnings about it."""
-    files = {
-        number: Path(view)
-        for number, view in enumerate(views, start=1)
-        if isinstance(view, (str, os.PathLike)) and argument_kind(Path(view)) == DICOM
-    }
-    if not files:
-        return ()
+    files = {number: Path(view) for number, view in enumerate(views, 1) if _is_dicom(view)}  # type: ignore[arg-type]
     from r2gen_export.studies.dicom.reader import read_header
 
     headers = [read_header(path, view_of(subject, number), settings) for number, path in files.items()]

@@ -142,11 +142,13 @@ def make_study(
         (`R2G-DICOM-STUDY`), no view may be used (`R2G-DICOM-REFUSED`, `R2G-DICOM-PIXELS`) or all are lateral
         (`R2G-DICOM-REFUSED`).
     """
-    files = _distinct(read, counts)
-    headers = [file.header for file in files if file.header is not None]
-    images = (*(file.file.path for file in files), *others)
-    if refusal := next((file.error for file in files if file.error is not None), None) or mixture(headers):
+    headers = [file.header for file in read if file.header is not None]
+    images = (*(file.file.path for file in read), *others)
+    if refusal := next((file.error for file in read if file.error is not None), None) or mixture(headers):
         return Study(name, images, refusal=refusal)
+    files = _distinct(read, counts)
+    headers = [_header(file) for file in files]
+    images = (*(file.file.path for file in files), *others)
     usable = [file for file in files if not _header(file).problem]
     if settings.force and not usable:
         usable = [file for file in files if _header(file).problem_code == "R2G-DICOM-REFUSED"]
@@ -176,6 +178,10 @@ def mixture(headers: Sequence[DicomHeader]) -> R2GenError | None:
     if patients > 1:
         message = f"its files are of {patients} patients by their names, identifiers and birth dates"
         return R2GenError("R2G-DICOM-STUDY", message, "correct the patient's data where the images come from")
+    places = {(header.source, header.view, header.series_number, header.instance_number) for header in headers}
+    if max(Counter(place[0].sop_instance_uid for place in places if place[0].sop_instance_uid).values(), default=1) > 1:
+        message = "different images of it have the same SOPInstanceUID"
+        return R2GenError("R2G-DICOM-STUDY", message, "correct the images where they come from")
     return None
 
 

@@ -9,11 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SourceImage:
-    """The DICOM instance a view was read from."""
+    """The DICOM instance a view was read from.
+
+    `header_sha256`: over its UIDs and whom it belongs to, as hex, by which a file that was replaced after its header
+    was read is told; empty where nobody compares.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    header_sha256: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, repr=False)

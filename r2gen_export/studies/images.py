@@ -42,11 +42,13 @@ class Picture(NamedTuple):
         pixels: uint8 RGB [H, W, 3], upright; grey images have three equal channels.
         warnings: what a reader of the report should know about them, sentences without the subject.
         sha256: of the bytes of the file, as hex; of the array's bytes where there was no file.
+        header_sha256: as in `SourceImage`; empty where it is no DICOM file.
     """
 
     pixels: NDArray[np.uint8]
     warnings: tuple[str, ...]
     sha256: str = ""
+    header_sha256: str = ""
 
 
 def load_image(path: Path, subject: str = "the image", dicom: DicomSettings | None = None) -> NDArray[np.uint8]:
@@ -102,7 +104,7 @@ def _dicom(path: Path, subject: str, settings: DicomSettings) -> Picture:
     warnings = image.warnings
     if settings.polarity != "auto":
         warnings += (f"polarity by {_POLARITY[settings.polarity]} alone (--polarity {settings.polarity})",)
-    return Picture(pixels, warnings, image.sha256)
+    return Picture(pixels, warnings, image.sha256, image.header_sha256)
 
 
 def preprocess(images: Sequence[NDArray[np.uint8]], spec: ImageSpec) -> NDArray[np.float32]:

@@ -39,6 +39,46 @@ def pipeline(demo_loaded_once: None) -> Pipeline:
     return Pipeline.from_bundle(None, device="cpu")
 
 
+@pytest.mark.parametrize("other", [{"PatientID": "T2"}, {"SOPInstanceUID": "1.2.3"}, {"AccessionNumber": "A2"}])
+def test_a_file_that_was_replaced_after_its_header_was_read(
+    other: dict[str, str], tmp_path: Path, pipeline: Pipeline
+) -> None:
+    """Whom a report belongs to is read with the headers; the pixels may be read hours later."""
+    (study,) = collect_studies([write(tmp_path / "a", 1, 1)]).studies
+    assert pipeline.generate(study, **FEW).text
+    write(tmp_path / "a", 1, 1, **other)
+    with pytest.raises(R2GenError, match="view 1 changed after its header was read"):
+        pipeline.generate(study, **FEW)
+    (outcome,) = pipeline.generate_many([study], **FEW)
+    assert outcome.error is not None
+    assert outcome.error.message.startswith("study 1, view 1 changed")
+
+
+def test_what_is_odd_about_a_name_is_in_the_warnings(tmp_path: Path, pipeline: Pipeline) -> None:
+    file = write(tmp_path / "a", 1, 1, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100")
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999"))
+    (study,) = collect_studies([file]).studies
+    assert (
+        "view 1: its text does not fit its character set: names may be wrong"
+        in pipeline.generate(study, **FEW).warnings
+    )
+
+
+def test_a_dicom_file_with_the_suffix_of_a_picture_is_of_the_same_patient(tmp_path: Path, pipeline: Pipeline) -> None:
+    """A list may name hundreds of thousands of files, which are not opened while studies are collected."""
+    write(tmp_path / "a.dcm", 1, 1)
+    write(tmp_path / "b.png", 2, 1)
+    write(tmp_path / "c.png", 1, 2)
+    for name in ("b.png", "c.png"):
+        (tmp_path / "list.txt").write_text(f"a.dcm\t{name}")
+        (study,) = collect_studies([tmp_path / "list.txt"]).studies
+        if name == "c.png":
+            assert pipeline.generate(study, **FEW).views == 2
+            continue
+        with pytest.raises(R2GenError, match="its files are of 2 studies"):
+            pipeline.generate(study, **FEW)
+
+
 def test_a_folder_gives_a_report_for_each_study(tmp_path: Path, pipeline: Pipeline) -> None:
     lateral = write(tmp_path / "a/l", 1, 1, ViewPosition="LL")
     frontal = write(tmp_path / "b/f.dcm", 1, 2, ViewPosition=None)
@@ -122,7 +162,7 @@ def test_resume_knows_a_study_by_its_files_and_how_they_are_read(tmp_path: Path)
         write(tmp_path / f"in/{number}", number, 1)
     out = ("--format", "json", "--out", tmp_path / "out.jsonl")
     assert run_here("infer", tmp_path / "in", *SHORT, *out).returncode == 0
-    shutil.move(tmp_path / "in/1", tmp_path / "in/3")
+    shutil.move(tmp_path / "in/1", tmp_path / "in/1a")  # another name in the same place
     for more, written in (((), 0), (("--polarity", "photometric"), 2), (("--polarity", "photometric"), 0)):
         before = len((tmp_path / "out.jsonl").read_text().splitlines())
         assert run_here("infer", tmp_path / "in", *SHORT, *out, "--resume", *more).returncode == 0

@@ -128,6 +128,26 @@ def test_an_instance_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
     assert collect_studies([tmp_path]).warnings == ("passed over: links to what is listed already: 1",)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PatientID": "T2"}, "2 patients"),
+        ({"ViewPosition": "LL"}, "same SOPInstanceUID"),
+        ({"InstanceNumber": "2"}, "same SOPInstanceUID"),
+    ],
+)
+def test_different_images_with_one_instance_uid_are_no_copies(
+    attributes: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    """The second would be left out as a copy, whoever and whatever it shows."""
+    write(tmp_path / "1", 1, 1)
+    write(tmp_path / "2", 1, 1, **attributes)
+    (study,) = collect_studies([tmp_path]).studies
+    code, message = refusal(study)
+    assert code == "R2G-DICOM-STUDY"
+    assert reason in message
+
+
 def test_files_without_a_study_are_studies_of_their_own(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / str(number), 1, number, StudyInstanceUID=None)

@@ -49,7 +49,7 @@ class DicomReader:
         try:
             shape = (int(answer["rows"]), int(answer["columns"]))
             pixels = np.frombuffer(raw, np.uint8).reshape(shape)
-            return DicomImage(pixels, str(answer["sha256"]), _texts(answer["warnings"]))
+            return DicomImage(pixels, str(answer["sha256"]), _texts(answer["warnings"]), _text(answer["header_sha256"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InternalError(f"the process that reads DICOM gave no pixels of {subject}") from error
 
@@ -120,7 +120,8 @@ def read_dicom(path: Path, subject: str, settings: DicomSettings) -> DicomImage:
 
 
 def _header(fields: Any) -> DicomHeader:
-    source = SourceImage(*(_text(fields[key]) for key in ("sop_class_uid", "sop_instance_uid", "series_instance_uid")))
+    uids = ("sop_class_uid", "sop_instance_uid", "series_instance_uid")
+    source = SourceImage(*(_text(fields[key]) for key in (*uids, "header_sha256")))
     attributes = fields["attributes"]
     if not isinstance(attributes, dict):
         raise TypeError

@@ -67,8 +67,10 @@ class DicomImage:
     Attributes:
         sha256: of the file's bytes, as hex.
         warnings: what is odd about the image, in words that name no patient.
+        header_sha256: as in `SourceImage`, of the header these pixels came with.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
     warnings: tuple[str, ...]
+    header_sha256: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import warnings
 from pathlib import Path
@@ -87,13 +88,10 @@ def header(file: BinaryIO, size: int, limits: Limits) -> dict[str, Any]:
     parsed = parse(file, size, limits)
     verdict, pixel_problem, _ = examine(parsed, limits)
     dataset = parsed.dataset
-    attributes = identity_attributes(dataset, verdict.warnings)
+    whose = _whose(parsed, verdict.warnings)
     return {
-        "sop_class_uid": parsed.sop_class[:MOST_CHARACTERS],
-        "sop_instance_uid": text(dataset, "SOPInstanceUID")[:MOST_CHARACTERS],
-        "series_instance_uid": text(dataset, "SeriesInstanceUID")[:MOST_CHARACTERS],
-        "study_instance_uid": text(dataset, "StudyInstanceUID")[:MOST_CHARACTERS],
-        "patient": patient_text(dataset),
+        **whose,
+        "header_sha256": _header_sha256(whose),
         "modality": code(dataset, "Modality")[:MOST_CHARACTERS],
         "view": verdict.view,
         "series_number": integer_or_none(dataset, "SeriesNumber"),
@@ -101,9 +99,25 @@ def header(file: BinaryIO, size: int, limits: Limits) -> dict[str, Any]:
         "problem": verdict.problem or pixel_problem,
         "problem_code": "R2G-DICOM-PIXELS" if pixel_problem and not verdict.problem else "R2G-DICOM-REFUSED",
         "warnings": verdict.warnings,
-        "attributes": attributes,
+    }
+
+
+def _whose(parsed: Parsed, remarks: list[str]) -> dict[str, Any]:
+    """The fields of `DicomHeader` that say which instance it is and whom it belongs to."""
+    dataset = parsed.dataset
+    return {
+        "sop_class_uid": parsed.sop_class[:MOST_CHARACTERS],
+        "sop_instance_uid": text(dataset, "SOPInstanceUID")[:MOST_CHARACTERS],
+        "series_instance_uid": text(dataset, "SeriesInstanceUID")[:MOST_CHARACTERS],
+        "study_instance_uid": text(dataset, "StudyInstanceUID")[:MOST_CHARACTERS],
+        "patient": patient_text(dataset),
+        "attributes": identity_attributes(dataset, remarks),
         "character_set": character_set(dataset)[:MOST_CHARACTERS],
     }
+
+
+def _header_sha256(whose: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
 
 
 def examine(parsed: Parsed, limits: Limits) -> tuple[Verdict, str, Format | None]:
@@ -148,8 +162,10 @@ def image(data: bytes, limits: Limits, polarity: Polarity, force: bool) -> tuple
         level = f"of one grey value ({present[0]})" if present[0] else "black"
         raise RefusedError("R2G-IMAGE-BLANK", f"is all {level}", "export it again from its source")
     remarks += [*odd, *more, *few_levels(present)]
+    header_sha256 = _header_sha256(_whose(parsed, remarks))
     sha256 = hashlib.sha256(data).hexdigest()
-    return pixels, {"rows": shape.rows, "columns": shape.columns, "sha256": sha256, "warnings": remarks}
+    fields = {"rows": shape.rows, "columns": shape.columns, "sha256": sha256, "header_sha256": header_sha256}
+    return pixels, {**fields, "warnings": remarks}
 
 
 def _looked_up(table: NDArray[np.uint8], stored: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
