@@ -21,6 +21,19 @@ STAGES: Final = ("preprocess", "encode", "prefill", "decode", "detokenize")
 
 
 @dataclass(frozen=True)
+class RunnerUp:
+    """The likeliest token that was not chosen at a position: its id, what it shows as, and how likely it was.
+
+    `logprob` is the natural log of the model's own probability, as in `Report.logprobs`: above that of the chosen token
+    where beam search, sampling or a penalty preferred another one.
+    """
+
+    token_id: int
+    piece: str
+    logprob: float
+
+
+@dataclass(frozen=True)
 class Report:
     """A draft report of one study.
 
@@ -55,6 +68,9 @@ class Report:
         passes: passes of the decoder after the prefill.
         study: number of the study in its call, counted from 1. `views`: images of the study.
         warnings: what is odd about the images ("view 2: ..."), never with the name of a file.
+        pieces: the part of the text that each of `token_ids` gives, some of them empty. Together they are the text
+            before it is cut at the first `</s>`, stripped and cleared of `<unk>`, which gives `text`.
+        runner_up: for each of `token_ids` the likeliest other token in its place.
         name: the study's name (often a file name), only when the caller asked to keep it.
     """
 
@@ -85,6 +101,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     name: str | None = None
     backends: tuple[Candidate, ...] = ()
+    pieces: tuple[str, ...] = ()
+    runner_up: tuple[RunnerUp, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: `schema` and every attribute under its own name; `name` only where it is kept."""

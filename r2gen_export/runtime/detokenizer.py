@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 from collections.abc import Generator, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.decoding.sequence import TokenEvent
-from r2gen_export.runtime.sentencepiece_text import words_to_text
+from r2gen_export.runtime.sentencepiece_text import BLANK, words_to_text
 
 T = TypeVar("T")
 
@@ -81,12 +82,64 @@ class Detokenizer:
         self._special = frozenset(token.content for token in added if token.special)
         self._added = frozenset(token.content for token in added if not token.special)
         self._pieces = frozenset(self._tokenizer.get_vocab()) if self.sentencepiece else frozenset()
+        self._alone: dict[int, str] = {}
         self.grows = steps is not None and _stable(steps)
         """Whether text can be given out before the last token; other decoders give it out at the end."""
 
     def text(self, token_ids: Sequence[int], semantics: Semantics = "hf-current") -> str:
         """The report of generated ids (no padding, no dummy BOS; a closing EOS is welcome)."""
         return clean_text(self._decode(self._body(token_ids, semantics), semantics))
+
+    def pieces(self, token_ids: Sequence[int], semantics: Semantics = "hf-current") -> tuple[str, ...]:
+        """The part of the text that each token gives; together the text as it is before `clean_text`, `</s>` included.
+
+        A token that gives nothing, such as the dropped `<s>` at the beginning or all but the last byte of a character,
+        has an empty piece. Blanks belong to the token they stand before.
+        """
+        body = self._body(token_ids, semantics)
+        raw = self._decode(body, semantics)
+        pieces = self._pieces_by_token(body, raw, semantics)
+        if pieces is None:
+            pieces = self._pieces_by_prefix(body, raw, semantics)
+        return ("",) * (len(token_ids) - len(body)) + tuple(pieces)
+
+    def piece(self, token_id: int) -> str:
+        """What a token by itself shows as, with its leading blank; for a token that was not generated."""
+        if token_id not in self._alone:
+            token = self._tokenizer.id_to_token(token_id) or ""
+            text = str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+            self._alone[token_id] = f" {text}" if token.startswith(BLANK) and text[:1] != " " else text
+        return self._alone[token_id]
+
+    def _pieces_by_token(self, body: list[int], raw: str, semantics: Semantics) -> list[str] | None:
+        """Pieces of `raw` that are what the tokens show as by themselves, None where a token does not."""
+        pieces: list[str] = []
+        at = 0
+        for is_byte, run in groupby(body, self._is_byte):
+            ids = list(run)
+            # Bytes are text only together: the last of a run has its characters.
+            texts = ["" for _ in ids[1:]] + [self._decode(ids, semantics)] if is_byte else map(self.piece, ids)
+            for text in texts:
+                forms = (text, f" {text}", text.removeprefix(" "))
+                piece = next((form for form in forms if raw.startswith(form, at)), None)
+                if piece is None:
+                    return None
+                pieces.append(piece)
+                at += len(piece)
+        return pieces if at == len(raw) else None
+
+    def _is_byte(self, token_id: int) -> bool:
+        token = self._tokenizer.id_to_token(token_id)
+        return token is not None and BYTE_TOKEN.fullmatch(token) is not None
+
+    def _pieces_by_prefix(self, body: list[int], raw: str, semantics: Semantics) -> list[str]:
+        """Pieces of `raw` by how far the text of the first tokens agrees with it: one decoding for each token."""
+        ends = [0]
+        for count in range(1, len(body)):
+            text = self._decode(body[:count], semantics)
+            ends.append(max(ends[-1], _agreed(text, raw), _agreed(f" {text}", raw)))
+        ends.append(len(raw))
+        return [raw[first:last] for first, last in pairwise(ends)] if body else []
 
     def stream(self, semantics: Semantics = "hf-current") -> TextStream:
         """A fresh incremental decoder for one sequence."""
@@ -165,6 +218,12 @@ class TextStream:
         piece = text[len(self._given) :]
         self._given += piece
         return piece
+
+
+def _agreed(first: str, second: str) -> int:
+    """How many characters two texts begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(first), len(second)))
 
 
 def is_sentencepiece(decoder: dict[str, Any]) -> bool:

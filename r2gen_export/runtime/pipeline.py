@@ -18,7 +18,7 @@ from r2gen_export.bundle import Bundle, Manifest, bundle_id
 from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.interfaces import Encoder, PrefixDecoder
-from r2gen_export.reporting.report import Report
+from r2gen_export.reporting.report import Report, RunnerUp
 from r2gen_export.runtime.backends.decoders import is_large
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
@@ -293,6 +293,10 @@ class Pipeline:
     ) -> Report:
         start = perf_counter()
         text = self._detokenizer.text(sequence.token_ids, settings.semantics)
+        pieces = self._detokenizer.pieces(sequence.token_ids, settings.semantics)
+        runner_up = tuple(
+            RunnerUp(token_id, self._detokenizer.piece(token_id), logprob) for token_id, logprob in sequence.others
+        )
         done = perf_counter()
         if not text:
             raise R2GenError(
@@ -334,6 +338,8 @@ class Pipeline:
             views=study.views,
             warnings=study.warnings,
             backends=self.provider.candidates,
+            pieces=pieces,
+            runner_up=runner_up,
         )
 
 

@@ -163,3 +163,28 @@ def test_old_semantics_drop_the_dummy_only(tokenizer):
         assert detokenizer.text(ids, "hf-4.30") == wanted
         stream = detokenizer.stream("hf-4.30")
         assert "".join([*map(stream.push, ids), stream.finish()]) == wanted
+
+
+def test_pieces_of_tokens_add_up_to_the_text_before_cleaning(tokenizer):
+    hf, detokenizer = tokenizer
+    rng = random.Random(3)
+    by_token = 0
+    for _ in range(300):
+        ids = _random_ids(rng, hf.get_vocab_size())
+        for semantics in ("hf-current", "hf-4.30"):
+            pieces = detokenizer.pieces(ids, semantics)
+            assert len(pieces) == len(ids)
+            assert clean_text("".join(pieces)) == detokenizer.text(ids, semantics)
+            body = detokenizer._body(ids, semantics)
+            by_token += detokenizer._pieces_by_token(body, "".join(pieces), semantics) is not None
+    assert by_token > 0
+    assert detokenizer.pieces([]) == ()
+
+
+def test_a_piece_is_the_word_of_its_token(tmp_path):
+    tokenizer = _llama()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    detokenizer = Detokenizer(tmp_path / "tokenizer.json", unk_token_id=0, bos_token_id=1)
+    ids = [tokenizer.token_to_id(token) for token in ("<s>", "▁the", "▁lungs", "<0xC3>", "<0xA9>", ".", "</s>")]
+    assert detokenizer.pieces(ids) == ("", " the", " lungs", "", "é", ".", "</s>")
+    assert detokenizer.piece(tokenizer.token_to_id("▁lungs")) == " lungs"

@@ -62,6 +62,18 @@ def test_timings_and_log_probabilities(demo: Pipeline) -> None:
     assert report.finish_reason == "eos"
 
 
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_pieces_and_runners_up_of_each_token(demo: Pipeline, preset: str) -> None:
+    report = demo.generate(PHANTOM, preset=preset)
+    assert len(report.pieces) == len(report.runner_up) == len(report.token_ids)
+    assert "".join(report.pieces).split("</s>")[0].strip() == report.text
+    for own, token_id, other in zip(report.logprobs, report.token_ids, report.runner_up, strict=True):
+        assert other.token_id != token_id
+        assert np.exp(own) + np.exp(other.logprob) <= 1 + 1e-6
+        assert other.piece
+    assert report.to_dict()["runner_up"][0].keys() == {"token_id", "piece", "logprob"}
+
+
 def test_views_of_a_study_change_the_report_of_its_mean(demo: Pipeline) -> None:
     one = demo.generate(PHANTOM)
     assert demo.generate([PHANTOM, PHANTOM]).token_ids == one.token_ids

@@ -21,8 +21,9 @@ from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Embeddings, RowDecoder, RowState, finite_rows, require_finite
 from r2gen_export.runtime.decoding.beam import BeamSearch, beams_of
 from r2gen_export.runtime.decoding.generate import check_decoding, sampler
-from r2gen_export.runtime.decoding.processors import log_softmax, log_softmax_at, make_processors
+from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
 from r2gen_export.runtime.decoding.sequence import Sequence, TokenEvent
+from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -236,6 +237,7 @@ class _Greedy(_Study):
         super().__init__(key, request, places, bos=bos, eos=eos)
         self._ids = np.zeros((1, request.decoding.max_new_tokens), np.int64)
         self._logprobs: list[float] = []
+        self._others: list[tuple[int, float]] = []
         decoding = request.decoding
         self.processed = decoding.repetition_penalty != 1 or decoding.no_repeat_ngram_size > 0
         self.least = decoding.min_new_tokens
@@ -250,11 +252,12 @@ class _Greedy(_Study):
         count = len(self._logprobs)
         return count == self._decoding.max_new_tokens or bool(self._ids[0, count - 1] == self._eos)
 
-    def write(self, token_id: int, logprob: float) -> TokenEvent:
-        """Append a token."""
+    def write(self, token_id: int, logprob: float, other: tuple[int, float]) -> TokenEvent:
+        """Append a token; `other`: as in `Sequence.others`."""
         step = len(self._logprobs)
         self._ids[0, step] = token_id
         self._logprobs.append(logprob)
+        self._others.append(other)
         return TokenEvent(self.key, token_id, logprob, step)
 
     def sequence(self) -> Sequence:
@@ -267,6 +270,7 @@ class _Greedy(_Study):
             prefill_ms=self.prefill_ms,
             decode_ms=tuple(self.passes),
             together=self.together,
+            others=tuple(self._others),
         )
 
 
@@ -324,10 +328,10 @@ def _choose_greedy(studies: list[_Greedy], logits: Floats) -> list[TokenEvent]:
     for row, study in enumerate(studies):
         if study.draw is not None:
             chosen[row] = study.draw([0], study.tokens, scores[row : row + 1])[0]
-    logprobs = log_softmax_at(logits, chosen)
+    steps = steps_of_logits(logits, chosen)
+    columns = chosen.tolist(), steps["logprob"].tolist(), others_of(steps)
     return [
-        study.write(token_id, logprob)
-        for study, token_id, logprob in zip(studies, chosen.tolist(), logprobs.tolist(), strict=True)
+        study.write(token_id, logprob, other) for study, token_id, logprob, other in zip(studies, *columns, strict=True)
     ]
 
 

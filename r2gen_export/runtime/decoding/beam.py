@@ -19,6 +19,7 @@ from r2gen_export.interfaces import Decoder, Embeddings
 from r2gen_export.runtime.decoding.beam_430 import Beams430
 from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
 from r2gen_export.runtime.decoding.sequence import Sequence
+from r2gen_export.runtime.decoding.steps import STEP, Steps, others_of, steps_of_beams
 from r2gen_export.runtime.decoding.topk import topk
 
 Floats = NDArray[np.float32]
@@ -115,12 +116,12 @@ class _Beams:
         self.tokens = np.zeros((count, 0), np.int64)
         self.parents = np.arange(count)
         self.done = False
-        self._logprobs = np.zeros((count, 0), np.float32)
+        self._steps = np.zeros((count, 0), STEP)
         # Beams are equal at first; without this every one of them would choose the same tokens.
         self._scores = np.full(count, VERY_LOW)
         self._scores[0] = 0
         self._finished_tokens = [np.zeros(0, np.int64)] * count
-        self._finished_logprobs = [np.zeros(0, np.float32)] * count
+        self._finished_steps = [np.zeros(0, STEP)] * count
         self._finished_scores = np.full(count, VERY_LOW)
         self._finished = np.zeros(count, bool)
 
@@ -138,20 +139,20 @@ class _Beams:
         candidates = totals[flat]
         parents, chosen = np.divmod(flat, vocab)
         tokens = np.concatenate([self.tokens[parents], chosen[:, None]], axis=1)
-        logprobs = np.concatenate([self._logprobs[parents], raw[parents, chosen][:, None]], axis=1)
+        steps = np.concatenate([self._steps[parents], steps_of_beams(raw, parents, chosen)[:, None]], axis=1)
         length = tokens.shape[1]
         ends = (chosen == self._eos) | (length >= self._decoding.max_new_tokens)
 
         going = candidates + ends * VERY_LOW
         best = topk(going, count)
-        self.tokens, self._logprobs, self._scores = tokens[best], logprobs[best], going[best]
+        self.tokens, self._steps, self._scores = tokens[best], steps[best], going[best]
         self.parents = parents[best]
 
-        self._keep_finished(candidates, ends, tokens, logprobs)
+        self._keep_finished(candidates, ends, tokens, steps)
         full = self._early is True and bool(self._finished.all())
         self.done = full or not self._may_improve(length) or bool(ends.all())
 
-    def _keep_finished(self, totals: Floats, ends: NDArray[np.bool_], tokens: Integers, logprobs: Floats) -> None:
+    def _keep_finished(self, totals: Floats, ends: NDArray[np.bool_], tokens: Integers, steps: Steps) -> None:
         """Let candidates that end (of the best `num_beams`) take the place of worse finished sequences."""
         count = len(self._finished)
         ending = ends & (np.arange(2 * count) < count)
@@ -160,9 +161,9 @@ class _Beams:
         best = topk(merged, count)
         self._finished_scores = merged[best]
         self._finished = np.concatenate([self._finished, ending])[best]
-        all_tokens, all_logprobs = [*self._finished_tokens, *tokens], [*self._finished_logprobs, *logprobs]
+        all_tokens, all_steps = [*self._finished_tokens, *tokens], [*self._finished_steps, *steps]
         self._finished_tokens = [all_tokens[index] for index in best]
-        self._finished_logprobs = [all_logprobs[index] for index in best]
+        self._finished_steps = [all_steps[index] for index in best]
 
     def _may_improve(self, length: int) -> bool:
         """Whether a running beam may still beat the worst finished one (`_check_early_stop_heuristic`)."""
@@ -177,11 +178,13 @@ class _Beams:
         """The best sequence. Where bans left no candidate, a beam may have gone on behind EOS: it is cut there."""
         ids: list[int] = self._finished_tokens[0].tolist()
         end = ids.index(self._eos) + 1 if self._eos in ids else len(ids)
+        steps = self._finished_steps[0][:end]
         return Sequence(
             token_ids=tuple(ids[:end]),
-            logprobs=tuple(self._finished_logprobs[0].tolist()[:end]),
+            logprobs=tuple(steps["logprob"].tolist()),
             score=float(self._finished_scores[0]),
             finish_reason="eos" if self._eos in ids else "length",
             prefill_ms=prefill_ms,
             decode_ms=tuple(decode_ms[: self.tokens.shape[1] - 1]),
+            others=tuple(others_of(steps)),
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from r2gen_export.decoding import Decoding
 from r2gen_export.runtime.decoding.sequence import Sequence
+from r2gen_export.runtime.decoding.steps import STEP, Steps, others_of, steps_of_beams
 from r2gen_export.runtime.decoding.topk import topk
 
 Floats = NDArray[np.float32]
@@ -32,7 +33,7 @@ DUMMY_BOS: Final = 1
 class _Hypothesis:
     score: float
     tokens: Integers
-    logprobs: Floats
+    steps: Steps
 
 
 class Beams430:
@@ -51,8 +52,8 @@ class Beams430:
         self.tokens = np.zeros((count, 0), np.int64)
         self.parents = np.arange(count)
         self.done = False
-        self._steps = 0
-        self._logprobs = np.zeros((count, 0), np.float32)
+        self._length = 0
+        self._steps = np.zeros((count, 0), STEP)
         self._scores = np.full(count, VERY_LOW)
         self._scores[0] = 0
         self._kept: list[_Hypothesis] = []
@@ -69,34 +70,34 @@ class Beams430:
         totals = (scores + self._scores[:, None]).reshape(-1)
         flat = topk(totals, 2 * count)
         parents, chosen = flat // vocab, flat % vocab
+        candidates = steps_of_beams(raw, parents, chosen)
         ended = np.flatnonzero(chosen[:count] == self._eos)
         going = np.flatnonzero(chosen != self._eos)[:count]
         # The original looks at candidates in order and stops when the next step's beams are full.
         for rank in ended[ended < going[-1]]:
             parent = parents[rank]
-            logprobs = np.append(self._logprobs[parent], raw[parent, self._eos])
-            self._keep(self.tokens[parent], self._eos, logprobs, totals[flat[rank]])
+            steps = np.append(self._steps[parent], candidates[rank])
+            self._keep(self.tokens[parent], self._eos, steps, totals[flat[rank]])
         length = self.tokens.shape[1] + 1
         self.parents = parents[going]
         self.tokens = np.concatenate([self.tokens[self.parents], chosen[going, None]], axis=1)
-        added = raw[self.parents, chosen[going]][:, None]
-        self._logprobs = np.concatenate([self._logprobs[self.parents], added], axis=1)
+        self._steps = np.concatenate([self._steps[self.parents], candidates[going, None]], axis=1)
         self._scores = totals[flat[going]]
-        self._steps = length
+        self._length = length
         self.done = self._is_done(float(totals[flat[0]]), length)
         if not self.done and length == self._decoding.max_new_tokens:
-            for tokens, logprobs, score in zip(self.tokens, self._logprobs, self._scores, strict=True):
-                self._keep(tokens, None, logprobs, score)
+            for tokens, steps, score in zip(self.tokens, self._steps, self._scores, strict=True):
+                self._keep(tokens, None, steps, score)
             self.done = True
 
-    def _keep(self, tokens: Integers, eos: int | None, logprobs: Floats, total: np.float32) -> None:
+    def _keep(self, tokens: Integers, eos: int | None, steps: Steps, total: np.float32) -> None:
         """`BeamHypotheses.add`: the length counts the dummy BOS and not EOS."""
         count = self._decoding.num_beams
         score = float(total) / (len(tokens) + DUMMY_BOS) ** self._decoding.length_penalty
         if len(self._kept) >= count and not score > self._worst:
             return
         ids = tokens if eos is None else np.append(tokens, eos)
-        self._kept.append(_Hypothesis(score, ids, logprobs))
+        self._kept.append(_Hypothesis(score, ids, steps))
         if len(self._kept) <= count:
             self._worst = min(score, self._worst)
             return
@@ -122,9 +123,10 @@ class Beams430:
         ids = tuple(top.tokens.tolist())
         return Sequence(
             token_ids=ids,
-            logprobs=tuple(top.logprobs.tolist()),
+            logprobs=tuple(top.steps["logprob"].tolist()),
             score=top.score if math.isfinite(top.score) else float(VERY_LOW),
             finish_reason="eos" if ids and ids[-1] == self._eos else "length",
             prefill_ms=prefill_ms,
-            decode_ms=tuple(decode_ms[: self._steps - 1]),
+            decode_ms=tuple(decode_ms[: self._length - 1]),
+            others=tuple(others_of(top.steps)),
         )

@@ -19,9 +19,10 @@ from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Decoder, Embeddings
 from r2gen_export.runtime.decoding.beam import beam_search
-from r2gen_export.runtime.decoding.processors import log_softmax_at, make_processors, make_warpers, softmax
+from r2gen_export.runtime.decoding.processors import make_processors, make_warpers, softmax
 from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent, drain
 from r2gen_export.runtime.decoding.speculative import drafted_steps
+from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
 from r2gen_export.runtime.drafting.drafter import Drafter
 
 __all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate", "generate_steps"]
@@ -42,6 +43,7 @@ class _Row:
     index: int
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    others: list[tuple[int, float]] = field(default_factory=list)
     passes: int = 0
 
 
@@ -198,11 +200,13 @@ def _step_by_step(
         started = perf_counter()
         tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
         chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
-        logprobs = log_softmax_at(state.logits, chosen)
+        steps = steps_of_logits(state.logits, chosen)
         events = []
-        for row, token_id, logprob in zip(running, chosen.tolist(), logprobs.tolist(), strict=True):
+        chosen_ids, logprobs = chosen.tolist(), steps["logprob"].tolist()
+        for row, token_id, logprob, other in zip(running, chosen_ids, logprobs, others_of(steps), strict=True):
             row.token_ids.append(token_id)
             row.logprobs.append(logprob)
+            row.others.append(other)
             row.passes = step
             events.append(TokenEvent(row.index, token_id, logprob, step))
         choosing = perf_counter() - started
@@ -224,6 +228,7 @@ def _step_by_step(
             finish_reason="eos" if row.token_ids[-1] == eos_token_id else "length",
             prefill_ms=prefill_ms,
             decode_ms=tuple(decode_ms[: row.passes]),
+            others=tuple(row.others),
         )
         for row in rows
     ]

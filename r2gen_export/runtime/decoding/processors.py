@@ -31,15 +31,6 @@ def log_softmax(scores: Floats) -> Floats:
     return shifted
 
 
-def log_softmax_at(scores: Floats, tokens: Integers) -> Floats:
-    """What `log_softmax` of scores [B, vocab] gives tokens [B], to the last bit: [B] float32."""
-    rows = np.arange(len(tokens))
-    shifted: Floats = scores - scores.max(axis=-1, keepdims=True)
-    chosen: Floats = shifted[rows, tokens]
-    chosen -= np.log(np.exp(shifted, out=shifted).sum(axis=-1))
-    return chosen
-
-
 def softmax(scores: Floats) -> Floats:
     """Probabilities [..., vocab] float32."""
     powers: Floats = scores - scores.max(axis=-1, keepdims=True)

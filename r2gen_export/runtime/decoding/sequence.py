@@ -29,7 +29,8 @@ class Sequence:
     before penalties. `score`: beam search's sum of penalised log probabilities over length^length_penalty, None without
     beams. `decode_ms`: one time per pass of the decoder, choosing the token included; the first token comes out of
     prefill. Times are those of the whole batch: of every study in the pass. `together`: most studies in one pass with
-    this one, itself included. `drafted` tokens were proposed, `accepted` of them the model chose too.
+    this one, itself included. `drafted` tokens were proposed, `accepted` of them the model chose too. `others`: for
+    each token the likeliest token in its place but itself, and that one's own log probability.
     """
 
     token_ids: tuple[int, ...]
@@ -41,6 +42,7 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     together: int = 1
+    others: tuple[tuple[int, float], ...] = ()
 
 
 OnToken: TypeAlias = Callable[[TokenEvent], None]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from r2gen_export.decoding import Decoding
 from r2gen_export.interfaces import Decoder, DecoderState, Embeddings
-from r2gen_export.runtime.decoding.processors import Processor, log_softmax_at
+from r2gen_export.runtime.decoding.processors import Processor
 from r2gen_export.runtime.decoding.sequence import Sequence, TokenEvent
+from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
 from r2gen_export.runtime.drafting.drafter import Drafter
 
 Floats = NDArray[np.float32]
@@ -34,16 +35,19 @@ class _Writer:
         self._ids = np.zeros((1, decoding.max_new_tokens), np.int64)
         self.count = 0
         self.logprobs: list[float] = []
+        self.others: list[tuple[int, float]] = []
 
     def write(self, logits: Floats) -> TokenEvent:
         """Choose one token from logits [1, vocab]."""
         tokens = self._ids[:, : self.count]
         chosen = self._choose([0], tokens, self._process(tokens, logits))
         token = int(chosen[0])
-        logprob = float(log_softmax_at(logits, chosen)[0])
+        steps = steps_of_logits(logits, chosen)
+        logprob = float(steps["logprob"][0])
         self._ids[0, self.count] = token
         self.count += 1
         self.logprobs.append(logprob)
+        self.others += others_of(steps)
         return TokenEvent(0, token, logprob, self.count - 1)
 
     @property
@@ -105,6 +109,7 @@ def drafted_steps(
         decode_ms=tuple(decode_ms),
         drafted=drafted,
         accepted=accepted,
+        others=tuple(writer.others),
     )
 
 
