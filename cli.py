@@ -18,6 +18,7 @@ class Commands(LazyGroup):
     sections = {  # noqa: RUF012
         "Use": [
             Entry("infer", "Write draft reports of radiographs."),
+            Entry("serve", "Serve draft reports over HTTP, with a page for the browser."),
             Entry("node", "Receive studies from a PACS, report them and send the results."),
             Entry("mercure", "Report a study as a processing module of mercure."),
             Entry("doctor", "Check whether this machine can run infer, and by which backend."),

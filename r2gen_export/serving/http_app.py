@@ -1,0 +1,117 @@
+"""The paths of the HTTP service, and what answers those that need no report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from r2gen_export.serving.http_chat import Chat, models
+from r2gen_export.serving.http_errors import HttpError
+from r2gen_export.serving.http_front import Front
+from r2gen_export.serving.http_reports import Reports
+from r2gen_export.serving.http_site import Site
+from r2gen_export.system.versions import VERSION
+
+PAGE: Final = Path(__file__).parent / "page"
+OPENAPI: Final = Path(__file__).parent / "openapi.json"
+KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".json": "application/json",
+}
+
+
+def make_app(site: Site) -> Front:
+    """The ASGI application of a service."""
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route, Router
+
+    async def health(_: Request) -> Response:
+        """Alive: the front answers."""
+        return JSONResponse({"status": "alive", "notice": site.manifest.notice})
+
+    async def ready(_: Request) -> Response:
+        """Ready: the graphs are loaded, and compute what the bundle keeps of its export."""
+        fields: dict[str, Any] = {"ready": site.jobs.ready is not None, "bundle_id": site.bundle_id,
+                                  "model_id": site.manifest.model_id, "release": VERSION,
+                                  "restarts": site.jobs.restarts, "notice": site.manifest.notice}  # fmt: skip
+        if site.jobs.ready is not None:
+            return JSONResponse({**fields, **site.jobs.ready})
+        problem = site.jobs.problem or {"code": "R2G-HTTP-READY", "message": "the bundle is being loaded", "fix": ""}
+        return JSONResponse({**fields, "error": dict(problem)}, 503, {"Retry-After": "2"})
+
+    async def metrics(_: Request) -> Response:
+        """For Prometheus."""
+        return Response(site.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def openapi(_: Request) -> Response:
+        """The description of this interface, with the prefix of a reverse proxy as its server."""
+        fields = json.loads(OPENAPI.read_text(encoding="utf-8"))
+        fields["info"]["version"] = VERSION
+        fields["servers"] = [{"url": site.settings.root_path or "/"}]
+        return JSONResponse(fields)
+
+    async def page(request: Request) -> Response:
+        """A file of the page."""
+        name = request.path_params.get("name", "index.html")
+        data = files.get(name)
+        if data is None:
+            raise _no_path(404)
+        return Response(data, media_type=KINDS[Path(name).suffix], headers={"Cache-Control": "no-cache"})
+
+    async def nothing(scope: Any, _: Any, __: Any) -> None:
+        raise _no_path(404)
+
+    # Read once: a path of a request never becomes a path of the disk.
+    files = {path.name: path.read_bytes() for path in PAGE.glob("*") if path.is_file() and path.suffix in KINDS}
+    routes = [
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
+        Route("/v1/models", models(site)),
+        Route("/v1/reports", Only(Reports(site))),
+        Route("/v1/chat/completions", Only(Chat(site))),
+        Route("/", page),
+        Route("/{name}", page),
+    ]
+    router = Router(routes, redirect_slashes=False, default=nothing)
+    return Front(Allowed(router), site)
+
+
+class Only:
+    """An application that is called by POST only. A class of its own: starlette takes a function for another thing."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass on, or 405."""
+        if scope["method"] != "POST":
+            raise _no_path(405, Allow="POST")
+        await self._app(scope, receive, send)
+
+
+class Allowed:
+    """Answers the methods that the router does not know by an error of ours."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass on, or 405."""
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            raise _no_path(405, Allow="GET, HEAD, POST")
+        if scope["method"] == "POST" and scope["path"] not in ("/v1/reports", "/v1/chat/completions"):
+            raise _no_path(404 if "/" in scope["path"][1:] else 405, Allow="GET, HEAD")
+        await self._app(scope, receive, send)
+
+
+def _no_path(status: int, **headers: str) -> HttpError:
+    what = "there is no such path" if status == 404 else "this path has no such method"
+    return HttpError(status, "R2G-HTTP-PATH", what, "see /openapi.json", headers)

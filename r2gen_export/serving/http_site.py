@@ -1,0 +1,141 @@
+"""What the parts of one HTTP service share, and the way of a request through it: its place, its events, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from r2gen_export.bundle import Manifest
+from r2gen_export.errors import R2GenError
+from r2gen_export.serving.audit import Audit
+from r2gen_export.serving.http_auth import Key, KeyFile, Rates
+from r2gen_export.serving.http_errors import HttpError, not_ready
+from r2gen_export.serving.http_fields import Most, ReportRequest
+from r2gen_export.serving.http_jobs import Job, Jobs
+from r2gen_export.serving.http_metrics import HttpMetrics
+from r2gen_export.serving.http_settings import ServeSettings
+from r2gen_export.serving.http_upload import ClientGoneError, Receive
+from r2gen_export.serving.log import EventLog
+
+NOT_STORED: Final = (b"cache-control", b"no-store")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request. `owner`: whose turn in the fair order it takes; `headers` by their names in small
+    letters; `failures`: codes of errors that ended an answer by events."""
+
+    request_id: str
+    owner: str
+    key: Key | None
+    headers: Mapping[str, str]
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def key_name(self) -> str:
+        """Of the key, empty where none is asked for."""
+        return self.key.name if self.key is not None else ""
+
+
+@dataclass(frozen=True, repr=False)
+class Exchange:
+    """A request for a report whose body was read. `told`: what the worker is told; `receive`, `send`: of ASGI."""
+
+    job: Job
+    request: ReportRequest
+    told: Mapping[str, Any]
+    receive: Receive
+    send: Any
+
+    async def answer(self, kind: str, body: bytes) -> None:
+        """A whole answer."""
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), NOT_STORED]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def begin_events(self) -> None:
+        """The head of an answer by server-sent events."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"), NOT_STORED]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running service. `positions`: of the bundle's prompt."""
+
+    settings: ServeSettings
+    manifest: Manifest
+    bundle_id: str
+    positions: int
+    most: Most
+    jobs: Jobs
+    metrics: HttpMetrics
+    keys: KeyFile | None
+    rates: Rates
+    audit: Audit
+    log: EventLog
+
+    def place(self, caller: Caller) -> Job:
+        """A place for a report; leave it by `jobs.leave`.
+
+        Raises:
+            HttpError: 429 when the key has used its rate or the queue is full.
+        """
+        if caller.key is not None:
+            self.rates.take(caller.key)
+        return self.jobs.place(caller.request_id, caller.owner, caller.key_name)
+
+    async def events(self, exchange: Exchange) -> AsyncGenerator[dict[str, Any], None]:
+        """`{"text"}` for each piece, then `{"report", "file"}`, once the request has had its turn.
+
+        Raises:
+            HttpError: what became of it instead: the worker's error; 503 when the worker ended; 504 after the deadline.
+            ClientGoneError: the client went away.
+        """
+        job = exchange.job
+        watch = asyncio.create_task(_until_gone(exchange.receive, job))
+        deadline = self.settings.limits.deadline_seconds
+        timer = asyncio.get_running_loop().call_later(deadline, job.events.put_nowait, {"late": True})
+        try:
+            self.jobs.queue(job, exchange.told)
+            while True:
+                event = await job.events.get()
+                if "left" in event:
+                    raise ClientGoneError
+                if "late" in event:
+                    message = f"the report was not done within {deadline:g} s"
+                    raise HttpError(504, "R2G-HTTP-TIME", message, "send the request again when there are fewer")
+                if "lost" in event:
+                    raise not_ready(event.get("message", "the process that writes reports ended while it wrote"))
+                if "error" in event:
+                    raise HttpError.of_fields(event["error"])
+                yield event
+                if "report" in event:
+                    return
+        finally:
+            watch.cancel()
+            timer.cancel()
+
+    def given(self, exchange: Exchange, report: Mapping[str, Any]) -> dict[str, Any]:
+        """The report as it is given out, once its audit line is written.
+
+        Raises:
+            HttpError: 503 when the audit cannot be written: no report then.
+        """
+        job = exchange.job
+        try:
+            self.audit.report(job.key, job.request_id, exchange.request.form, report)
+        except R2GenError as error:
+            raise HttpError.of(error) from error
+        whole = time.monotonic() - job.arrived
+        self.metrics.reported(report, self.positions, whole, (job.first or time.monotonic()) - job.arrived)
+        return {**report, "request_id": job.request_id}
+
+
+async def _until_gone(receive: Receive, job: Job) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    job.events.put_nowait({"left": True})

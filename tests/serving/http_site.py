@@ -1,0 +1,116 @@
+"""A service in a process of its own, as users start it, and clients of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+KEY = "a-key-of-the-ward-0001"
+
+
+class Service:
+    """A running `r2gen serve`. `log`: the objects of its stderr so far, and lines that are none as text."""
+
+    def __init__(self, arguments: Sequence[str], scratch: Path) -> None:
+        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", "openvino", "--threads",
+                   "2", "--scratch", str(scratch), *arguments]  # fmt: skip
+        self.scratch = scratch
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+        )  # fmt: skip
+        self.log: list[Any] = []
+        self.text = ""
+        threading.Thread(target=self._read, daemon=True).start()
+        listening = self.wait_for("listening")
+        scheme = "https" if listening["tls"] == "yes" else "http"
+        self.url = f"{scheme}://127.0.0.1:{listening['port']}"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.text += line
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.log.append(line)
+
+    def wait_for(self, event: str, count: int = 1) -> Any:
+        """The `count`-th entry of this event, once it is there."""
+        while True:
+            ended = self.process.poll() is not None
+            entries = [entry for entry in self.log if isinstance(entry, dict) and entry["event"] == event]
+            if len(entries) >= count:
+                return entries[count - 1]
+            assert not ended, f"the service ended: {self.text}"
+            time.sleep(0.02)
+
+    def worker_pid(self) -> int:
+        """Of the process that writes reports."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next(int(pid) for pid in children if b"http_worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def uploads(self) -> list[Path]:
+        """What lies in the private folder beside its lock."""
+        return [path for folder in self.scratch.glob("r2gen-serve-*") for path in folder.iterdir()
+                if path.name != "in-use"]  # fmt: skip
+
+    def end(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def service(scratch: Path, *arguments: str) -> Iterator[Service]:
+    """A service that is ready, and ends with the block."""
+    running = Service(arguments, scratch)
+    try:
+        running.wait_for("ready")
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+def files(*paths: Path, name: str = "view.png") -> list[tuple[str, tuple[str, bytes, str]]]:
+    """Images for httpx."""
+    return [("images", (name, path.read_bytes(), "application/octet-stream")) for path in paths]
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    """Different pictures: phantoms."""
+    from r2gen_export.phantoms import write_phantoms
+
+    write_phantoms(folder, count, 7, size=224, workers=1, progress=False)
+    return sorted(folder.glob("images/*/0.png"))
+
+
+def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
+    """Server-sent events of a whole answer."""
+    events = []
+    for block in response.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        events.append((fields.get("event", ""), fields["data"]))
+    return [(name, json.loads(data) if data != "[DONE]" else data) for name, data in events]
+
+
+def noise(path: Path, seed: int = 0) -> Path:
+    """A picture without meaning."""
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32), dtype=np.uint8)).save(path)
+    return path
