@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from r2gen_export.bundle import demo_bundle
     from r2gen_export.errors import R2GenError
+    from r2gen_export.evaluation.evaluate import Evaluation, evaluate
+    from r2gen_export.evaluation.labels import label_report
     from r2gen_export.exporting.export import export_bundle
     from r2gen_export.exporting.settings import ExportSettings
     from r2gen_export.reporting.report import Report
@@ -19,17 +21,31 @@ if TYPE_CHECKING:
     from r2gen_export.runtime.pipeline import Pipeline
 
 PUBLIC: Final = {
+    "Evaluation": "r2gen_export.evaluation.evaluate",
     "ExportSettings": "r2gen_export.exporting.settings",
     "Outcome": "r2gen_export.runtime.outcome",
     "Pipeline": "r2gen_export.runtime.pipeline",
     "R2GenError": "r2gen_export.errors",
     "Report": "r2gen_export.reporting.report",
     "demo_bundle": "r2gen_export.bundle",
+    "evaluate": "r2gen_export.evaluation.evaluate",
     "export_bundle": "r2gen_export.exporting.export",
+    "label_report": "r2gen_export.evaluation.labels",
 }
 """The public API: each name and the module it comes from. `export_bundle` needs the extra `export`."""
 
-__all__ = ["ExportSettings", "Outcome", "Pipeline", "R2GenError", "Report", "demo_bundle", "export_bundle"]
+__all__ = [
+    "Evaluation",
+    "ExportSettings",
+    "Outcome",
+    "Pipeline",
+    "R2GenError",
+    "Report",
+    "demo_bundle",
+    "evaluate",
+    "export_bundle",
+    "label_report",
+]
 
 LIBRARY_SWITCHES: Final = {
     # ONNX Runtime (1.29 and later) writes a device id below ~/.cache/Microsoft when imported, and sends events later.

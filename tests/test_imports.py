@@ -53,7 +53,10 @@ def test_the_public_api_is_imported_when_it_is_asked_for() -> None:
     program = (
         "import json, sys, r2gen_export\n"
         "before = sorted(sys.modules)\n"
-        "from r2gen_export import ExportSettings, Outcome, Pipeline, R2GenError, Report, demo_bundle\n"
+        "from r2gen_export import Evaluation, ExportSettings, Outcome, Pipeline, R2GenError, Report, demo_bundle\n"
+        "from r2gen_export import evaluate, label_report\n"
+        "assert callable(evaluate) and label_report('Mild cardiomegaly.')['Cardiomegaly'] == 'positive'\n"
+        "assert set(r2gen_export.PUBLIC) == set(r2gen_export.__all__)\n"
         "from r2gen_export.runtime.pipeline import Pipeline as where_it_always_was\n"
         "assert Pipeline is where_it_always_was and set(r2gen_export.__all__) <= set(dir(r2gen_export))\n"
         "assert r2gen_export.__version__ == __import__('importlib.metadata').metadata.version('r2gen')\n"

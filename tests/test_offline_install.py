@@ -62,3 +62,11 @@ def test_install_without_network(tmp_path: Path) -> None:
     image = ROOT / "tests/data/phantom.png"
     out = shell(f".venv/bin/r2gen infer '{image}'", offline, wrapper=OFFLINE, PYTHONPATH=packages)
     assert out == next(block.text for block in BLOCKS if block.kind == "output" and block.name == "run")
+    # Data files of the package are read from the wheel, too.
+    reports = offline / "reports.csv"
+    reports.write_text("id,text,reference\n1,Clear lungs.,Mild cardiomegaly.\n", encoding="utf-8")
+    evaluate = (
+        ".venv/bin/r2gen evaluate --predictions reports.csv --dataset mimic_cxr --protocol raw --out evaluation -q"
+    )
+    shell(f"{evaluate} --no-meteor", offline, wrapper=OFFLINE, PYTHONPATH=packages)
+    assert "R2GenGPT deep" in (offline / "evaluation/table.md").read_text(encoding="utf-8")
