@@ -198,8 +198,10 @@ class _Stderr(io.TextIOWrapper):
             _abandon(self)
 
 
-def check_output(path: Path | None, *, overwrite: bool) -> None:
+def check_output(path: Path | None, *, overwrite: bool, resumable: bool = True) -> None:
     """Refuse, before any work, an output file that is there already or cannot be one.
+
+    `resumable`: the command has --resume, which the message then names.
 
     Raises:
         R2GenError: `R2G-OUTPUT-WRITE`, `R2G-OUTPUT-EXISTS`.
@@ -213,7 +215,8 @@ def check_output(path: Path | None, *, overwrite: bool) -> None:
     for there, what in ((path, ""), (partial_path(path), ", with reports of a run that was stopped")):
         if there.exists() and not overwrite:
             message = f"{OUT_FILE} is there already{what}"
-            raise R2GenError("R2G-OUTPUT-EXISTS", message, "name another file, or add --resume or --overwrite")
+            options = "--resume or --overwrite" if resumable else "--overwrite"
+            raise R2GenError("R2G-OUTPUT-EXISTS", message, f"name another file, or add {options}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import typer
 from r2gen_export.commands.console import guarded
 from r2gen_export.commands.help_page import HelpCommand, command_app, examples
 from r2gen_export.commands.option_groups import option_groups, plain
-from r2gen_export.commands.options import BundleOption, DeviceOption, FhirVersion, ReportFormat, SemanticsName
+from r2gen_export.commands.options import BundleOption, DeviceOption, FhirVersion, ReportFormat, SemanticsName, Split
 
 PRESET = "Default: the preset's."
 
@@ -50,6 +50,10 @@ class InputOptions:
     together: Annotated[
         bool, typer.Option("--study", help="Treat all images of the call as the views of one study.")
     ] = False
+    split: Annotated[
+        Split | None,
+        typer.Option("--split", help="Split of annotation.json files whose studies are reported. Default: all."),
+    ] = None
     polarity: Annotated[
         PolarityName,
         typer.Option(
@@ -113,7 +117,12 @@ class OutputOptions:
         ),
     ] = None
     names: Annotated[
-        bool, typer.Option("--names", help="Show file names in reports and errors; they may identify patients.")
+        bool,
+        typer.Option(
+            "--names",
+            help="Show file names in reports and errors, and on stderr which file of --out is of which study; they may "
+            "identify patients.",
+        ),
     ] = False
     stream: Annotated[
         bool | None,
@@ -266,6 +275,7 @@ app = command_app()
         "r2gen infer frontal.png lateral.png --study --preset paper",
         "r2gen infer chest.png --format pdf --out report.pdf",
         "r2gen infer cd/DICOMDIR examination.zip",
+        "r2gen infer dicom-files/ --bundle my-bundle --format sr --out results",
         "r2gen infer studies/ --bundle my-bundle --format json --out reports.jsonl",
     ),
 )
@@ -289,6 +299,7 @@ def infer(
     request = InferRequest(
         images=tuple(images.images),
         together=images.together,
+        split=None if images.split is None else images.split.value,
         polarity=images.polarity.value,
         force=images.force,
         bundle=images.bundle,

@@ -51,7 +51,9 @@ def check_request(request: InferRequest, form: Form) -> None:
 
     if request.resume:
         message = f"--resume goes on with a file of --format text or json, not with {form.name}"
-        raise R2GenError("R2G-CONFIG-VALUE", message, "give --overwrite and another --out DIR, without --resume")
+        raise R2GenError(
+            "R2G-CONFIG-VALUE", message, "leave --resume out, and name another --out DIR or add --overwrite"
+        )
     if request.replaces is not None and not form.is_dicom:
         message = f"--replaces names a DICOM result, and --format {request.format} has no place for it"
         raise R2GenError("R2G-CONFIG-VALUE", message, "take --format sr, dicom-pdf or kos")
@@ -138,7 +140,7 @@ class Documents:
         data = self._rendered(pipeline, study, report, "")
         self.clear()
         if self.folder is not None:
-            self._put(self.folder / self._name(1), data)
+            self._put(self.folder / self.name(1), data)
         elif self.file is not None:
             self._put(self.file, data)
         else:
@@ -162,7 +164,7 @@ class Documents:
             named = failure if failure.message.startswith(subject) else failure.about(subject)
             return Outcome(outcome.study, error=named)
         assert self.folder is not None
-        self._put(self.folder / self._name(outcome.study), data)
+        self._put(self.folder / self.name(outcome.study), data)
         return outcome
 
     def _rendered(self, pipeline: Pipeline, study: Study, report: Report, subject: str) -> bytes:
@@ -174,7 +176,8 @@ class Documents:
         source = Source(study.identity, pictures, bundle_sha256(pipeline.manifest))
         return render(self.form.name, report, source, replaces=self.replaces)
 
-    def _name(self, number: int) -> str:
+    def name(self, number: int) -> str:
+        """The name of a study's file in the folder."""
         return f"study-{number:04d}{self.form.suffix}"
 
     @staticmethod

@@ -30,7 +30,7 @@ class InferRequest:
     """One call of `r2gen infer`. `options` go to `Pipeline.generate`; `stream` None: on a terminal.
 
     `together`: the images are the views of one study. `polarity`, `force`: of `DicomSettings`. `resume`: studies whose
-    report is in `out` already are left out.
+    report is in `out` already are left out. `split`: the only split of annotations that is taken.
     `format` is one of `ReportFormat` in `commands/options.py`; `replaces`: the file of an earlier result of the study.
     """
 
@@ -45,6 +45,7 @@ class InferRequest:
     out: Path | None = None
     overwrite: bool = False
     resume: bool = False
+    split: str | None = None
     device: str = "auto"
     threads: int | None = None
     cpus: str | None = None

@@ -78,6 +78,7 @@ def run_infer(request: InferRequest) -> None:
 
 
 def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: Form | None) -> None:
+    from r2gen_export.bundle.manifest import DEMO_NOTICE
     from r2gen_export.runtime.pipeline import Pipeline
 
     documents = Documents.of(request, studies, form) if form is not None else None
@@ -96,6 +97,8 @@ def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: For
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")
         for step in pipeline.provider.steps if request.verbose else ():
             say(f"  {step}")
+        if documents is not None and pipeline.manifest.synthetic:  # text and JSON show it beside each report
+            say(f"WARNING {DEMO_NOTICE} --bundle names another bundle")
     if studies.many or request.resume:
         _many(request, pipeline, studies, documents)
     else:
@@ -110,7 +113,12 @@ def _collect(request: InferRequest, archives: Archives) -> StudyList:
     try:
         with _header_progress(quiet=request.quiet) as advance:
             studies = collect_studies(
-                request.images, together=request.together, dicom=request.dicom, archives=archives, progress=advance
+                request.images,
+                together=request.together,
+                dicom=request.dicom,
+                archives=archives,
+                progress=advance,
+                split=request.split,
             )
     except R2GenError as error:
         if not request.names:
@@ -309,5 +317,7 @@ def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _S
             screen.say(f"WARNING study {outcome.study}, {warning}")
         if screen.documents is None:
             screen.write(entry(request, pipeline, study, outcome, total))
+        elif request.names and outcome.report is not None:
+            screen.say(f"{screen.documents.name(outcome.study)}: {study.name}")
         progress.written += 1
         screen.bar.advance(task)

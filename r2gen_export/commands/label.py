@@ -54,7 +54,7 @@ def label(
     from r2gen_export.evaluation.labels import RULES, labels_of, mentions
     from r2gen_export.evaluation.labels.read import read_reports
 
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite, resumable=False)
     with _lines(file) as lines, output(out) as write:
         for study, report in read_reports(lines):
             places = tuple(mentions(report))
@@ -72,6 +72,8 @@ def _lines(file: str) -> Iterator[TextIO]:
     try:
         with Path(file).open(encoding="utf-8", newline=None) as stream:
             yield stream
+    except BrokenPipeError:
+        raise  # by the reader of stdout, such as `head`, not by the file
     except UnicodeDecodeError as error:
         raise R2GenError("R2G-EVAL-FORMAT", "the file is not UTF-8 text", "save it as UTF-8") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from r2gen_export.commands.option_groups import option_groups
 from r2gen_export.commands.options import BundleOption, DeviceOption
 
 if TYPE_CHECKING:
+    from r2gen_export.bundle import Manifest
     from r2gen_export.serving.queue import Queue
     from r2gen_export.serving.settings import NodeSettings, Tls
     from r2gen_export.serving.spool import Spool
@@ -24,7 +25,7 @@ DEFAULT: Final = "run"
 MEBI: Final = 2**20
 SPOOL_VARIABLE: Final = "R2GEN_SPOOL"
 EXAMPLES: Final = examples(
-    "r2gen node --aet R2GEN --allow-aet PACS,MODALITY1 --forward PACS@10.0.0.5:104 --host 0.0.0.0",
+    "r2gen node --bundle my-bundle --aet R2GEN --allow-aet PACS,MODALITY1 --forward PACS@10.0.0.5:104 --host 0.0.0.0",
     "r2gen node --aet R2GEN --allow-aet PACS --forward-web http://10.0.0.5:8042/dicom-web --format sr",
     "r2gen node status       # the queue; also: show ID, retry ID, purge",
 )
@@ -132,7 +133,12 @@ class StudyOptions:
         typer.Option("--close-after", metavar="S", min=0.0, help="Seconds without a new image that complete a study."),
     ] = 60.0
     watch: Annotated[
-        Path | None, typer.Option("--watch", metavar="DIR", help="Folder whose DICOM files are taken in as well.")
+        Path | None,
+        typer.Option(
+            "--watch",
+            metavar="DIR",
+            help="Folder whose DICOM files are taken in as well, and moved into r2gen-done or r2gen-refused there.",
+        ),
     ] = None
     keep: Annotated[
         float | None,
@@ -202,18 +208,32 @@ def run(network: NetworkOptions, results: ResultOptions, studies: StudyOptions, 
     from r2gen_export.system.extras import needs
     from r2gen_export.system.interrupts import Terminated
 
-    load_manifest(bundle_path(model.bundle))  # a wrong folder is said before anything listens
+    manifest = load_manifest(bundle_path(model.bundle))  # a wrong folder is said before anything listens
     settings = _settings(network, results, studies, model)
     with needs("dicom"):
         import prometheus_client  # noqa: F401
         import pynetdicom  # noqa: F401
 
         from r2gen_export.serving.node import running_node
+    _log_bundle(manifest)
     try:
         with running_node(settings) as node, _ended_by_signals(node.end):
             node.run()
     except (Terminated, KeyboardInterrupt):
         return  # it came before the node ran, or after
+
+
+def _log_bundle(manifest: Manifest) -> None:
+    """The first line of the log: which model will report; a warning where it knows phantoms only."""
+    from r2gen_export.bundle import bundle_id
+    from r2gen_export.bundle.manifest import DEMO_NOTICE
+    from r2gen_export.serving.log import EventLog
+
+    fields = {"model": manifest.model_id, "bundle": bundle_id(manifest)}
+    if manifest.synthetic:
+        EventLog()("bundle", "warning", **fields, reason=DEMO_NOTICE)
+    else:
+        EventLog()("bundle", **fields)
 
 
 @contextmanager

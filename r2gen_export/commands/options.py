@@ -44,6 +44,14 @@ class SemanticsName(StrEnum):
     old = "hf-4.30"
 
 
+class Split(StrEnum):
+    """Splits of an annotation."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
 class Alignment(StrEnum):
     """What is trained beside the projector: nothing, LoRA on the vision encoder, or all of it."""
 

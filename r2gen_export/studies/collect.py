@@ -42,6 +42,7 @@ def collect_studies(
     dicom: DicomSettings | None = None,
     archives: Archives | None = None,
     progress: Progress | None = None,
+    split: str | None = None,
 ) -> StudyList:
     """Studies named by the arguments of one call: in the order of the arguments, of the lines of a list, of the splits
     and entries of an annotation; what a folder holds, images and subfolders alike, sorted by name (`10` before `2`).
@@ -62,13 +63,15 @@ def collect_studies(
         dicom: how DICOM files are read; `DicomSettings()` when None.
         archives: where archives are unpacked; they are refused when None. It must last as long as images are read.
         progress: called while headers are read.
+        split: `train`, `val` or `test`: the only split of annotations that is taken; all of them when None.
 
     Raises:
         R2GenError: `R2G-IMAGE-MISSING` when an argument, or every image of a list, is not there; `R2G-CONFIG-VALUE`
-            for `together` with anything but images, and for an archive without `archives`; `R2G-DATA-EMPTY` when there
-            is no study; `R2G-DATA-ANNOTATION` for an unreadable list; `R2G-DICOM-*` for an unreadable DICOMDIR or
-            archive, and for `together` with files of several studies or patients; `R2G-DEPENDENCY-MISSING` for DICOM
-            files without the extra `dicom`. Messages name arguments by number.
+            for `together` with anything but images, for an archive without `archives`, and for `split` without an
+            annotation; `R2G-DATA-EMPTY` when there is no study; `R2G-DATA-ANNOTATION` for an unreadable list or an
+            annotation without `split`; `R2G-DICOM-*` for an unreadable DICOMDIR or archive, and for `together` with
+            files of several studies or patients; `R2G-DEPENDENCY-MISSING` for DICOM files without the extra `dicom`.
+            Messages name arguments by number.
     """
     if not arguments:
         raise R2GenError("R2G-DATA-EMPTY", "no image given", "r2gen infer IMAGE...")
@@ -78,7 +81,7 @@ def collect_studies(
             raise R2GenError("R2G-IMAGE-MISSING", f"argument {number} names nothing that is there", "check the path")
     kinds = [_kind_of_argument(argument) for argument in arguments]
     holders = [kind for kind in kinds if kind not in (file_kinds.IMAGE, file_kinds.DICOM)]
-    collector = _Collector(len(arguments), dicom or DicomSettings(), archives)
+    collector = _Collector(len(arguments), dicom or DicomSettings(), archives, split)
     if together:
         if holders:
             message = "--study takes the image files of one study, not folders, lists, archives or a DICOMDIR"
@@ -87,6 +90,9 @@ def collect_studies(
     else:
         for number, (argument, kind) in enumerate(zip(arguments, kinds, strict=True), start=1):
             collector.add(argument, kind, number)
+    if split is not None and not collector.annotations:
+        message = "--split names a part of an annotation, and no argument is one"
+        raise R2GenError("R2G-CONFIG-VALUE", message, "name an annotation.json, or leave --split out")
     collector.drop_repeated_links()
     studies = collector.studies(progress)
     if together and studies[0].refusal is not None and studies[0].refusal.code == "R2G-DICOM-STUDY":
@@ -100,12 +106,16 @@ def collect_studies(
 class _Collector:
     """Studies of the arguments of one call, and counts of what was passed over."""
 
-    def __init__(self, arguments: int, dicom: DicomSettings, archives: Archives | None) -> None:
+    def __init__(
+        self, arguments: int, dicom: DicomSettings, archives: Archives | None, split: str | None = None
+    ) -> None:
+        self.annotations = 0
         # In the order of the call: studies that are known, and DICOM files whose headers have yet to be read.
         self._entries: list[Study | GivenStudy | DicomFile] = []
         self._several = arguments > 1
         self._dicom = dicom
         self._archives = archives
+        self._split = split
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
         self._seen: set[str] = set()
@@ -187,9 +197,11 @@ class _Collector:
         bases = [base, path.parent] if os.path.isdir(base) else [path.parent]
         splits, others = study_files.read_splits(path, subject)
         self._notes += study_files.describe_others(others, subject)
+        self.annotations += 1
+        taken = splits if self._split is None else [study_files.split_named(splits, self._split, subject)]
         studies = [
             (entry.id, tuple(study_files.resolve(name, bases) for name in entry.paths))
-            for split in splits
+            for split in taken
             for entry in study_files.entries(splits, split, subject)
         ]
         self._extend(studies, subject, "image paths start from the folder images/ beside it, or from its own")

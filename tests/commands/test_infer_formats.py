@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
+from r2gen_export.bundle.manifest import DEMO_NOTICE
 from r2gen_export.commands.infer_documents import Documents, written_form
 from r2gen_export.commands.infer_results import InferRequest
 from r2gen_export.errors import R2GenError
@@ -122,6 +123,13 @@ def test_many_studies_have_a_file_each_and_one_failure_stops_none(tmp_path: Path
         "notes.txt", "study-0001.dcm", "study-0001.pdf", "study-0003.pdf",
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(b"%PDF-") for path in out.glob("*.pdf"))
+    # The terminal shows no report: stderr says that the model knows phantoms only, and --names says whose a file is.
+    assert f"WARNING {DEMO_NOTICE}" in done.stderr
+    assert PHANTOM.name not in done.stderr
+    named = run_here(*arguments, "--overwrite", "--names").stderr
+    assert f"study-0001.pdf: {PHANTOM}\n" in named
+    assert f"study-0003.pdf: {REAL}\n" in named
+    assert "study-0002.pdf" not in named
 
 
 REFUSALS = {

@@ -233,3 +233,21 @@ def test_a_list_of_which_nothing_is_there(tmp_path):
     error = _error(tmp_path / "list.txt")
     assert (error.code, error.message) == ("R2G-IMAGE-MISSING", "none of the 2 images that the list names is there")
     assert "tabs" in error.fix
+
+
+def test_one_split_of_an_annotation(folder):
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(b"")
+    splits = {
+        "train": [{"id": "one", "image_path": ["a.png"]}],
+        "validation": [{"id": "two", "image_path": ["b.png"]}],
+        "test": [{"id": "three", "image_path": ["c.png"]}],
+    }
+    (folder / "annotation.json").write_text(json.dumps(splits))
+    for split, name in (("train", "one"), ("val", "two"), ("test", "three")):
+        assert [study.name for study in collect_studies([folder], split=split).studies] == [name]
+    with pytest.raises(R2GenError, match="no argument is one"):
+        collect_studies([folder / "a.png"], split="test")
+    (folder / "annotation.json").write_text(json.dumps({"train": splits["train"]}))
+    with pytest.raises(R2GenError, match="has no split 'test', only train"):
+        collect_studies([folder], split="test")
