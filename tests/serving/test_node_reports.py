@@ -143,6 +143,9 @@ def test_a_signal_ends_the_node_and_the_next_goes_on(tmp_path: Path, sink: Sink)
         wait_for(lambda: "generating" in node.states())
         assert node.terminate() == 0
         assert node.log.splitlines()[-1].endswith('"event": "node stopped"}')
+        first = json.loads(node.log.splitlines()[0])  # which model reports, and that it is no model of patients
+        assert (first["event"], first["level"], first["model"]) == ("bundle", "warning", "r2gen-demo")
+        assert "synthetic phantoms" in first["reason"]
         assert "generating" not in node.states(), "what was begun was put back"
         assert all(study["attempts"] <= 1 for study in node.status()["studies"])
         node.start()
