@@ -20,6 +20,11 @@ BASE_PACKAGES: Final = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers",
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "safetensors", "accelerate"),
     "train": ("torch", "transformers", "safetensors", "lightning", "peft", "tensorboard"),
+    "dicom": (
+        *("pydicom", "pynetdicom", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs"),
+        *("reportlab", "prometheus-client"),
+    ),
+    "serve": ("starlette", "uvicorn", "python-multipart", "prometheus-client"),
 }
 RUNTIMES: Final = frozenset({"onnxruntime", "onnxruntime-gpu"})
 TRIAL_TOKENS: Final = 8
