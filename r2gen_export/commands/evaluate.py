@@ -69,6 +69,7 @@ def run(
         typer.Option(
             "--predictions",
             metavar="FILE",
+            rich_help_panel="Studies",
             help="Finished reports: JSON lines of infer, test_result.json of the published code, ReXrank's JSON, or a "
             ".csv.",
         ),

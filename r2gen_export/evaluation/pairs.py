@@ -16,6 +16,8 @@ from r2gen_export.studies.annotation import resolve
 from r2gen_export.studies.images import content_sha256
 from r2gen_export.studies.refusal import RefusedError
 
+ONE_SPLIT = "r2gen infer --split writes the reports of one split"
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -127,7 +129,9 @@ def _ids_by_images(entries: Sequence[Prediction], references: ReferenceSet, imag
         identity = entry.id or owners.get(entry.inputs)
         if identity is None and not entry.failed:
             message = f"the images of {entry.place} are not those of any study of the annotation's split"
-            raise R2GenError("R2G-EVAL-STUDIES", message, "name the annotation and the split they were made from")
+            raise R2GenError(
+                "R2G-EVAL-STUDIES", message, f"name the annotation and the split they were made from; {ONE_SPLIT}"
+            )
         if identity is not None and entry.number is not None and identity in positions:
             shift = entry.number - positions[identity]
             first = shift if first in (None, shift) else -1
@@ -177,4 +181,5 @@ def _mismatch(
     if extra:
         belongs = f", {' and '.join(other)} of the annotation" if other else ""
         parts.append(f"{len(extra)} of {given} predictions have no reference (first: {extra[0].place}){belongs}")
-    return R2GenError("R2G-EVAL-STUDIES", "; ".join(parts), "compare reports and references of the same studies")
+    fix = "compare reports and references of the same studies" + (f"; {ONE_SPLIT}" if other else "")
+    return R2GenError("R2G-EVAL-STUDIES", "; ".join(parts), fix)

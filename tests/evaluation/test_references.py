@@ -112,8 +112,9 @@ def test_missing_extra_and_repeated_predictions(tmp_path: Path) -> None:
     references = read_annotation(annotation(tmp_path, train=[study("t")], test=[study("a"), study(SECRET)]), "test")
     with refused("R2G-EVAL-STUDIES", r"1 of 2 references have no prediction \(first: test\[1\]"):
         pair(predictions("a"), references)
-    with refused("R2G-EVAL-STUDIES", "1 of split train"):
+    with refused("R2G-EVAL-STUDIES", "1 of split train") as raised:
         pair(predictions("a", SECRET, "t"), references)
+    assert "infer --split" in raised.value.fix
     with refused("R2G-EVAL-STUDIES", "line 1 of the predictions and line 3"):
         pair(predictions(SECRET, "a", SECRET), references)
     assert pair(predictions(SECRET, "a"), references).ids == ("a", SECRET)
