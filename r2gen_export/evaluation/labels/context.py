@@ -56,7 +56,8 @@ DENIED_BACKWARD: Final = re.compile(
     r"\b(?:(?:is|are|was|were|be|been|has|have)? ?(?:not|no longer)(?: \w+){0,2}? (?:seen|identified|present"
     r"|appreciated|evident"
     r"|demonstrated|visuali[sz]ed|visible|noted|detected|apparent|observed|shown|suspected|found|enlarged|increased)"
-    r"|absent|(?:has|have|had) (?:\w+ )?(?:resolved|cleared|disappeared)|(?:is|are) (?:\w+ )?(?:resolved"
+    r"|absent|(?:is|are) (?:now )?gone"
+    r"|(?:has|have|had) (?:\w+ )?(?:resolved|cleared|disappeared)|(?:is|are) (?:\w+ )?(?:resolved"
     r"|excluded|ruled out)"
     r"|resolved|(?:has|have) been (?:\w+ )?(?:removed|ruled out|excluded)|removed|normal|not)\b"
 )
@@ -67,12 +68,13 @@ DOUBT_FORWARD: Final = re.compile(
     r"|can't|(?:is|are) not (?:excluded|ruled out)|question(?:able|ed)?(?: of)?|equivocal|conceivably"
     r"|suspicio(?:us|n)(?: for| of)?|suspected|suspect"
     r"|concern(?:ing|ed)?(?: for)?|worrisome for|versus|vs|differential|potential|presumed|presumably|perhaps"
-    r"|indeterminate"
+    r"|indeterminate|more likely(?: \w+){1,4}? than"
     r"|difficult to exclude|not entirely exclude|rule out|developing|suggest(?:s|ed|ion|ive|ing)?)\b"
 )
 
 DOUBT_BACKWARD: Final = re.compile(
-    r"\b(?:(?:can ?not|could not|can't) (?:\w+ )?be (?:\w+ )?(?:excluded|ruled out)|not (?:\w+ )?(?:excluded"
+    r"\b(?:(?:can ?not|could not|can't) (?:\w+ )?be (?:\w+ )?"
+    r"(?:excluded|ruled out|assessed|evaluated|determined)|not (?:\w+ )?(?:excluded"
     r"|ruled out)"
     r"|(?:is|are) (?:\w+ )?(?:possible|suspected|questioned|questionable|unlikely|considered)|unlikely|suspected"
     r"|(?:is|are) (?:\w+ )?(?:a consideration|difficult to exclude)|versus|vs|not definite\w*)\b"
@@ -89,17 +91,39 @@ BEHIND: Final = re.compile(r",(?! (?:or|and|nor|which|that)\b)")
 """Where what is said behind a mention no longer refers to it, unless the comma is one of a list."""
 
 PURPOSE: Final = re.compile(
-    r"\b(?:evaluation (?:for|of)|evaluate for|to (?:further |better )?(?:assess|look|evaluate|exclude|rule out"
+    r"\b(?:evaluation (?:for|of)(?!.*\b(?:limited|obscured)\b)|evaluate for"
+    r"|(?<!difficult )to (?:further |better )?(?:assess|look|evaluate|exclude|rule out"
     r"|identify|confirm)(?: for)?"
     r"|sensitivity for|(?:could|may|might) obscure|screening for)\b"
 )
 """What is said behind it is what an examination is for, which is no finding."""
 
 
+CONDITION: Final = re.compile(r"\bif\b[^,]*$")
+"""What is said behind it, up to a comma, is asked and not said."""
+
+UNASSESSED: Final = re.compile(
+    r"\b(?:can ?not|could not|can't|not|difficult to|unable to)(?: \w+){0,2}?"
+    r" (?:assess(?:ed)?|evaluated?|determined?)\b"
+)
+"""A doubt about something else where it stands before a mention: "the heart cannot be assessed due to the effusion"."""
+
+OTHER_SIDE: Final = re.compile(
+    r"(?<!no )(?<!not )(?<!not a )(?<!without a )\b(?:left|right)(?:-sided)?,?"
+    r" (?:but|and|though|with) (?:no|not|without)(?: an?)?(?: significant)? (?:left|right)(?:-sided)?"
+    r"(?: pleural)? $"
+)
+"""What stands before a finding that one side has and the other has not: "a left but no right effusion"."""
+
+
 def value_at(sentence: str, start: int, end: int) -> tuple[Value | None, str]:
     """What a sentence says of the mention at `start:end`: its value (None: nothing), and the words that decide."""
     first, last = clause_at(sentence, start, end)
-    before = _without_pseudo(sentence[first:start])
+    if CONDITION.search(sentence[:start]):
+        return None, "if"
+    if OTHER_SIDE.search(sentence[:start]):
+        return "positive", ""
+    before = UNASSESSED.sub("#", _without_pseudo(sentence[first:start]))
     behind = _without_pseudo(BEHIND.split(sentence[end:last], maxsplit=1)[0])
     if match := _last(PURPOSE, before):
         return None, match[0]

@@ -265,6 +265,7 @@ BONES_AND_DEVICES: Final = (
         r"|arthroplasty",
         r"lines? and tubes?|tubes? and lines?|support (?:devices?|apparatus|lines?)",
     ),
+    *said("Support Devices", r"extubat(?:ed|ion)", value="negative"),
 )
 
 PHRASES: Final = (*HEART_AND_MEDIASTINUM, *LUNGS, *PLEURA, *BONES_AND_DEVICES)
