@@ -111,11 +111,20 @@ def write_out(text: str) -> None:
         R2GenError: `R2G-OUTPUT-WRITE`.
         BrokenPipeError: the reader has gone.
     """
+    _at_once(lambda stdout: stdout.write(_encodable(text)))
+
+
+def write_bytes(data: bytes) -> None:
+    """As `write_out`, for bytes."""
+    _at_once(lambda stdout: (stdout.flush(), stdout.buffer.write(data)))
+
+
+def _at_once(write: Callable[[TextIO], Any]) -> None:
     if sys.stdout is None:
         raise R2GenError("R2G-OUTPUT-WRITE", "stdout is closed", "name a file with --out, or leave stdout open")
     try:
         with signals_held():
-            sys.stdout.write(_encodable(text))
+            write(sys.stdout)
             sys.stdout.flush()
     except BrokenPipeError:
         raise

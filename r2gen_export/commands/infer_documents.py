@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from r2gen_export.commands.console import unwritable
+from r2gen_export.commands.console import write_bytes
 from r2gen_export.errors import CodedError, R2GenError
 from r2gen_export.system.files import atomic_file, write_error
-from r2gen_export.system.interrupts import signals_held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,26 +202,6 @@ def check_sources(form: Form, studies: Sequence[Study]) -> None:
             refusals.append(error)
     if len(refusals) == len(studies):
         raise refusals[0]
-
-
-def write_bytes(data: bytes) -> None:
-    """Bytes on stdout at once, without a change.
-
-    Raises:
-        R2GenError: `R2G-OUTPUT-WRITE`.
-        BrokenPipeError: the reader has gone.
-    """
-    if sys.stdout is None:
-        raise R2GenError("R2G-OUTPUT-WRITE", "stdout is closed", "name a file with --out, or leave stdout open")
-    try:
-        with signals_held():
-            sys.stdout.flush()
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise unwritable(error) from error
 
 
 def _pictures(study: Study, report: Report, subject: str, dicom: DicomSettings) -> tuple[NDArray[np.uint8], ...]:

@@ -6,7 +6,7 @@ Which of the two is the decoder's business: rows of different length need a cach
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.errors import CodedError
+from r2gen_export.errors import CodedError, InternalError
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.decoding.batch import Ended, Progress, Request, RunningBatch
 from r2gen_export.runtime.decoding.sequence import Sequence
@@ -89,6 +89,23 @@ class Stages(Protocol):
 
     def halve(self, studies: int) -> None:
         """Remember that memory did not suffice for so many."""
+
+
+def with_numbers(numbers: Iterable[int], studies: Iterable[Images]) -> Iterator[Numbered]:
+    """The studies with their numbers, by which outcomes are told apart: of two with one number, one would get the
+    report of the other.
+
+    Raises:
+        InternalError: a number comes twice, or there are fewer than studies.
+    """
+    given, seen = iter(numbers), set()
+    for study in studies:
+        number = next(given, None)
+        if number is None or number in seen:
+            problem = "no number is left for a study" if number is None else f"two studies have the number {number}"
+            raise InternalError(problem)
+        seen.add(number)
+        yield number, study
 
 
 def encoded(stages: Stages, studies: list[Begun], outcomes: dict[int, Outcome]) -> list[Encoded]:

@@ -31,7 +31,7 @@ from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
-from r2gen_export.runtime.many import Encoded, Numbered, Prepared, RunningStudies, Stages, static_batch
+from r2gen_export.runtime.many import Encoded, Numbered, Prepared, RunningStudies, Stages, static_batch, with_numbers
 from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures, read_pictures
 from r2gen_export.runtime.settings import Settings, expected_workload, prompt_length, resolve_settings
@@ -192,10 +192,11 @@ class Pipeline:
         Where the decoder's cache keeps a length for each row (`row_lengths`), the next study takes the place of one
         that ends; elsewhere studies begin together, in batches. A study that fails gives an outcome with its error and
         does not stop the others. Sampled studies are decoded one by one, so that a report depends on its seed and not
-        on its neighbours. `numbers`: what reports and errors call the studies; counted from 1 when None.
+        on its neighbours. `numbers`: what reports and errors call the studies, each once; counted from 1 when None.
 
         Raises:
             R2GenError: `R2G-CONFIG-VALUE` before the first study.
+            InternalError: a number comes twice, or there are fewer than studies.
         """
         settings = self.settings(preset=preset, semantics=semantics, **overrides)
         if batch_size < 1:
@@ -204,7 +205,7 @@ class Pipeline:
         if self._large:
             use_huge_pages()
             self._large = False
-        numbered = zip(count(1) if numbers is None else numbers, studies, strict=False)
+        numbered = with_numbers(count(1) if numbers is None else numbers, studies)
         stages = _Stages(self, settings)
         if size > 1 and self._decoder.row_lengths:
             # With weights on the CPU every core is decoding: reading images meanwhile would take turns with it.

@@ -35,6 +35,8 @@ SUBJECT: Final = "the file"
 
 LATERAL_BY_FORCE: Final = "lateral views only, read with --force"
 
+ACCESSION_NUMBER: Final = "00080050"
+
 LAST: Final = 1 << 62
 """For numbers that a header lacks."""
 
@@ -156,7 +158,7 @@ def make_study(
     rest = [_header(file) for file in files if id(file) not in used]
     if not usable and not others:
         return Study(name, images, _identity(headers), refusal=_refused(rest))
-    warnings = _left_out(rest, len(images))
+    warnings = _left_out(rest, len(images)) + _several_orders([_header(file) for file in usable])
     usable.sort(key=_place)
     ordered = [_header(file) for file in usable]
     refusal = None
@@ -238,6 +240,12 @@ def _left_out(headers: Sequence[DicomHeader], total: int) -> tuple[str, ...]:
     """A warning about images that are not used."""
     problems = _problems(headers)
     return (f"{len(headers)} of {total} images not used: one {'; one '.join(problems)}",) if problems else ()
+
+
+def _several_orders(headers: Sequence[DicomHeader]) -> tuple[str, ...]:
+    """A warning about images of one study that name different orders: a result is filed under one of them."""
+    orders = {str((header.attributes.get(ACCESSION_NUMBER) or {}).get("Value") or "") for header in headers} - {""}
+    return (f"its images have {len(orders)} accession numbers: results name that of view 1",) if len(orders) > 1 else ()
 
 
 def _problems(headers: Sequence[DicomHeader]) -> list[str]:

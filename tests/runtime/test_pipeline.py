@@ -242,6 +242,13 @@ def test_bad_images_and_batches(demo: Pipeline) -> None:
         demo.generate_many([PHANTOM], batch_size=0)
 
 
+@pytest.mark.parametrize("numbers", [[4, 4], [4]], ids=["twice", "too few"])
+def test_a_study_has_a_number_of_its_own(demo: Pipeline, numbers: list[int]) -> None:
+    studies = [np.tile(np.arange(64, dtype=np.uint8), (64, 1)), np.tile(np.arange(64, dtype=np.uint8)[::-1], (64, 1))]
+    with pytest.raises(InternalError, match="number"):
+        list(demo.generate_many(studies, numbers=numbers, batch_size=2, max_new_tokens=2, min_new_tokens=2))
+
+
 def test_a_bug_in_one_study_does_not_stop_the_others(demo: Pipeline) -> None:
     bad, good = demo.generate_many([[object()], PHANTOM])
     assert isinstance(bad.error, InternalError)

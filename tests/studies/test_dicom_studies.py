@@ -148,6 +148,15 @@ def test_different_images_with_one_instance_uid_are_no_copies(
     assert reason in message
 
 
+def test_images_of_several_orders_are_said(tmp_path: Path) -> None:
+    write(tmp_path / "1", 1, 1)
+    write(tmp_path / "2", 1, 2, AccessionNumber=None)
+    assert collect_studies([tmp_path]).studies[0].warnings == ()
+    write(tmp_path / "3", 1, 3, AccessionNumber="A7")
+    (study,) = collect_studies([tmp_path]).studies
+    assert study.warnings == ("its images have 2 accession numbers: results name that of view 1",)
+
+
 def test_files_without_a_study_are_studies_of_their_own(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / str(number), 1, number, StudyInstanceUID=None)

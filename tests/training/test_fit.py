@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,47 +28,17 @@ from r2gen_export.training.checkpoint import ADAPTER, load_checkpoint, read_conf
 from r2gen_export.training.fit import STOPPING, TrainSettings, train
 from r2gen_export.training.model import R2GenGPT
 from r2gen_export.training.module import Stopper
-from tests.helpers.tiny import make_annotation, make_tiny_llm, make_tiny_vision
+from tests.helpers.tiny import make_tiny_llm, make_tiny_vision
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tiny matrices: more threads only wait for each other, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_tiny_vision(folder / "vision")
-    make_tiny_llm(folder / "llm")
-    make_annotation(folder, train=10, val=3)
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def settings(models: Path, tmp_path: Path) -> TrainSettings:
-    """Ten studies in batches of three: four steps an epoch, the last one of a single study."""
-    return TrainSettings(
-        annotation=models / "annotation.json",
-        base_dir=models / "images",
-        vision=models / "vision",
-        llm=models / "llm",
-        out=tmp_path / "run",
-        dataset="iu_xray",
-        max_epochs=2,
-        batch_size=3,
-        learning_rate=1e-2,
-        accelerator="cpu",
-        workers=0,
-        progress=False,
-    )
+def settings(ten_studies: TrainSettings) -> TrainSettings:
+    return dataclasses.replace(ten_studies, progress=False)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,44 +19,13 @@ from r2gen_export.training.checkpoint import ADAPTER, train_facts
 from r2gen_export.training.fit import TrainSettings, train
 from r2gen_export.training.module import ETA_MIN
 from r2gen_export.training.progress import METRICS, counted
-from tests.helpers.tiny import make_annotation, make_tiny_llm, make_tiny_vision
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_tiny_vision(folder / "vision")
-    make_tiny_llm(folder / "llm")
-    make_annotation(folder, train=10, val=3)
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def settings(models: Path, tmp_path: Path) -> TrainSettings:
-    """Ten studies in batches of three: four steps an epoch."""
-    return TrainSettings(
-        annotation=models / "annotation.json",
-        base_dir=models / "images",
-        vision=models / "vision",
-        llm=models / "llm",
-        out=tmp_path / "run",
-        dataset="iu_xray",
-        max_epochs=2,
-        batch_size=3,
-        learning_rate=1e-2,
-        accelerator="cpu",
-        workers=0,
-        log_seconds=0.0,
-    )
+def settings(ten_studies: TrainSettings) -> TrainSettings:
+    return dataclasses.replace(ten_studies, log_seconds=0.0)
 
 
 def logged(out: Path, column: str, version: int = 0) -> dict[int, float]:
