@@ -71,6 +71,8 @@ async function showFiles() {
   const file = files[state.view];
   $("viewer").hidden = !file;
   if (!file) return;
+  // Until it is drawn, the canvas shows the view before.
+  if (file !== viewer.shown) for (const id of ["picture", "window", "window-hint", "no-preview"]) $(id).hidden = true;
   const visible = !file.dicom && (await viewer.show(file));
   if (file !== state.files[state.view]) return;
   for (const id of ["picture", "window", "window-hint"]) $(id).hidden = !visible;

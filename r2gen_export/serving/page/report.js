@@ -9,13 +9,14 @@ export function showStages(bar, list, timings) {
   const sum = stages.reduce((all, [, ms]) => all + ms, 0);
   // Decoder passes are shared with other studies, so the stages need not add up to the total.
   const whole = Math.max(timings.total ?? 0, sum) || 1;
-  bar.replaceChildren(...[...stages, ["other", whole - sum]].map(([name, ms]) => {
+  const parts = [...stages, [say.rest, whole - sum]];
+  bar.replaceChildren(...parts.map(([name, ms]) => {
     const part = document.createElement("span");
     part.className = name;
     part.style.flexGrow = String(ms / whole);
     return part;
   }));
-  list.replaceChildren(...stages.map(([name, ms]) => {
+  list.replaceChildren(...parts.map(([name, ms]) => {
     const item = document.createElement("li");
     const mark = document.createElement("i");
     mark.className = name;

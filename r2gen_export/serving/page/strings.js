@@ -70,13 +70,16 @@ export const say = {
   noPreview: "No preview: the browser cannot show this file. The service reads it, or says what is wrong with it.",
   again: (time, names, words) => `${time}, ${names}: ${words}`,
   stage: (name, ms, share) => `${name} ${milliseconds(ms)} (${share} %)`,
+  rest: "rest",
   total: (ms) => `total ${milliseconds(ms)}`,
   error: (error) => {
     const fix = error.fix ? ` What helps: ${sentence(error.fix)}` : "";
     return `${sentence(error.message)}${fix}`;
   },
-  word: (word, probability) => `${word}: probability ${percent(probability)}`,
-  other: (piece, probability, chosen, own) => `instead of “${chosen}” (${percent(own)}): ${piece} (${percent(probability)})`,
+  word: (word, probability) => `${word}: probability ${percent(probability)}.`,
+  inItsPlace: (piece, probability) => `In its place: ${piece}, ${percent(probability)}.`,
+  inPlaceOf: (part, own, piece, probability) =>
+    `In place of “${part}” (${percent(own)}): ${piece}, ${percent(probability)}.`,
   point: "Point at a word to see its probability.",
   end: "the end of the report",
   noWord: "no visible text",

@@ -18,10 +18,12 @@ export class Viewer {
     this.set(START);
   }
 
-  // Shows a file; false when the browser cannot.
+  // Shows a file; false when the browser cannot. The window stays while the file does.
   async show(file) {
-    let bitmap;
+    if (file === this.shown) return true;
+    this.shown = null;
     this.file = file;
+    let bitmap;
     try {
       bitmap = await createImageBitmap(file);
     } catch {
@@ -34,6 +36,7 @@ export class Viewer {
     this.context.drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
     bitmap.close();
     this.source = this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
+    this.shown = file;
     this.set(START);
     return true;
   }

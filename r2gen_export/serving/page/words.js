@@ -42,9 +42,11 @@ function describe(word) {
   const parts = [say.word(word.word, Math.exp(word.logprob))];
   for (const { piece, logprob, other } of closeTokens(word)) {
     const shown = other.piece === "</s>" ? say.end : other.piece.trim() ? `“${other.piece.trim()}”` : say.noWord;
-    parts.push(say.other(shown, Math.exp(other.logprob), piece.trim(), Math.exp(logprob)));
+    const likely = Math.exp(other.logprob);
+    const whole = piece.trim() === word.word;
+    parts.push(whole ? say.inItsPlace(shown, likely) : say.inPlaceOf(piece.trim(), Math.exp(logprob), shown, likely));
   }
-  return parts.join("; ");
+  return parts.join(" ");
 }
 
 export function showWords(words, place, tip) {
