@@ -67,7 +67,8 @@ export async function ready() {
 
 export async function model() {
   const answer = await send("v1/models", "application/json");
-  return (await answer.json()).data?.[0] ?? {};
+  const { data, notice } = await answer.json();
+  return { ...data?.[0], notice };
 }
 
 // Yields {type: "text", text} and at the end {type: "report", raw}, the report's JSON as it came.

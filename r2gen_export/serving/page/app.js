@@ -138,6 +138,7 @@ async function takeReport(study, signal) {
     if (event.type === "text") {
       if (!$("text").value) status(say.writing);
       $("text").value += event.text;
+      $("draft").hidden = false;
       continue;
     }
     const report = JSON.parse(event.raw);
@@ -156,7 +157,7 @@ function clearReport() {
   showError(null);
   $("text").value = "";
   $("text").readOnly = true;
-  for (const id of ["done", "of", "warnings", "other-pictures", "undo"]) $(id).hidden = true;
+  for (const id of ["draft", "done", "of", "warnings", "other-pictures", "undo"]) $(id).hidden = true;
   showHistory();
 }
 
@@ -168,7 +169,7 @@ function showEntry(entry) {
   $("text").readOnly = false;
   $("notice-text").textContent = report.notice;
   $("of").textContent = say.of(study.files.map(({ name }) => name).join(", "), entry.time);
-  $("of").hidden = $("done").hidden = false;
+  $("of").hidden = $("draft").hidden = $("done").hidden = false;
   $("undo").hidden = entry.edited === report.text;
   $("warnings").replaceChildren(...report.warnings.map((warning) => {
     const item = document.createElement("li");
