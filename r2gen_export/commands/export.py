@@ -13,6 +13,7 @@ from r2gen_export.commands.console import guarded, say
 from r2gen_export.commands.help_page import HelpCommand, command_app, examples
 from r2gen_export.commands.option_groups import option_groups, plain
 from r2gen_export.commands.options import SAID, CheckpointOptions, ParityTokensOption, SemanticsName, SourceOptions
+from r2gen_export.commands.own_studies_options import OwnStudiesOptions
 from r2gen_export.precision import PRECISIONS, TENSOR_PRECISIONS
 from r2gen_export.system.extras import needs
 
@@ -191,6 +192,7 @@ def export(
     form: FormOptions,
     preset: PresetOptions,
     checks: CheckOptions,
+    own: OwnStudiesOptions,
     model: CheckpointOptions,
 ) -> None:
     """Write a bundle from a checkpoint, checked against PyTorch.
@@ -222,6 +224,7 @@ def export(
                 default_preset=preset.default_preset,
                 parity_max_new_tokens=checks.parity_tokens,
                 phantom_studies=checks.phantom_studies,
+                evaluate=own.as_studies(checks.parity_tokens),
             )
         )
 

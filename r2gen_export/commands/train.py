@@ -32,6 +32,7 @@ class Select(StrEnum):
 
     loss = "loss"
     rouge_l = "rouge_l"
+    bleu4_cider = "bleu4+cider"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,8 @@ class RunOptions:
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Folder of the run: the checkpoints best and last, and the logs (logs/csv and logs/tensorboard).",
+            help="Folder of the run: the checkpoints best and last, the logs (logs/csv and logs/tensorboard), and "
+            "curves.svg.",
         ),
     ]
     resume: Annotated[
@@ -224,16 +226,24 @@ class RunOptions:
         Select,
         typer.Option(
             "--select",
-            help="Metric that chooses the best checkpoint: validation loss, or ROUGE-L of generated reports.",
+            help="Metric that chooses the best checkpoint: validation loss, or of generated reports ROUGE-L, or "
+            "0.5 BLEU-4 + 0.5 CIDEr as published.",
         ),
     ] = Select.loss
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics",
+            help="Generate validation reports with --select loss too, and log BLEU, ROUGE-L, CIDEr and findings' F1.",
+        ),
+    ] = False
     generate_limit: Annotated[
         int,
         typer.Option(
             "--generate-limit",
             metavar="N",
             min=1,
-            help="Validation studies that reports are generated for, with --select rouge_l.",
+            help="Validation studies that reports are generated for, with --metrics or --select of text.",
         ),
     ] = 64
     generate_every: Annotated[
@@ -242,7 +252,7 @@ class RunOptions:
             "--generate-every",
             metavar="N",
             min=1,
-            help="Generate validation reports every N epochs, with --select rouge_l.",
+            help="Generate validation reports every N epochs, with --metrics or --select of text.",
         ),
     ] = 1
     state_every: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from r2gen_export.commands.console import guarded, say, say_passed_over, write_out
+from r2gen_export.commands.console import guarded, progress_bar, say, say_passed_over, write_out
 from r2gen_export.commands.help_page import HelpCommand, command_app, examples
 from r2gen_export.commands.option_groups import option_groups
 from r2gen_export.commands.options import (
@@ -22,6 +22,7 @@ from r2gen_export.commands.options import (
     ParityTokensOption,
     SemanticsName,
 )
+from r2gen_export.commands.own_studies_options import OwnStudiesOptions
 from r2gen_export.errors import R2GenError
 from r2gen_export.system.extras import needs
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from r2gen_export.bundle import ParityCheck
+    from r2gen_export.exporting.settings import OwnStudies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +80,24 @@ app = command_app()
 @option_groups
 def verify(
     bundle: BundleArgument,
+    *,
     sources: OptionalSourceOptions,
     comparison: ComparisonOptions,
+    own: OwnStudiesOptions,
     output: OutputOptions,
     model: CheckpointOptions,
 ) -> None:
     """Check a bundle's files and compare it with PyTorch.
 
     Without sources, the hash of every file is checked. With --checkpoint, --vision and --llm, image embeddings, logits
-    and tokens are compared with PyTorch's as well. The exit status is 3 when the comparison fails.
+    and tokens are compared with PyTorch's as well, and with --evaluate the reports on studies of your own. The exit
+    status is 3 when a comparison fails.
     """
     with needs("export"):
+        chosen = own.as_studies(comparison.parity_tokens)
+        if chosen is not None and sources.checkpoint is None:
+            message = "--evaluate compares with PyTorch, which needs the sources"
+            raise R2GenError("R2G-CONFIG-VALUE", message, "add --checkpoint, --vision and --llm")
         from r2gen_export.exporting.verify import verify_bundle
         from r2gen_export.studies.collect import collect_studies
 
@@ -109,22 +118,63 @@ def verify(
             max_new_tokens=comparison.parity_tokens,
             stage=lambda name: say(f"{name} ..."),
         )
-        show_checks(checks, output.form)
+        judged = None
+        if chosen is not None and all(check.passed for check in checks):
+            judged = _on_own_studies(bundle, sources, chosen, comparison, model)
+        show_checks(checks, output.form, judged)
 
 
-def show_checks(checks: Sequence[ParityCheck], form: Format) -> None:
-    """Print checks to stdout.
+def _on_own_studies(
+    bundle: Path,
+    sources: OptionalSourceOptions,
+    own: OwnStudies,
+    comparison: ComparisonOptions,
+    model: CheckpointOptions,
+) -> dict[str, Any]:
+    """The comparison with PyTorch on studies of the user's, with a bar on a terminal."""
+    from r2gen_export.exporting.verify import verify_on_studies
+
+    assert sources.checkpoint is not None and sources.vision is not None and sources.llm is not None
+    with progress_bar() as bar:
+        task = bar.add_task("studies, PyTorch and bundle", total=2 * own.studies)
+        return verify_on_studies(
+            bundle,
+            (sources.checkpoint, sources.vision, sources.llm),
+            own,
+            overrides=model.overrides(),
+            allow_unexpected=tuple(model.allow_unexpected or ()),
+            semantics=comparison.semantics.value if comparison.semantics else None,
+            stage=lambda name: say(f"{name} ..."),
+            advance=lambda studies: bar.advance(task, studies),
+        )
+
+
+def show_checks(checks: Sequence[ParityCheck], form: Format, comparison: dict[str, Any] | None = None) -> None:
+    """Print checks to stdout, and a comparison on the user's own studies: as text, or as one more check.
 
     Raises:
-        R2GenError: `R2G-PARITY-FAILED` (exit status 3) when one of them failed.
+        R2GenError: `R2G-PARITY-FAILED` (exit status 3) when one of the checks failed; `R2G-EVAL-WORSE` (exit status 3)
+            when the comparison did not show its margins to be held.
     """
     from r2gen_export.commands.checks import print_checks
     from r2gen_export.exporting.parity.metrics import first_divergence
 
+    if comparison is not None:
+        from r2gen_export.exporting.own_studies import own_check
+
+        checks = [*checks, own_check(comparison)]
     if form is Format.json:
         write_out(json.dumps([_fields(check) for check in checks], indent=1) + "\n")
     else:
         print_checks(checks)
+        if comparison is not None:
+            from r2gen_export.evaluation.compare_tables import comparison_markdown
+
+            write_out(f"\nA: PyTorch with unrounded weights; B: the bundle\n\n{comparison_markdown(comparison)}")
+    if comparison is not None:
+        from r2gen_export.evaluation.gates import refuse_worse
+
+        refuse_worse(comparison)
     failed = [check.name for check in checks if not check.passed]
     if failed:
         message = f"{len(failed)} of {len(checks)} checks failed, first in {first_divergence(checks)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from r2gen_export.system.files import atomic_dir
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from r2gen_export.exporting.own_studies import ChosenStudies, TokenIds
     from r2gen_export.exporting.parity.compare import Reference
     from r2gen_export.exporting.parity.gate import Compared, GatePlan, Probe
     from r2gen_export.exporting.target import Choice
@@ -52,7 +53,8 @@ def export_bundle(
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*` before any work; `R2G-PARITY-FAILED` when the
-            graphs do not compute what PyTorch computes; `R2G-OUTPUT-*`.
+            graphs do not compute what PyTorch computes; `R2G-EVAL-WORSE` when the bundle is not shown to hold the
+            margins of `settings.evaluate`; `R2G-EVAL-*`, `R2G-IMAGE-*` of its studies; `R2G-OUTPUT-*`.
     """
     from r2gen_export.exporting.estimate import PeakMemory
 
@@ -63,6 +65,7 @@ def export_bundle(
         compared = _gate(job, written)
         sealed = _seal(job, written, compared)
         sealed = _report_on_phantoms(job, sealed)
+        sealed = _compare_on_own_studies(job, written, sealed)
     if memory.peak:
         say(f"peak memory of its own: {memory.peak / 2**30:.2f} GiB (files mapped into memory not counted)")
     return sealed
@@ -96,7 +99,8 @@ class _Written:
     """What the gate and the manifest need when every file but the manifest is written.
 
     `reference` is what PyTorch computed, `llama` the LLM where the gate compares layer by layer (its weights stay in
-    their files), `opset` that of each graph, `checks` those of the tokenizer.
+    their files), `opset` that of each graph, `checks` those of the tokenizer, `own_reports` PyTorch's token ids for
+    the studies of `settings.evaluate`.
     """
 
     facts: _Facts
@@ -105,17 +109,20 @@ class _Written:
     probe: Probe
     reference: Reference
     llama: LlamaForCausalLM | None
+    chosen: ChosenStudies | None = None
+    own_reports: Sequence[TokenIds] = ()
 
 
 def _write_from_pytorch(job: _Job) -> _Written:
     """Load the model, run it for the gate, write tokenizer, embeddings and graphs; then let go of the model."""
     model, facts = _load(job)
     probe, reference = _run_pytorch(job, model, facts)
+    chosen, own_reports = _own_reports_of_pytorch(job, model, facts)
     checks = _write_tokenizer_and_embeddings(job, model, facts.prompt)
     opset = {"vision": _write_vision(job, model, facts.image), "decoder": _write_decoder(job, model, facts.dims)}
     reference = _round_reference(job, model, reference)
     llama = model.llama_model if job.plan.gate == "layers" else None
-    return _Written(facts, opset, checks, probe, reference, llama)
+    return _Written(facts, opset, checks, probe, reference, llama, chosen, own_reports)
 
 
 def _load(job: _Job) -> tuple[R2GenGPT, _Facts]:
@@ -147,6 +154,21 @@ def _run_pytorch(job: _Job, model: R2GenGPT, facts: _Facts) -> tuple[Probe, Refe
     probe = gate.Probe.make(facts.image, facts.presets, settings.semantics, settings.parity_max_new_tokens)
     with _stage(job.display, "running PyTorch for the parity gate", len(probe.decodings)) as advance:
         return probe, gate.reference(model, probe, job.plan, dims=facts.dims, prompt=facts.prompt, advance=advance)
+
+
+def _own_reports_of_pytorch(
+    job: _Job, model: R2GenGPT, facts: _Facts
+) -> tuple[ChosenStudies | None, Sequence[TokenIds]]:
+    """Before anything is rounded or merged: what the model as it was trained says of the user's own studies."""
+    own = job.settings.evaluate
+    if own is None:
+        return None, ()
+    from r2gen_export.exporting.own_studies import choose_studies, pytorch_reports
+
+    preset, semantics = job.settings.default_preset, job.settings.semantics
+    chosen = choose_studies(own, facts.presets, preset, semantics)
+    with _stage(job.display, "reports of PyTorch on your studies", len(chosen.images)) as advance:
+        return chosen, pytorch_reports(model, facts.image, chosen, advance.by)
 
 
 def _write_tokenizer_and_embeddings(job: _Job, model: R2GenGPT, prompt: Prompt) -> tuple[ParityCheck, ...]:
@@ -235,11 +257,33 @@ def _report_on_phantoms(job: _Job, sealed: Manifest) -> Manifest:
         return record_findings(job.folder, sealed, settings.phantom_studies, settings.phantom_seed, advance=advance)
 
 
+def _compare_on_own_studies(job: _Job, written: _Written, sealed: Manifest) -> Manifest:
+    """The finished bundle's reports on the user's own studies beside PyTorch's, where the settings ask for it.
+
+    Raises:
+        R2GenError: `R2G-EVAL-WORSE`.
+    """
+    own, chosen = job.settings.evaluate, written.chosen
+    if own is None or chosen is None:
+        return sealed
+    from r2gen_export.evaluation.compare_tables import comparison_markdown
+    from r2gen_export.evaluation.gates import refuse_worse
+    from r2gen_export.exporting.own_studies import compare_bundle, own_check, record_comparison
+
+    with _stage(job.display, "reports of the bundle on your studies", len(chosen.images)) as advance:
+        comparison = compare_bundle(job.folder, chosen, written.own_reports, own.margins, advance.by)
+    job.say("A: PyTorch with unrounded weights; B: this bundle")
+    job.say(comparison_markdown(comparison))
+    refuse_worse(comparison)
+    return record_comparison(job.folder, sealed, own_check(comparison))
+
+
 def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice, GatePlan]:
     """How the bundle is written and checked, after what the export will take was said and found to be there."""
     from transformers import LlamaConfig
 
     from r2gen_export.exporting.estimate import default_embeddings, estimate, require_room
+    from r2gen_export.exporting.own_studies import require_whole
     from r2gen_export.exporting.parity.gate import GatePlan
     from r2gen_export.exporting.source_model import check_files
     from r2gen_export.exporting.target import choose
@@ -260,6 +304,8 @@ def _plan(settings: ExportSettings, say: Callable[[str], None]) -> tuple[Choice,
         runs=settings.phantom_studies > 0,
     )
     say(str(needed))
+    if settings.evaluate is not None:
+        require_whole(needed.gate)
     require_room(needed, Path(settings.out))
     plan = GatePlan(needed.gate, choice.precision, choice.head_precision, choice.vision_precision, embeddings)
     return choice, plan
@@ -309,6 +355,11 @@ def _check_settings(settings: ExportSettings) -> None:
             raise R2GenError("R2G-CONFIG-VALUE", message, f"choose one of {', '.join(TENSOR_PRECISIONS)}")
     if settings.phantom_studies < 0:
         raise R2GenError("R2G-CONFIG-VALUE", f"{settings.phantom_studies} phantoms", "give 0 or more")
+    own = settings.evaluate
+    if own is not None and own.studies < 1:
+        raise R2GenError("R2G-CONFIG-VALUE", f"{own.studies} studies to evaluate on", "give 1 or more")
+    if own is not None and not Path(own.annotation).is_file():
+        raise R2GenError("R2G-DATA-ANNOTATION", "the annotation of --evaluate is not a file", "name annotation.json")
     limit = settings.parity_max_new_tokens
     if limit is not None and limit < 1:
         raise R2GenError("R2G-CONFIG-VALUE", f"parity_max_new_tokens is {limit}", "give 1 or more, or leave it out")
@@ -331,7 +382,11 @@ class _Advance:
         self._progress, self._task = progress, task
 
     def __call__(self) -> None:
-        self._progress.advance(self._task)  # type: ignore[arg-type]
+        self.by(1)
+
+    def by(self, steps: int) -> None:
+        """Move by several steps."""
+        self._progress.advance(self._task, steps)  # type: ignore[arg-type]
 
 
 @contextmanager

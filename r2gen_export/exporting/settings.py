@@ -15,6 +15,23 @@ Gate = Literal["whole", "layers"]
 
 
 @dataclass(frozen=True)
+class OwnStudies:
+    """A user's studies that a bundle's reports are compared on with those of the unrounded PyTorch model.
+
+    `base_dir` None: `images` beside the annotation, or its folder. `studies` of `split` are taken, evenly spaced.
+    `margins`: by how much the bundle may be worse (`evaluation.gates.parse_margins`); without them nothing fails.
+    `max_new_tokens` shortens the reports of both; None: as the default preset has it.
+    """
+
+    annotation: Path
+    base_dir: Path | None = None
+    split: str = "test"
+    studies: int = 100
+    margins: Mapping[str, float] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class ExportSettings:
     """What to export, from where, to where.
 
@@ -28,7 +45,8 @@ class ExportSettings:
     precisions None: by the target, see `target.choose`. `gate`: compare the whole
     models or layer by layer; by free memory when None. `embeddings` is the precision of the embedding table; None: fp32
     beside fp32, else fp16. The finished bundle reports on `phantom_studies` phantoms, none of those a demo build with
-    `phantom_seed` trains on, and the manifest keeps how many findings it names.
+    `phantom_seed` trains on, and the manifest keeps how many findings it names. `evaluate` compares its reports on a
+    user's own studies with PyTorch's.
     """
 
     checkpoint: Path
@@ -53,3 +71,4 @@ class ExportSettings:
     parity_max_new_tokens: int | None = None
     phantom_studies: int = 0
     phantom_seed: int = DEMO_SEED
+    evaluate: OwnStudies | None = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import ImageSpec, Manifest, ParityCheck, open_bundle, sha256_file
 from r2gen_export.decoding import Semantics
 from r2gen_export.errors import R2GenError
+from r2gen_export.exporting.settings import OwnStudies
 from r2gen_export.studies.collect import Study
 from r2gen_export.studies.images import load_views
 
@@ -148,6 +149,54 @@ def _against_sources(
         advance=lambda: None,
     )
     return [*checks, *compared.checks]
+
+
+def verify_on_studies(
+    bundle: Path,
+    sources: tuple[Path, str | Path, str | Path],
+    own: OwnStudies,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_unexpected: Sequence[str] = (),
+    semantics: Semantics | None = None,
+    stage: Callable[[str], None] = lambda name: None,
+    advance: Callable[[int], None] = lambda studies: None,
+) -> dict[str, Any]:
+    """Compare a bundle's reports on a user's studies with those of the unrounded PyTorch model.
+
+    The model is loaded by itself, and let go of before the bundle is.
+
+    Args:
+        bundle: the folder; `verify_bundle` has checked that the sources are its own.
+        sources: checkpoint, vision encoder, LLM.
+        own: the studies and margins.
+        overrides, allow_unexpected, semantics, stage: as of `verify_bundle`.
+        advance: called with the number of studies done, first by PyTorch, then by the bundle.
+
+    Returns:
+        The comparison, as `evaluation.compare.compare` gives it: A is PyTorch, B the bundle.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE` when the model does not fit into the free memory; `R2G-EVAL-*`, `R2G-DATA-*`,
+            `R2G-IMAGE-*` of the studies; `R2G-BUNDLE-*`, `R2G-CHECKPOINT-*`, `R2G-MODEL-*`.
+    """
+    from transformers import LlamaConfig
+
+    from r2gen_export.exporting.estimate import estimate
+    from r2gen_export.exporting.own_studies import choose_studies, compare_bundle, pytorch_reports, require_whole
+    from r2gen_export.exporting.source_model import load_sources
+    from r2gen_export.training.hub import source_config
+
+    manifest = open_bundle(bundle)
+    chosen = choose_studies(own, manifest.presets, manifest.default_preset, semantics or manifest.semantics)
+    config = LlamaConfig(**source_config(sources[2], "LLM", "llama"))
+    require_whole(estimate(config, dialect=manifest.dialect, precision="fp32").gate)
+    stage(f"reports of PyTorch on {len(chosen.images)} studies")
+    loaded = load_sources(*sources, overrides=overrides, allow_unexpected=allow_unexpected)
+    expected = pytorch_reports(loaded.model, loaded.image, chosen, advance)
+    del loaded
+    stage(f"reports of the bundle on {len(chosen.images)} studies")
+    return compare_bundle(bundle, chosen, expected, own.margins, advance)
 
 
 def study_pixels(studies: Sequence[Study], spec: ImageSpec) -> list[NDArray[np.float32]]:

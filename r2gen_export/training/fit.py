@@ -25,14 +25,16 @@ from r2gen_export.studies.report_cleaning import CLEANERS
 from r2gen_export.system.files import OUT_FOLDER, write_error
 from r2gen_export.system.interrupts import interrupt_later
 from r2gen_export.training.checkpoint import source_hashes, train_facts
+from r2gen_export.training.curves import Curves
 from r2gen_export.training.data import Study, StudyDataset, image_spec, read_studies, tokenize_reports
 from r2gen_export.training.features import FeatureCache, cache_key
 from r2gen_export.training.hub import source_config
 from r2gen_export.training.model import R2GenGPT
 from r2gen_export.training.module import BEST, LAST, STATE, AtomicIO, R2GenModule, Saver, Stopper, StudyData
-from r2gen_export.training.progress import METRICS, NATS, Bar, LogLines
+from r2gen_export.training.progress import METRICS, NATS, Bar, EpochLines, LogLines
 from r2gen_export.training.run_record import claim
 from r2gen_export.training.settings import PRECISIONS, TrainSettings
+from r2gen_export.training.validation_scores import NAMES
 
 __all__ = ["TrainSettings", "train"]
 
@@ -44,8 +46,8 @@ def train(settings: TrainSettings) -> Path:
     """Train, and write checkpoints, logs and the state to resume from into `settings.out`.
 
     OUT/best and OUT/last are checkpoints; OUT/last.ckpt is the state; OUT/logs holds CSV and TensorBoard logs
-    (`progress.METRICS` names what is in them, with units); OUT/features the encoder's output in the shallow
-    alignment; OUT/run.json the settings.
+    (`progress.METRICS` names what is in them, with units), and OUT/curves.svg shows them; OUT/features holds the
+    encoder's output in the shallow alignment; OUT/run.json the settings.
 
     Returns:
         The checkpoint of the epoch with the best validation score.
@@ -97,7 +99,7 @@ def train(settings: TrainSettings) -> Path:
     if saver.best_score is not None and _rank() == 0:
         value = f"validation loss {-saver.best_score:.4f} {NATS}"
         if settings.score():
-            value = f"{settings.score_name()} {saver.best_score:.4f} (0 to 1, higher is better)"
+            value = f"{settings.score_name()} {saver.best_score:.4f} (higher is better)"
         console.print(f"best: epoch {saver.best_epoch} of {settings.max_epochs}, {value}", highlight=False)
     return settings.out / BEST
 
@@ -143,9 +145,16 @@ def _announce_logs(console: Console, settings: TrainSettings) -> None:
     lines = [
         "logs in the folder of --out: logs/csv/version_N/metrics.csv (a version for each start), and "
         "logs/tensorboard (tensorboard --logdir OUT/logs)",
-        *(f"  {name}: {text}" for name, text in METRICS.items() if name != "val_score" or settings.score()),
+        *(f"  {name}: {text}" for name, text in METRICS.items() if _is_logged(name, settings)),
+        "  curves.svg in the folder of --out shows them as a picture after each epoch",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _is_logged(name: str, settings: TrainSettings) -> bool:
+    if name == "val_score":
+        return settings.score() is not None
+    return name not in NAMES or settings.generates()
 
 
 def _encoder(model: R2GenGPT) -> Any:
@@ -179,9 +188,9 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
     logs, state = settings.out / "logs", settings.out / STATE
     resumed = settings.resume and state.exists()
     stopper = Stopper()
-    callbacks: list[pl.Callback] = [LearningRateMonitor("step"), stopper, saver]
+    callbacks: list[pl.Callback] = [LearningRateMonitor("step"), stopper, saver, Curves(settings.out, logs / "csv")]
     if settings.progress:
-        callbacks.append(_progress(settings, module))
+        callbacks += _progress(settings, module)
     trainer = _trainer(
         settings,
         accelerator=settings.accelerator,
@@ -222,14 +231,15 @@ def _fit(settings: TrainSettings, module: R2GenModule, data: StudyData, saver: S
         raise
 
 
-def _progress(settings: TrainSettings, module: R2GenModule) -> pl.Callback:
-    """A bar where stderr is a terminal; a log gets lines, for which a bar would write nothing."""
+def _progress(settings: TrainSettings, module: R2GenModule) -> list[pl.Callback]:
+    """A line an epoch; between them a bar where stderr is a terminal, and lines in a log."""
     console = Console(stderr=True)
-    if console.is_terminal:
-        return Bar()
-    return LogLines(
-        lambda line: console.print(line, highlight=False, soft_wrap=True), module.steps, settings.log_seconds
-    )
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    steps = Bar() if console.is_terminal else LogLines(tell, module.steps, settings.log_seconds)
+    return [steps, EpochLines(tell)]
 
 
 def _tensorboard(logs: Path, state: Path | None) -> TensorBoardLogger:

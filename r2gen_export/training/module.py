@@ -19,9 +19,10 @@ from r2gen_export.errors import InternalError, R2GenError, library_reason
 from r2gen_export.system.files import atomic_file
 from r2gen_export.training.checkpoint import save_checkpoint
 from r2gen_export.training.data import Batch, StudyDataset, StudyLoader, collate
-from r2gen_export.training.hub import check_finite
+from r2gen_export.training.hub import PAD_TOKEN_ID, check_finite
 from r2gen_export.training.model import R2GenGPT, report_text
 from r2gen_export.training.settings import TrainSettings
+from r2gen_export.training.validation_scores import report_scores
 
 ETA_MIN: Final = 1e-6
 """Learning rate at the end of the cosine, as published."""
@@ -103,29 +104,44 @@ class R2GenModule(pl.LightningModule):
             raise R2GenError("R2G-MODEL-NONFINITE", message, "train again at a lower --learning-rate, or in fp32")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss of a batch; reports of its studies when the checkpoint is chosen by text."""
+        """Loss of a batch; reports of its studies when the checkpoint is chosen by text, or the logs have metrics."""
         embeds = self._image_embeds(batch)
         count = len(batch.reports)
         self.log("val_loss", self.model(embeds, batch.input_ids), prog_bar=True, batch_size=count, sync_dist=True)
-        if self.score is None or not self.generates():
+        if not (self.settings.generates() and self.generates()):
             return
         wanted = math.ceil(self.settings.generate_limit / self.trainer.world_size) - len(self._texts)
         if wanted > 0:
             ids = self.model.generate_from(embeds[:wanted], self.settings.val_decoding or FAST)
             assert self.model.tokenizer is not None
             self._texts += [report_text(self.model.tokenizer, row.tolist()) for row in ids]
-            self._references += batch.reports[:wanted]
+            # As published: the references are what is left of the reports behind the tokenizer and the cut.
+            self._references += [
+                report_text(self.model.tokenizer, row[row != PAD_TOKEN_ID].tolist()) for row in batch.input_ids[:wanted]
+            ]
 
     def generates(self) -> bool:
+        """Whether this epoch is one of those with generated reports, if the settings ask for any."""
         epoch = self.current_epoch + 1
         return epoch % self.settings.generate_every == 0 or epoch == self.settings.max_epochs
 
     def on_validation_epoch_end(self) -> None:
-        """Score the generated reports, averaged over the processes."""
-        if self.score is not None and self._texts:
-            score = float(self.score(self._texts, self._references))
-            self.log("val_score", torch.tensor(score, device=self.device), prog_bar=True, sync_dist=True)
+        """Score the generated reports of all processes together: BLEU and CIDEr are no means over studies."""
+        if self.settings.generates() and self.generates():
+            texts, references = self._gathered()
+            for name, value in report_scores(texts, references).items():
+                self.log(name, torch.tensor(value, device=self.device), sync_dist=True)
+            if self.score is not None:
+                score = float(self.score(texts, references))
+                self.log("val_score", torch.tensor(score, device=self.device), prog_bar=True, sync_dist=True)
         self._texts, self._references = [], []
+
+    def _gathered(self) -> tuple[list[str], list[str]]:
+        if self.trainer.world_size == 1:
+            return self._texts, self._references
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, (self._texts, self._references))
+        return [text for texts, _ in parts for text in texts], [text for _, texts in parts for text in texts]
 
     def steps(self) -> int:
         """Optimiser steps of the whole run."""

@@ -14,12 +14,18 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from r2gen_export.training.validation_scores import NAMES
+
 NATS: Final = "nats per token"
 
 METRICS: Final = {
     "loss": f"training loss of one batch, cross-entropy in {NATS}",
     "val_loss": f"mean validation loss of an epoch, cross-entropy in {NATS}",
-    "val_score": "score of generated validation reports, 0 to 1, higher is better (with --select rouge_l)",
+    "val_score": "score of generated validation reports that chooses the checkpoint, higher is better (with --select)",
+    **{
+        name: f"{metric} of generated validation reports, higher is better (with --metrics or --select)"
+        for name, metric in NAMES.items()
+    },
     "lr-AdamW": "learning rate of the step",
     "step": "optimiser steps, counted from 0",
     "epoch": "passes over the training studies, counted from 0",
@@ -71,7 +77,7 @@ class Bar(RichProgressBar):
 
 
 class LogLines(pl.Callback):
-    """A line after the first step, one every `seconds` after that, and one at the end of each epoch.
+    """A line after the first step, and one every `seconds` after that.
 
     Args:
         tell: writes a line.
@@ -122,13 +128,29 @@ class LogLines(pl.Callback):
         place = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {step:,} of {steps:,}"
         return f"{place}: {', '.join(parts)}"
 
+
+class EpochLines(pl.Callback):
+    """A line at the end of each epoch: validation loss, and scores of generated reports where there are any.
+
+    Args:
+        tell: writes a line.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As of `LogLines`."""
+        return {"_tell": lambda line: None}
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """The epoch's validation."""
         if not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics
-        line = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done: validation loss "
-        line += f"{float(metrics['val_loss']):.4f} {NATS}"
-        if pl_module.score is not None and pl_module.generates():
-            line += f", {pl_module.settings.score_name()} {float(metrics['val_score']):.4f}"
-        self._tell(line)
+        metrics, settings = trainer.callback_metrics, pl_module.settings
+        parts = [f"validation loss {float(metrics['val_loss']):.4f} {NATS}"]
+        if settings.generates() and pl_module.generates():
+            parts += [f"{metric} {float(metrics[name]):.4f}" for name, metric in NAMES.items()]
+            if pl_module.score is not None:
+                parts.append(f"chosen by {settings.score_name()} {float(metrics['val_score']):.4f}")
+        self._tell(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done: {', '.join(parts)}")

@@ -14,12 +14,15 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.metrics.rouge import rouge_l
 from r2gen_export.studies.report_cleaning import CLEANERS
 from r2gen_export.training.model import Alignment, ModelConfig
+from r2gen_export.training.validation_scores import bleu4_cider
 
 Score = Callable[[Sequence[str], Sequence[str]], float]
 """(generated texts, references) -> score; the higher, the better."""
 
-SCORES: Final[dict[str, Score | None]] = {"loss": None, "rouge_l": rouge_l}
+SCORES: Final[dict[str, Score | None]] = {"loss": None, "rouge_l": rouge_l, "bleu4+cider": bleu4_cider}
 """How the best checkpoint is chosen: by the lowest validation loss, or by generated text."""
+
+SCORE_NAMES: Final[dict[Score, str]] = {rouge_l: "ROUGE-L", bleu4_cider: "0.5 BLEU-4 + 0.5 CIDEr"}
 
 MAX_LENGTH: Final = {"mimic_cxr": 100, "iu_xray": 60, "none": 150}
 """Tokens a report is cut at, per data set, as in the published scripts."""
@@ -44,7 +47,8 @@ class TrainSettings:
     `precision` bf16: the LLM is held in bfloat16, the rest is computed under autocast. `accelerator`, `devices`,
     `nodes` and `strategy` go to Lightning's trainer.
 
-    The best checkpoint is chosen by `select`, or by `score_fn` when given. When it needs text, reports are generated
+    The best checkpoint is chosen by `select`, or by `score_fn` when given. When it needs text, or the logs are to have
+    `metrics` of it, reports are generated
     for the first `generate_limit` validation studies with `val_decoding` (None: greedy) every `generate_every` epochs
     and after the last one. `state_every`: steps between two saves of the state a killed run resumes from, beside
     those at the end of every epoch; 0: those only. `cache_dir` None: `out/features`. `log_seconds`: between two lines
@@ -88,6 +92,7 @@ class TrainSettings:
     val_limit: int | None = None
     select: str = "loss"
     score_fn: Score | None = None
+    metrics: bool = False
     val_decoding: Decoding | None = None
     generate_limit: int = 64
     generate_every: int = 1
@@ -129,7 +134,12 @@ class TrainSettings:
 
     def score_name(self) -> str:
         """What that score is called."""
-        return "ROUGE-L" if self.score() is rouge_l else "score"
+        score = self.score()
+        return SCORE_NAMES.get(score, "score") if score is not None else "score"
+
+    def generates(self) -> bool:
+        """Whether validation writes reports: to choose the checkpoint, or for the logs."""
+        return self.metrics or self.score() is not None
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share, fit for JSON."""

@@ -74,7 +74,7 @@ def test_shallow_learns_and_leaves_what_it_should(settings: TrainSettings, capsy
     best = train(settings)
     assert best == settings.out / "best"
     names = {path.name for path in settings.out.iterdir()}
-    assert names == {"best", "last", "last.ckpt", "run.json", "logs", "features"}
+    assert names == {"best", "last", "last.ckpt", "run.json", "logs", "features", "curves.svg"}
     losses = logged(settings.out, "val_loss")
     assert len(losses) == 8
     assert losses[-1] < losses[0] - 0.1

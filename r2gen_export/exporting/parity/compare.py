@@ -85,7 +85,7 @@ def reference(
         step_ids, logits = _torch_steps(model, embeds, steps)
         token_ids = {}
         for name, decoding in probe.decodings.items():
-            token_ids[name] = _torch_tokens(model, embeds, decoding, probe.semantics)
+            token_ids[name] = torch_tokens(model, embeds, decoding, probe.semantics)
             advance()
     return Reference(embeds.numpy(), step_ids, logits, token_ids)
 
@@ -299,7 +299,8 @@ def step_logits(state: DecoderState, table: EmbeddingTable, ids: NDArray[np.int6
     return np.stack(logits, axis=1)
 
 
-def _torch_tokens(model: R2GenGPT, embeds: Tensor, decoding: Decoding, semantics: Semantics) -> list[tuple[int, ...]]:
+def torch_tokens(model: R2GenGPT, embeds: Tensor, decoding: Decoding, semantics: Semantics) -> list[tuple[int, ...]]:
+    """Token ids of PyTorch's reports from image embeddings [N, T, d], each cut behind EOS; see `reference`."""
     from r2gen_export.exporting.parity.torch_decoder import TorchDecoder, TorchEmbeddings
     from r2gen_export.runtime.decoding.generate import generate
 
