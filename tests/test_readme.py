@@ -17,8 +17,8 @@ from tests.helpers.pages import BLOCKS, COMMANDS, PAGES, ROOT, shell
 LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
 
 TOUR = (
-    "doctor", "infer", "stream", "train", "checkpoint", "python", "drafts", "export", "published", "precision",
-    "engines", "bench",
+    "doctor", "infer", "stream", "train", "checkpoint", "python", "drafts", "export", "own-studies", "published",
+    "precision", "engines", "bench",
 )  # fmt: skip
 """Blocks that build on each other's files, in the order in which they run."""
 

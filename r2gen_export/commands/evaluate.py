@@ -23,7 +23,7 @@ DEFAULT: Final = "run"
 
 
 class EvaluateGroup(HelpGroup):
-    """`r2gen evaluate compare A B` is a command of its own; everything else is `r2gen evaluate [BUNDLE]`."""
+    """`compare` and `seeds` are commands of their own; everything else is `r2gen evaluate [BUNDLE]`."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The group's context for the word `compare`, else that of the default command under the group's name."""
@@ -35,7 +35,8 @@ class EvaluateGroup(HelpGroup):
 app = command_app(
     """Score a bundle, or finished reports, on a data set.
 
-    r2gen evaluate compare A B compares two of them on the same studies.
+    r2gen evaluate compare A B compares two of them on the same studies; r2gen evaluate seeds DIR... gives mean and
+    deviation of several.
     """,
     cls=EvaluateGroup,
     no_args_is_help=False,
@@ -149,3 +150,28 @@ def compare(
     shown = json.dumps(comparison, indent=1) + "\n" if form is Format.json else comparison_markdown(comparison)
     write_out(shown)
     refuse_worse(comparison)
+
+
+@app.command("seeds", cls=HelpCommand, epilog=examples("r2gen evaluate seeds run-1/evaluation run-2/evaluation"))
+@guarded
+@option_groups
+def seeds(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that r2gen evaluate wrote, one of each run.")
+    ],
+    *,
+    form: Annotated[
+        Format, typer.Option("--format", help="Form of the summary: text, or json with one object of all figures.")
+    ] = Format.text,
+) -> None:
+    """Mean and standard deviation over runs of different seeds.
+
+    The runs are evaluations of the same studies by the same protocol, of models trained alike with different seeds.
+    """
+    import json
+
+    from r2gen_export.evaluation.results_folder import read_results
+    from r2gen_export.evaluation.seeds import seeds_markdown, summarise
+
+    summary = summarise([read_results(path, f"run {number}") for number, path in enumerate(runs, start=1)])
+    write_out(json.dumps(summary, indent=1) + "\n" if form is Format.json else seeds_markdown(summary))

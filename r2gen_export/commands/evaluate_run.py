@@ -42,6 +42,7 @@ def run_evaluate(request: EvaluateRequest) -> None:
     from r2gen_export.evaluation.evaluate import Evaluation, evaluate
     from r2gen_export.evaluation.page import Texts
     from r2gen_export.evaluation.results_folder import write_results
+    from r2gen_export.evaluation.scorer_cache import FOLDER
     from r2gen_export.evaluation.scorers import Scorer
 
     _check(request)
@@ -55,6 +56,7 @@ def run_evaluate(request: EvaluateRequest) -> None:
         protocol=request.scores.protocol.value if request.scores.protocol else None,
         all_protocols=request.scores.all_protocols,
         scorers=scorers,
+        scorer_cache=request.output.out / FOLDER if request.output.out is not None else None,
         with_meteor=request.scores.meteor,
         system=_system(predictions),
         data=_data(request, references),
@@ -65,6 +67,9 @@ def run_evaluate(request: EvaluateRequest) -> None:
     if request.output.out is not None:
         texts = Texts(pairs.hypotheses, pairs.references) if request.output.show_texts else None
         write_results(request.output.out, results, texts)
+    for scorer in results["scorers"]:
+        if scorer["about"].get("from_cache"):
+            say(f"scorer {scorer['name']}: scores of an earlier run; remove scorers/ in the folder of --out to run it")
     for warning in results["warnings"]:
         say(f"WARNING {warning}")
     write_out(json.dumps(results, indent=1) + "\n" if request.output.form is Format.json else summary(results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from r2gen_export.evaluation.bootstrap import (
     mean_statistic,
     resampling,
 )
+from r2gen_export.evaluation.breakdown import breakdown
 from r2gen_export.evaluation.label_scores import LabelSet, disagreements, label_statistics, label_texts, per_label
 from r2gen_export.evaluation.metrics.cider import ReferenceFrequencies
 from r2gen_export.evaluation.metrics.meteor import meteor, why_no_meteor
@@ -28,6 +30,7 @@ from r2gen_export.evaluation.pairs import Pairs
 from r2gen_export.evaluation.protocols import CLEAN, PROTOCOLS, Context, Prepared, prepare, why_not
 from r2gen_export.evaluation.ptb import ptb_words
 from r2gen_export.evaluation.published import published_rows
+from r2gen_export.evaluation.scorer_cache import cached_score
 from r2gen_export.evaluation.scorers import Scorer
 from r2gen_export.evaluation.scoring import TextScores, rows, score_texts
 from r2gen_export.evaluation.texts import text_hash
@@ -50,6 +53,7 @@ class Evaluation:
         protocol: of the main table; None: `r2gengpt` where it can be followed, else `coco`.
         all_protocols: give the numbers of every protocol that can be followed.
         scorers: of other environments.
+        scorer_cache: folder that keeps what they answered; None: nowhere.
         with_meteor: compute METEOR 1.5 where it can be.
         system, data: recorded with the results as they are.
         replicates, seed: of the bootstrap; the seed is that of the baselines too.
@@ -60,6 +64,7 @@ class Evaluation:
     protocol: str | None = None
     all_protocols: bool = False
     scorers: Sequence[Scorer] = ()
+    scorer_cache: Path | None = None
     with_meteor: bool = True
     system: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -140,9 +145,10 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
         "labeller": LABELLER,
         "scores": own + others,
         "labels": _label_tables(labels, reference_labels),
+        "breakdown": breakdown(model, plan, prepared[main].references, pairs.images),
         "reports": {
-            **{system.name: variety(system.texts, labels[system.name]) for system in systems},
-            "references": variety(pairs.references, reference_labels),
+            **{system.name: variety(system.texts, labels[system.name], context.training) for system in systems},
+            "references": variety(pairs.references, reference_labels, context.training),
         },
         "published": published_rows(context.dataset),
         "bootstrap": {
@@ -249,7 +255,7 @@ def _other_metrics(
         collected.append({**row, "value": value, "low": None, "high": None, "studies": len(pairs.ids)})
     about = []
     for scorer in evaluation.scorers:
-        result = scorer.score(pairs.hypotheses, pairs.references)
+        result = cached_score(scorer, pairs.hypotheses, pairs.references, evaluation.scorer_cache)
         about.append({"name": result.name, "about": result.about})
         group = _Rows(plan)
         means = [mean_statistic(f"{result.name}:{name}", values) for name, values in result.studies.items()]
@@ -306,6 +312,12 @@ def _warnings(evaluation: Evaluation, prepared: dict[str, Prepared]) -> list[str
         warnings.append(
             f"{capitals:.0%} of the generated reports have capitals, and protocol r2gengpt leaves generated text as it "
             "is while references are lower case: its numbers are low for that reason; r2gen or coco treat both alike"
+        )
+    brought, differing = evaluation.pairs.other_references
+    if differing:
+        warnings.append(
+            f"the predictions bring references of their own for {brought} studies, {differing} of them in other words "
+            "than those of --annotation or --references, which are the ones used"
         )
     if evaluation.pairs.failed:
         warnings.append(f"{evaluation.pairs.failed} studies have no report and count as empty ones")

@@ -71,6 +71,7 @@ def to_html(results: Results, texts: Texts | None = None) -> str:
         f"<h2>Scores, protocol {escape(main)}</h2>",
         _words(results, main),
         _subsets(results),
+        _breakdown(results),
         "<h2>Findings</h2>",
         _findings(results),
         "<h2>Reports</h2>",
@@ -142,7 +143,29 @@ def _findings(results: Results) -> str:
 
 def _variety(results: Results) -> str:
     note = '<p class="soft">Reports are compared by their words, in lower case.</p>'
-    return _table(tables.VARIETY_HEAD, tables.variety_rows(results)) + note
+    return _table(tables.VARIETY_HEAD, tables.variety_rows(results)) + note + _lengths_and_novelty(results)
+
+
+def _lengths_and_novelty(results: Results) -> str:
+    """Bars: how long reports and references are, and which share of each does not stand in the training split."""
+    plots = []
+    for name, title in (("model", "Words of this system's reports"), ("references", "Words of the references")):
+        shares = list(results["reports"][name]["lengths"].items())
+        plots.append(f"<figure><b>{title}, share of the studies</b>{bars(shares, title)}</figure>")
+    names = {"model": tables.SYSTEMS["model"], "references": "references"}
+    novelty = [(names[key], part) for key in names if (part := results["reports"][key]["novel"]) is not None]
+    if novelty:
+        title = "Share that does not stand verbatim in the training split"
+        plots.append(f"<figure><b>{title}</b>{bars(novelty, title)}</figure>")
+    return f'<div class="pair">{"".join(plots)}</div>'
+
+
+def _breakdown(results: Results) -> str:
+    parts = []
+    for by in tables.breakdown_groups(results):
+        table = _table((by, "studies", *tables.PARTS), tables.breakdown_rows(results, by))
+        parts.append(f'<h3>By {escape(by)}</h3><p class="soft">{escape(tables.BREAKDOWN_NOTE)}</p>{table}')
+    return "".join(parts)
 
 
 def _others(results: Results) -> list[str]:

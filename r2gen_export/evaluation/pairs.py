@@ -30,6 +30,9 @@ class Pairs:
         token_ids: of each hypothesis, where known.
         failed: studies that have no report; `empty`: studies whose report is empty, those included.
         left_out: studies of the set that have no reference.
+        images: number of images of each study; None where the references do not tell.
+        other_references: reports that bring a reference of their own, and of those how many have another text than the
+            reference that is used.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +42,8 @@ class Pairs:
     token_ids: tuple[tuple[int, ...] | None, ...]
     failed: int
     left_out: int
+    images: tuple[int, ...] | None = None
+    other_references: tuple[int, int] = (0, 0)
 
     @property
     def empty(self) -> int:
@@ -62,6 +67,7 @@ def pair(predictions: Predictions, references: ReferenceSet | None, images: Path
     Raises:
         R2GenError: `R2G-EVAL-STUDIES`.
     """
+    own = references is None
     if references is None:
         references = _own_references(predictions)
     by_id = _by_id(predictions, references, images)
@@ -81,7 +87,18 @@ def pair(predictions: Predictions, references: ReferenceSet | None, images: Path
         token_ids=tuple(entry.token_ids for entry in entries),
         failed=sum(entry.failed for entry in entries),
         left_out=references.left_out,
+        images=tuple(len(reference.paths) for reference in studies) if all(study.paths for study in studies) else None,
+        other_references=(0, 0) if own else _other_references(entries, studies),
     )
+
+
+def _other_references(entries: Sequence[Prediction], studies: Sequence[Reference]) -> tuple[int, int]:
+    both = [
+        (entry.reference, study.text)
+        for entry, study in zip(entries, studies, strict=True)
+        if entry.reference is not None and entry.reference.strip()
+    ]
+    return len(both), sum(theirs.split() != ours.split() for theirs, ours in both)
 
 
 def _own_references(predictions: Predictions) -> ReferenceSet:

@@ -111,6 +111,30 @@ def other_rows(results: Results) -> list[list[str]]:
     return [[row["metric"], figure(row)] for row in results["scores"] if row["metric"].partition(":")[0] in names]
 
 
+def breakdown_rows(results: Results, by: str) -> list[list[str]]:
+    """A line a part of the studies: its size, BLEU-4, ROUGE-L, CIDEr."""
+    parts: dict[str, dict[str, Any]] = {}
+    for row in results.get("breakdown", []):
+        if row["by"] == by:
+            parts.setdefault(row["part"], {})[row["metric"]] = row
+    return [
+        [part, str(next(iter(scores.values()))["studies"]), *(figure(scores.get(metric)) for metric in PARTS)]
+        for part, scores in parts.items()
+    ]
+
+
+PARTS: Final = ("BLEU-4", "ROUGE-L", "CIDEr")
+BREAKDOWN_NOTE: Final = (
+    "Without interval: fewer than 30 units. CIDEr keeps the word frequencies of the whole set. Lengths are divided at "
+    "their deciles; equal ones stay together."
+)
+
+
+def breakdown_groups(results: Results) -> list[str]:
+    """What the studies are divided by."""
+    return list(dict.fromkeys(row["by"] for row in results.get("breakdown", [])))
+
+
 def facts_lines(results: Results) -> list[str]:
     """What was evaluated, as sentences."""
     data, protocol = results["data"], results["protocols"][results["protocol"]]
@@ -162,6 +186,9 @@ def to_markdown(results: Results) -> str:
         if results["data"]["subsets"][subset]:
             parts += [f"## Subset {subset}, protocol {main}", subset_note(results, subset)]
             parts.append(markdown_table(("", *WORDS), word_rows(results, main, subset)))
+    for by in breakdown_groups(results):
+        table = markdown_table((by, "studies", *PARTS), breakdown_rows(results, by))
+        parts += [f"## By {by}, protocol {main}", BREAKDOWN_NOTE, table]
     names = [SYSTEMS[name] for name in systems(results)]
     parts += [f"## Findings, labelled by {results['labeller']}", markdown_table(("", *names), label_rows(results))]
     parts += ["### Each finding (uncertain counted as positive)", markdown_table(FINDING_HEAD, finding_rows(results))]

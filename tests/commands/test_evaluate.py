@@ -156,3 +156,14 @@ def test_rexrank(tmp_path: Path) -> None:
     assert SECRET not in done.stderr
     assert all(study["model_prediction"] for study in json.loads(target.read_text()).values())
     assert "R2G-OUTPUT-EXISTS" in run_here(*command).stderr
+
+
+def test_seeds(annotation: Path, predictions: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.json", {name: [text] for name, text in zip(IDS, TEXTS[::-1], strict=True)})
+    for name, file in (("a", predictions), ("b", other)):
+        run("--predictions", file, "--annotation", annotation, "--out", tmp_path / name, *QUICK)
+    shown = run("seeds", tmp_path / "a", tmp_path / "b")
+    assert "# 2 runs" in shown
+    assert "±" in shown
+    assert len(json.loads(run("seeds", tmp_path / "a", tmp_path / "b", "--format", "json"))["metrics"]) >= 18
+    assert "R2G-CONFIG-VALUE" in run("seeds", tmp_path / "a", tmp_path / "a", status=2)
