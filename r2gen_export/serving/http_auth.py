@@ -1,5 +1,5 @@
-"""Who may ask: named keys from a file that is read again when it changes, a rate for each; the Host and Origin rules that
-protect a service without keys from pages of other sites."""
+"""Who may ask: named keys from a file that is read again when it changes, a rate for each; and the rules for Host and
+Origin that protect a service without keys from pages of other sites."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Chat:
             else:
                 await self._whole(exchange)
         finally:
-            caller.failures += [job.failed] if job.failed else []
+            caller.failures.extend([job.failed] if job.failed else [])
             site.jobs.leave(job)
 
     async def _whole(self, exchange: Exchange) -> None:

@@ -60,11 +60,8 @@ class Front:
             client = scope["client"][0] if scope.get("client") else ""
             owner = f"key {key.name}" if key is not None else client
             caller = Caller(request_id, owner, key, headers)
-            await self._app(
-                {**scope, "r2gen": caller, "path": path, "raw_path": path.encode(), "root_path": ""},
-                receive,
-                answer.send,
-            )
+            inner = {**scope, "r2gen": caller, "path": path, "raw_path": path.encode(), "root_path": ""}
+            await self._app(inner, receive, answer.send)
             outcome = caller.failures[0] if caller.failures else "ok" if answer.status < 400 else "refused"
         except ClientGoneError:
             outcome = "left"

@@ -90,6 +90,7 @@ class Jobs:
         self.ready: Mapping[str, Any] | None = None
         self.problem: Mapping[str, str] | None = None
         self.restarts = 0
+        self.was_ready = False
         metrics.waiting_of(self._count_waiting)
 
     @property
@@ -184,7 +185,7 @@ class Jobs:
                 self._process.stdin.write(json.dumps(fields).encode() + b"\n")
 
     async def run(self) -> None:
-        """Keep a worker running until `stop`."""
+        """Keep a worker running until `kill`. Ends by itself when the first one says that it cannot load the model."""
         pause = FIRST_PAUSE
         while not self._stopped:
             try:
@@ -192,7 +193,7 @@ class Jobs:
             except Exception as error:
                 self._log.failure("worker failed", error)
                 was_ready = False
-            if self._stopped:
+            if self._stopped or (self.problem is not None and not self.was_ready):
                 return
             pause = FIRST_PAUSE if was_ready else min(pause * 2, MOST_PAUSE)
             self.restarts += 1
@@ -237,7 +238,7 @@ class Jobs:
 
     def _hear(self, fields: dict[str, Any]) -> None:
         if "ready" in fields:
-            self.ready, self.problem = fields["ready"], None
+            self.ready, self.problem, self.was_ready = fields["ready"], None, True
             self._log("ready", backend=str(self.ready["backend"]) if self.ready else "")
             self._dispatch()
         elif "running" in fields:

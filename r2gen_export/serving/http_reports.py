@@ -50,7 +50,7 @@ class Reports:
             exchange = Exchange(job, request, told, receive, send)
             await (self._stream(exchange) if request.form == STREAM else self._whole(exchange))
         finally:
-            caller.failures += [job.failed] if job.failed else []
+            caller.failures.extend([job.failed] if job.failed else [])
             site.jobs.leave(job)
 
     async def _upload(self, caller: Caller, job: Job, receive: Receive) -> Upload:

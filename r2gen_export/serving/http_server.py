@@ -119,7 +119,8 @@ def serve(settings: ServeSettings) -> None:
     """Serve until a signal ends it: the first lets open requests finish, the second stops at once.
 
     Raises:
-        R2GenError: `R2G-BUNDLE-*`, `R2G-CONFIG-VALUE`, `R2G-NODE-NETWORK`, `R2G-OUTPUT-WRITE`, before it listens.
+        R2GenError: `R2G-BUNDLE-*`, `R2G-CONFIG-VALUE`, `R2G-NODE-NETWORK`, `R2G-OUTPUT-WRITE`, before it listens; and
+            what loading the model raises at the first time.
     """
     settings.check()
     log = EventLog()
@@ -146,6 +147,8 @@ def serve(settings: ServeSettings) -> None:
         asyncio.run(_run(site, listener, context))
     audit.close()
     log("stopped")
+    if jobs.problem is not None and not jobs.was_ready:
+        raise R2GenError(jobs.problem["code"], jobs.problem["message"], jobs.problem["fix"])
 
 
 async def _run(site: Site, listener: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -172,6 +175,7 @@ async def _run(site: Site, listener: socket.socket, context: ssl.SSLContext | No
             site.log("stopping at once", "warning")
         server.should_exit = True
 
+    worker.add_done_callback(lambda _: end())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end)
     site.log("listening", port=listener.getsockname()[1], tls="yes" if context else "no",

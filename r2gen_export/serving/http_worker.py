@@ -96,10 +96,12 @@ class HttpWorker:
                 told = self._inbox.get(block=self._requests.idle)
             except queue.Empty:
                 self._step()
+                self._note_running()
                 continue
             if told is None:
                 return
             self._take(told)
+            self._note_running()
 
     def _listen(self, commands: TextIO) -> None:
         for line in commands:
@@ -190,6 +192,9 @@ class HttpWorker:
                 del self._tasks[event.key]
                 assert event.report is not None
                 self._say({"id": event.key, "report": event.report.to_dict(), "file": None})
+
+    def _note_running(self) -> None:
+        """Say how many requests are decoded, when that has changed."""
         if self._requests.decoding != self._running:
             self._running = self._requests.decoding
             self._say({"running": self._running})

@@ -12,22 +12,43 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 from PIL import Image
 
+from tests.helpers.shared import key_of, made_once
+
+if TYPE_CHECKING:
+    from r2gen_export.runtime.pipeline import Pipeline
+
 ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-the-ward-0001"
+
+
+def demo() -> Path:
+    """The demo bundle with a decoder that keeps a length for each row, so that requests are decoded together."""
+    from benchmarks.continuous_batching import demo_in_trt
+    from r2gen_export.bundle import demo_bundle
+
+    sources = (ROOT / "benchmarks/continuous_batching.py", demo_bundle() / "manifest.json")
+    return made_once("demo in trt", demo_in_trt, key=key_of(*sources))
+
+
+def demo_pipeline() -> Pipeline:
+    """What the service of `demo` must agree with."""
+    from r2gen_export.runtime.pipeline import Pipeline
+
+    return Pipeline.from_bundle(demo(), device="cpu", threads=1)
 
 
 class Service:
     """A running `r2gen serve`. `log`: the objects of its stderr so far, and lines that are none as text."""
 
     def __init__(self, arguments: Sequence[str], scratch: Path) -> None:
-        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", "openvino", "--threads",
-                   "2", "--scratch", str(scratch), *arguments]  # fmt: skip
+        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", "cpu", "--threads", "1",
+                   "--bundle", str(demo()), "--scratch", str(scratch), *arguments]  # fmt: skip
         self.scratch = scratch
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT,
