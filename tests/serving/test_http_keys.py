@@ -169,14 +169,21 @@ def test_key_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_certificates_out_of_date_are_refused(tmp_path: Path) -> None:
-    paths = certificate(tmp_path, "-days", "1")
+    paths = certificate(tmp_path)
     tls_context(*paths)
-    subprocess.run(["openssl", "req", "-x509", "-key", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost",
-                    "-not_before", "20200101000000Z", "-not_after", "20210101000000Z"],
-                   cwd=tmp_path, check=False, capture_output=True)  # fmt: skip
-    if "2021" not in str(ssl._ssl._test_decode_cert(str(paths[0]))["notAfter"]):  # type: ignore[attr-defined]
-        pytest.skip("this openssl makes no certificates of the past")
-    with pytest.raises(R2GenError, match="not now"):
+    (tmp_path / "index").touch()
+    (tmp_path / "serial").write_text("01\n")
+    (tmp_path / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\nserial=serial\n"
+        "[any]\ncommonName=supplied\n"
+    )
+    for command in (
+        "req -new -key key.pem -out request.pem -subj /CN=localhost",
+        "ca -batch -selfsign -config ca.cnf -in request.pem -keyfile key.pem -out cert.pem -notext -rand_serial "
+        "-startdate 20200101000000Z -enddate 20210101000000Z",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    with pytest.raises(R2GenError, match="2021 GMT, not now"):
         tls_context(*paths)
     with pytest.raises(R2GenError, match="cannot be used"):
         tls_context(tmp_path / "none.pem", paths[1])

@@ -1,4 +1,4 @@
-"""The HTTP service over the demo bundle: texts equal to the pipeline's, forms, refusals, and a worker that is killed."""
+"""The HTTP service over the demo: texts equal to the pipeline's, forms, refusals, and a worker that is killed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ for package in ("uvicorn", "starlette", "python_multipart", "prometheus_client")
 
 from r2gen_export.reporting.report import Report  # noqa: E402
 from tests.helpers.dicom_files import radiograph, stored, write  # noqa: E402
+from tests.serving.http_fuzz import run_fuzz  # noqa: E402
 from tests.serving.http_site import Service, demo_pipeline, events_of, files, noise, pictures, service  # noqa: E402
 
 SENTINEL = "ZZYZX"
@@ -215,7 +216,7 @@ def test_refusals_say_what_to_do(client: Any, images: list[Path], tmp_path: Path
         ({"files": files(images[0]), "data": {"max_new_tokens": "121"}}, 400, "R2G-CONFIG-VALUE"),
         ({"files": files(images[0]), "data": {"beams": "2"}}, 400, "R2G-CONFIG-VALUE"),
         ({"files": files(images[0]), "data": {"temperature": "nan"}}, 400, "R2G-CONFIG-VALUE"),
-        ({"data": {"preset": "fast"}, "files": {"x": ("", b"")}}, 400, "R2G-HTTP-BODY"),
+        ({"files": {"preset": (None, "fast")}}, 400, "R2G-DATA-EMPTY"),
         ({"json": {"images": ["http://127.0.0.1:1/a.png"]}}, 400, "R2G-HTTP-BODY"),
         ({"json": {"images": ["data:image/png;base64,@@@"]}}, 400, "R2G-HTTP-BODY"),
         ({"json": {}}, 400, "R2G-HTTP-BODY"),
@@ -347,4 +348,12 @@ def test_nothing_of_a_patient_is_said(site: Service, client: Any, images: list[P
     audit = [entry for entry in site.log if entry["event"] == "audit"]
     assert audit
     assert not {"text", "name"} & set(json.loads(json.dumps(audit[0])))
+    assert "Traceback" not in site.text
+
+
+def test_malformed_bodies_get_an_answer(site: Service, images: list[Path]) -> None:
+    counts = run_fuzz(site.url, images[0], range(400))
+    assert set(counts) <= {"200", "400", "413", "415", "422"}
+    assert counts["400"] > 100
+    nothing_left(site)
     assert "Traceback" not in site.text
