@@ -108,5 +108,5 @@ def _body(form: str, report: Mapping[str, Any], file: str | None) -> bytes:
         assert file is not None
         return Path(file).read_bytes()
     if form == TEXT:
-        return (report["text"] + closing(report["warnings"], report["notice"]) + "\n").encode()
+        return f"{report['text']}{closing(report['warnings'], report['notice'])}\n".encode()
     return json.dumps(report, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -18,7 +18,7 @@ from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.exporting.decoder.weights import ModuleWeights
 from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
-from r2gen_export.runtime.backends.gpu_kv_cache import Gpu, RowMover
+from r2gen_export.runtime.backends.gpu_kv_cache import DeviceMemory, RowMover
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_session import open_session
@@ -58,7 +58,7 @@ def decoder(request: pytest.FixtureRequest, folder: Path) -> Any:
         return OpenVinoDecoder(folder / "ort/model.onnx", DIMS, threads=1)
     session = DecoderSession(folder / name / "model.onnx", DIMS, **CPU)
     if request.param != name:
-        session._mover = RowMover(Gpu(name="cpu"), np.float32, partial(open_session, **CPU))
+        session._mover = RowMover(DeviceMemory(name="cpu"), np.float32, partial(open_session, **CPU))
     return session
 
 
