@@ -25,7 +25,7 @@ DEFAULT: Final = "run"
 MEBI: Final = 2**20
 SPOOL_VARIABLE: Final = "R2GEN_SPOOL"
 EXAMPLES: Final = examples(
-    "r2gen node --bundle my-bundle --aet R2GEN --allow-aet PACS --forward PACS@10.0.0.5:104 --host 0.0.0.0",
+    "r2gen node --bundle bundle --aet R2GEN --allow-aet PACS --forward PACS@10.0.0.5:104 --host 0.0.0.0",
     "r2gen node --aet R2GEN --allow-aet PACS --forward-web http://10.0.0.5:8042/dicom-web --format sr",
     "r2gen node status       # the queue; also: show ID, retry ID, purge",
 )
