@@ -38,6 +38,8 @@ def mercure(
     writes DICOM results and result.json with a notification to MERCURE_OUT_DIR. Use it with a study-level rule.
     Research use only: the reports are unverified drafts, never a diagnosis.
     """
+    from r2gen_export.bundle import bundle_path, load_manifest
+    from r2gen_export.bundle.manifest import DEMO_NOTICE
     from r2gen_export.errors import R2GenError
     from r2gen_export.system.extras import needs
 
@@ -49,4 +51,6 @@ def mercure(
 
         from r2gen_export.serving.mercure import Module, run_module
     count = run_module(Module(source, target, str(bundle) if bundle else None, device))
+    if load_manifest(bundle_path(bundle)).synthetic:  # mercure keeps what a module prints
+        say(f"WARNING {DEMO_NOTICE} --bundle or R2GEN_BUNDLE names another bundle")
     say(f"{count} results")

@@ -198,6 +198,7 @@ def test_mercure_module(tmp_path: Path) -> None:
     assert result["__mercure_notification"]["requested"] is True
     assert "not for diagnosis" in result["__mercure_notification"]["text"]
     assert "Patient" not in (target / "result.json").read_text() + done.stdout + done.stderr
+    assert "WARNING Demo bundle: " in done.stderr
 
     shutil.rmtree(target)
     target.mkdir()
