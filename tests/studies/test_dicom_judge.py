@@ -118,6 +118,12 @@ SOUND: dict[str, tuple[dict[str, Any], str, str]] = {
     "one frame": ({"NumberOfFrames": 1}, "frontal", ""),
     "no annotation": ({"BurnedInAnnotation": "NO"}, "frontal", ""),
     "lateral": ({"ViewPosition": "LL", "PatientOrientation": ["A", "F"]}, "lateral", ""),
+    "frontal, lateral by code": (
+        {"ViewPosition": "PA", "ViewCodeSequence": region("399067008", "SCT")},
+        "frontal",
+        "ViewPosition and its ViewCodeSequence contradict",
+    ),
+    "frontal by an old code": ({"ViewPosition": None, "ViewCodeSequence": region("R-10202", "SRT")}, "frontal", ""),
     "frontal by code": ({"ViewPosition": None, "ViewCodeSequence": region("399348003", "SCT")}, "frontal", ""),
     "lateral by code": (
         {"ViewPosition": "", "ViewCodeSequence": region("R-10236", "SRT"), "PatientOrientation": ["P", "F"]},

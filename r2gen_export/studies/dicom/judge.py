@@ -150,6 +150,9 @@ def _view(dataset: Dataset, verdict: Verdict) -> View:
             view = "frontal"
         elif len(orientation) == 2 and orientation[0][:1] in ("A", "P"):
             view = "lateral"
+    other = {"frontal": terms.LATERAL_CODES, "lateral": terms.FRONTAL_CODES}.get(view, frozenset())
+    if position and views & other:
+        verdict.warnings.append("its ViewPosition and its ViewCodeSequence contradict each other")
     _check_orientation(orientation, view, verdict)
     return view
 
