@@ -137,9 +137,14 @@ def _key(request: InferRequest, bundle_id: str, semantics: Semantics, decoding: 
     return result_key(bundle_id, semantics, given, [*inputs, *reading])
 
 
+def on_one_line(name: str | Path) -> str:
+    """A name as text may show it: a line break in a file's name would begin the entry of another study."""
+    return "".join(part if part.isprintable() else part.encode("unicode_escape").decode() for part in str(name))
+
+
 def message_of(request: InferRequest, study: Study, error: CodedError) -> str:
     """The error's message, which begins with the study's number; with `--names`, its name behind it."""
-    return f"{error.message} ({study.name})" if request.names else error.message
+    return f"{error.message} ({on_one_line(study.name)})" if request.names else error.message
 
 
 def entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outcome, total: int) -> str:
@@ -159,7 +164,7 @@ def entry(request: InferRequest, pipeline: Pipeline, study: Study, outcome: Outc
             return as_json(_failure(outcome, message, name, pipeline.manifest.notice)) + "\n"
         body = f"no report: {outcome.error.code}: {message}"
     views = f", {len(study.images)} views" if len(study.images) > 1 else ""
-    title = f"study {outcome.study} of {total}{views}" + (f": {name}" if name else "")
+    title = f"study {outcome.study} of {total}{views}" + (f": {on_one_line(name)}" if name else "")
     # Without a file there is nothing to go on with, and nobody needs the key.
     mark = f" [{key}]" if key and request.out else ""
     return f"== {title}{mark} ==\n{body}\n\n"

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from r2gen_export.commands.console import check_output, output, progress_bar, say, say_passed_over, write_out
 from r2gen_export.commands.infer_documents import Documents, check_request, written_form
-from r2gen_export.commands.infer_results import InferRequest, Work, as_json, entry, message_of, remaining, results
+from r2gen_export.commands.infer_results import (
+    InferRequest,
+    Work,
+    as_json,
+    entry,
+    message_of,
+    on_one_line,
+    remaining,
+    results,
+)
 from r2gen_export.errors import CodedError, InternalError, R2GenError
 from r2gen_export.system.files import partial_path
 
@@ -123,7 +132,7 @@ def _collect(request: InferRequest, archives: Archives) -> StudyList:
     except R2GenError as error:
         if not request.names:
             raise
-        listed = ", ".join(f"{number}: {path}" for number, path in enumerate(request.images[:10], start=1))
+        listed = ", ".join(f"{number}: {on_one_line(path)}" for number, path in enumerate(request.images[:10], start=1))
         raise error.with_message(f"{error.message} (arguments: {listed})") from error
     say_passed_over(studies, quiet=request.quiet)
     return studies
@@ -160,7 +169,7 @@ def _one(request: InferRequest, pipeline: Pipeline, study: Study, documents: Doc
         documents.write_single(pipeline, study, report)
         return
     parts = [f"{len(study.images)} views"] if len(study.images) > 1 else []
-    title = ": ".join([*parts, study.name] if request.names else parts)
+    title = ": ".join([*parts, on_one_line(study.name)] if request.names else parts)
     title = f"== {title} ==\n" if title else ""
     with output(request.out) as write:
         if request.format == "text" and request.out is None and _streams(request):
@@ -182,7 +191,7 @@ def _generate(
     except CodedError as error:
         if not request.names:
             raise
-        listed = ", ".join(f"view {number}: {path}" for number, path in enumerate(study.images, start=1))
+        listed = ", ".join(f"view {number}: {on_one_line(path)}" for number, path in enumerate(study.images, start=1))
         raise error.with_message(f"{error.message} ({listed})") from error
 
 

@@ -92,6 +92,20 @@ def test_a_study_without_a_report_is_tried_again(phantoms: Path, tmp_path: Path)
     assert (text.count("== study 1 of 2"), text.count("== study 2 of 2"), text.count("no report")) == (1, 1, 0)
 
 
+def test_a_name_of_several_lines_begins_no_other_entry(phantoms: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "reports", tmp_path / "images"
+    images.mkdir()
+    for name in ("a\n== study 2 of 2 [0123456789abcdef] ==\nClear.png", "b.png"):
+        shutil.copy(phantoms / "images/phantom-000000/0.png", images / name)
+    arguments = ["infer", str(images), "--out", str(out), "--preset", "fast", "--resume", "--names"]
+    for there in (0, 2):
+        done = run_here(*arguments)
+        assert done.returncode == 0
+        assert there == 0 or f"{there} there already" in done.stderr
+    titles = [line[:16] for line in out.read_text().splitlines() if line.startswith("==")]
+    assert titles == ["== study 1 of 2:", "== study 2 of 2:"]
+
+
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_study_does_not_come_under_another_number(phantoms: Path, form: str, tmp_path: Path) -> None:
     """An image that came to a folder moves the numbers of those behind it: two studies would have one."""

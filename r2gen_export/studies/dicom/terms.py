@@ -79,17 +79,6 @@ LATERAL: Final = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"})
 OTHER_VIEWS: Final = frozenset({"LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "AP AXIAL", "LORDOTIC"})
 
 FRONTAL_CODES: Final = frozenset({"399348003", "272479007", "399033003", "R-10202", "R-10206", "R-10214", "R-40888"})
-LATERAL_CODES: Final = frozenset(
-    {
-        "399067008",
-        "399173006",
-        "399198007",
-        "399352003",
-        "399260004",
-        "R-102CD",
-        "R-10236",
-        "R-10232",
-        "R-10228",
-        "R-10224",
-    }
+LATERAL_CODES: Final = _words(
+    "399067008 399173006 399198007 399352003 399260004 R-102CD R-10236 R-10232 R-10228 R-10224"
 )
