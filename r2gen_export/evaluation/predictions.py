@@ -19,6 +19,7 @@ from typing import Any, Final
 from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import FAILURE_SCHEMA, REPORT_SCHEMA
 from r2gen_export.studies.annotation import read_text
+from r2gen_export.system.json_fields import RepeatedKeyError, unique_fields
 
 ID_FIELDS: Final = ("id", "study_id", "name", "image_id", "dicom_id", "uid")
 TEXT_FIELDS: Final = (
@@ -108,8 +109,8 @@ def _content(path: Path, subject: str) -> str:
 
 def _json(content: str, subject: str) -> Predictions:
     try:
-        record = json.loads(content, object_pairs_hook=_unique)
-    except _RepeatedKeyError as error:
+        record = json.loads(content, object_pairs_hook=unique_fields)
+    except RepeatedKeyError as error:
         raise R2GenError("R2G-EVAL-STUDIES", f"{subject}: an id or key is there twice", "remove one of them") from error
     except (ValueError, RecursionError):
         return _lines(content, subject)
@@ -146,7 +147,7 @@ def _lines(content: str, subject: str) -> Predictions:
             continue
         place = f"line {number} of {subject}"
         try:
-            fields = json.loads(line, object_pairs_hook=_unique)
+            fields = json.loads(line, object_pairs_hook=unique_fields)
         except (ValueError, RecursionError) as error:
             raise wrong_form(f"{place} is not JSON, and the whole is not either", FORMS) from error
         if not isinstance(fields, dict):
@@ -246,17 +247,6 @@ def _text(value: Any, place: str) -> str:
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise wrong_form(f"{place}: the text is not Unicode", "write it again from its source") from error
     return value
-
-
-class _RepeatedKeyError(ValueError):
-    """JSON takes the last of two values without a word."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise _RepeatedKeyError
-    return fields
 
 
 def wrong_form(message: str, fix: str) -> R2GenError:

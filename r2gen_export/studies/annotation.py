@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.studies.refusal import reading, reason_of
+from r2gen_export.system.json_fields import RepeatedKeyError, unique_fields
 
 SPLITS: Final = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 """Splits, and the names under which annotations have them."""
@@ -149,10 +150,10 @@ def read_splits(path: Path, subject: str) -> tuple[dict[str, list[Any]], list[st
         R2GenError: `R2G-DATA-ANNOTATION`.
     """
     try:
-        record = json.loads(read_text(path, subject), object_pairs_hook=_unique)
+        record = json.loads(read_text(path, subject), object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:
         where = f": line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-        message = f"is not JSON{where}" if not isinstance(error, _RepeatedKeyError) else "names a key twice"
+        message = f"is not JSON{where}" if not isinstance(error, RepeatedKeyError) else "names a key twice"
         raise _unreadable(subject, message, "write it again from its source") from error
     if not isinstance(record, dict):
         raise _unreadable(subject, f"holds {_kind(record)}", FORM)
@@ -233,17 +234,6 @@ def split_named(splits: Mapping[str, Any], split: str, subject: str) -> str:
 def describe_others(others: Sequence[str], subject: str) -> list[str]:
     """A remark on the keys of an annotation that are no splits."""
     return [f"{subject}: {len(others)} keys hold no studies and are not read"] if others else []
-
-
-class _RepeatedKeyError(ValueError):
-    """JSON takes the last of two values without a word."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise _RepeatedKeyError
-    return fields
 
 
 def _kind(value: Any) -> str:

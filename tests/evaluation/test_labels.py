@@ -106,6 +106,7 @@ def test_command(tmp_path):
         ("[" * 100_000, "R2G-EVAL-FORMAT"),
         ('{"id": "DOE", "text": "x"}', "R2G-EVAL-FORMAT"),
         ('{"id": "DOE", "report": null}', "R2G-EVAL-FORMAT"),
+        ('{"id": "DOE", "report": "x", "report": "y"}', "R2G-EVAL-FORMAT"),
         ('{"id": "DOE", "report": "x"}\n' * 2, "R2G-EVAL-STUDIES"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import FAILURE_SCHEMA, REPORT_SCHEMA
+from r2gen_export.system.json_fields import unique_fields
 
 FORM = 'a line is {"id": "...", "report": "..."}, or a line of r2gen infer --format json'
 
@@ -31,7 +32,7 @@ def read_reports(lines: Iterable[str]) -> Iterator[Text]:
         if not text:
             continue
         try:
-            fields = json.loads(text)
+            fields = json.loads(text, object_pairs_hook=unique_fields)
         except (ValueError, RecursionError) as error:
             raise R2GenError("R2G-EVAL-FORMAT", f"line {number} is not JSON", FORM) from error
         if isinstance(fields, dict) and fields.get("schema") == FAILURE_SCHEMA:
