@@ -145,7 +145,7 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
         "labeller": LABELLER,
         "scores": own + others,
         "labels": _label_tables(labels, reference_labels),
-        "breakdown": breakdown(model, plan, prepared[main].references, pairs.images),
+        "breakdown": breakdown(model, plan, pairs.references, pairs.images),
         "reports": {
             **{system.name: variety(system.texts, labels[system.name], context.training) for system in systems},
             "references": variety(pairs.references, reference_labels, context.training),
