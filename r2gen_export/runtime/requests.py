@@ -53,6 +53,7 @@ class _Item:
     given: str = ""
     text: str = ""
     alone: bool = False
+    streams: bool = True
 
 
 class RequestStages(_Stages):
@@ -109,10 +110,13 @@ class RunningRequests:
         """Requests that are being decoded."""
         return len(self._running) + (self._alone is not None)
 
-    def add(self, key: int, prepared: Prepared, settings: Settings) -> None:
-        """A request whose images were read; it is begun by a later `step`, in the order of the calls."""
+    def add(self, key: int, prepared: Prepared, settings: Settings, *, streams: bool = True) -> None:
+        """A request whose images were read; it is begun by a later `step`, in the order of the calls.
+
+        Without `streams` its only `Piece` is an empty one, when its first token is there.
+        """
         stages = RequestStages(self._pipeline, settings)
-        self._waiting.append(_Item(key, prepared, stages, stages.text_stream()))
+        self._waiting.append(_Item(key, prepared, stages, stages.text_stream(), streams=streams))
 
     def cancel(self, key: int) -> None:
         """Let a request go, wherever it is; nothing happens when it has ended."""
@@ -182,7 +186,10 @@ class RunningRequests:
     def _take(self, progress: Progress, events: list[Event]) -> None:
         for token in progress.tokens:
             item = self._running[token.row]
-            self._say(item, item.stream.push(token.token_id), events)
+            if item.streams:
+                self._say(item, item.stream.push(token.token_id), events)
+            elif token.step == 0:
+                events.append(Piece(item.key, ""))
         for ended in progress.ended:
             item = self._running.pop(ended.key)
             if ended.error is not None:
@@ -206,6 +213,10 @@ class RunningRequests:
 
     def _say(self, item: _Item, piece: str, events: list[Event]) -> None:
         """A piece, less what was said before the request had to begin again."""
+        if not item.streams:
+            events.extend([] if item.text else [Piece(item.key, "")])
+            item.text = piece
+            return
         item.text += piece
         if len(item.text) > len(item.given) and item.text.startswith(item.given):
             events.append(Piece(item.key, item.text[len(item.given) :]))
@@ -217,7 +228,7 @@ class RunningRequests:
             # What a client has been shown cannot be taken back, so it must not be called a report.
             events.append(Done(item.key, error=InternalError("the pieces of a report are not its text")))
             return
-        if rest := report.text[len(item.given) :]:
+        if item.streams and (rest := report.text[len(item.given) :]):
             events.append(Piece(item.key, rest))
         events.append(Done(item.key, report))
 

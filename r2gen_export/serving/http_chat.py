@@ -75,7 +75,12 @@ class Chat:
             urls = image_urls(fields, site.manifest.model_id)
             request = parse_request(site.manifest, site.most, _settings(fields), "json")
             paths = await save_data_urls(urls, job.folder, site.settings.limits)
-            told = {**request.told(), "paths": [str(path) for path in paths], "pixels": site.settings.limits.pixels}
+            told = {
+                **request.told(),
+                "paths": [str(path) for path in paths],
+                "streams": bool(fields.get("stream")),
+                "pixels": site.settings.limits.pixels,
+            }
             exchange = Exchange(job, request, told, receive, send)
             if fields.get("stream"):
                 usage = bool((fields.get("stream_options") or {}).get("include_usage"))

@@ -126,7 +126,8 @@ class _Answer:
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
         try:
-            await asyncio.wait_for(self._send(message), self._site.settings.limits.idle_seconds)
+            async with asyncio.timeout(self._site.settings.limits.idle_seconds):
+                await self._send(message)
         except TimeoutError:
             raise ClientGoneError from None
 

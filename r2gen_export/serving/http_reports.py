@@ -46,7 +46,7 @@ class Reports:
             upload = await self._upload(caller, job, receive)
             request = parse_request(site.manifest, site.most, upload.fields, form)
             told = {**request.told(), "paths": [str(path) for path in upload.paths],
-                    "pixels": site.settings.limits.pixels}  # fmt: skip
+                    "streams": request.form == STREAM, "pixels": site.settings.limits.pixels}  # fmt: skip
             exchange = Exchange(job, request, told, receive, send)
             await (self._stream(exchange) if request.form == STREAM else self._whole(exchange))
         finally:

@@ -51,7 +51,8 @@ async def chunks(receive: Receive, headers: Mapping[str, str], limits: HttpLimit
     while True:
         try:
             left = min(limits.idle_seconds, end - time.monotonic())
-            message = await asyncio.wait_for(receive(), max(0.001, left))
+            async with asyncio.timeout(max(0.001, left)):
+                message = await receive()
         except TimeoutError:
             raise HttpError(408, "R2G-HTTP-LIMIT", "the body came too slowly", "send it faster") from None
         if message["type"] == "http.disconnect":

@@ -3,7 +3,7 @@
 It is told and answers in JSON objects, one a line. It opens only files of the service's private folder, and what a
 damaged image or a library does to it, the HTTP front survives.
 
-    told:    {"id", "paths", "decoding", "preset", "semantics", "force", "polarity", "form", "pixels"}   {"cancel": id}
+    told:    {"id", "paths", "decoding", "preset", "semantics", "force", "polarity", "form", "streams", "pixels"}   {"cancel": id}
     answers: {"ready": {...}}   {"running": n}   {"id", "text"}   {"id", "report", "file"}   {"id", "error"}   {"id", "gone"}
 """  # noqa: E501
 
@@ -108,9 +108,12 @@ class HttpWorker:
             self._inbox.put(json.loads(line))
         self._inbox.put(None)
 
-    def _say(self, fields: Mapping[str, Any]) -> None:
-        with self._lock:
-            write_answer(self._answers, fields)
+    def _say(self, *answers: Mapping[str, Any]) -> None:
+        """Answers in one write: the front is woken once a step, not once a token."""
+        if answers:
+            with self._lock:
+                self._answers.write("".join(json.dumps(fields) + "\n" for fields in answers))
+                self._answers.flush()
 
     def _take(self, told: Mapping[str, Any]) -> None:
         if "cancel" in told:
@@ -173,25 +176,27 @@ class HttpWorker:
             task.study, ready = prepared
             if task.told["form"] in _forms() and _forms()[task.told["form"]].needs_pictures:
                 task.pictures = tuple(picture.pixels for picture in ready.read.pictures)
-            self._requests.add(key, ready, self._settings(task.told))
+            self._requests.add(key, ready, self._settings(task.told), streams=bool(task.told["streams"]))
 
     def _step(self) -> None:
         from r2gen_export.runtime.requests import Piece
 
+        answers: list[Mapping[str, Any]] = []
         for event in self._requests.step():
             task = self._tasks[event.key]
             if isinstance(event, Piece):
-                self._say({"id": event.key, "text": event.text})
+                answers.append({"id": event.key, "text": event.text})
             elif event.error is not None:
                 del self._tasks[event.key]
-                self._say({"id": event.key, **failure(event.error)})
+                answers.append({"id": event.key, **failure(event.error)})
             elif task.told["form"] in _forms():
                 task.reading = True
                 self._threads.submit(self._write, event.key, task, event.report)
             else:
                 del self._tasks[event.key]
                 assert event.report is not None
-                self._say({"id": event.key, "report": event.report.to_dict(), "file": None})
+                answers.append({"id": event.key, "report": event.report.to_dict(), "file": None})
+        self._say(*answers)
 
     def _note_running(self) -> None:
         """Say how many requests are decoded, when that has changed."""

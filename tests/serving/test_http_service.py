@@ -92,7 +92,7 @@ def test_json_has_the_fields_of_infer(client: Any, images: list[Path], expected:
 def test_every_text_is_the_pipelines_while_others_fail(
     site: Service, client: Any, images: list[Path], expected: Any
 ) -> None:
-    """36 requests of 12 clients: greedy, beams, sampled, as JSON and as events, between those that are cancelled,
+    """30 requests of 12 clients: greedy, beams, sampled, as JSON and as events, between those that are cancelled,
     malformed and too large."""
     wrong: list[str] = []
 
@@ -139,7 +139,7 @@ def test_every_text_is_the_pipelines_while_others_fail(
                     wrong.append(f"{number} {kind}: {answer.text[:200]}")
 
     with ThreadPoolExecutor(12) as clients:
-        list(clients.map(ask, range(36)))
+        list(clients.map(ask, range(30)))
     assert wrong == []
     nothing_left(site)
     while "r2gen:num_requests_running 0.0" not in (metrics := client.get("/metrics").text):
@@ -352,8 +352,8 @@ def test_nothing_of_a_patient_is_said(site: Service, client: Any, images: list[P
 
 
 def test_malformed_bodies_get_an_answer(site: Service, images: list[Path]) -> None:
-    counts = run_fuzz(site.url, images[0], range(400))
+    counts = run_fuzz(site.url, images[0], range(200))
     assert set(counts) <= {"200", "400", "413", "415", "422"}
-    assert counts["400"] > 100
+    assert counts["400"] > 50
     nothing_left(site)
     assert "Traceback" not in site.text
