@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 from PIL import Image
 
 from tests.helpers.shared import key_of, made_once
 
 if TYPE_CHECKING:
+    import httpx
+
     from r2gen_export.runtime.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
