@@ -135,7 +135,7 @@ app = command_app()
     cls=HelpCommand,
     epilog=examples(
         "r2gen serve",
-        "curl -F images=@chest.png http://127.0.0.1:8321/v1/reports",
+        "r2gen serve --bundle my-bundle --port 9000 --audit-file audit.jsonl",
         "r2gen serve --host 0.0.0.0 --api-key-file keys --tls-cert cert.pem --tls-key key.pem",
     ),
 )
@@ -144,9 +144,10 @@ app = command_app()
 def serve(network: NetworkOptions, clients: ClientOptions, records: RecordOptions, model: ModelOptions) -> None:
     """Serve draft reports over HTTP, with a page for the browser.
 
-    POST /v1/reports takes the images of one study; /v1/chat/completions is for clients of OpenAI's interface. Requests
-    are decoded together. The log is JSON on stderr and names no patient. SIGTERM lets open requests finish, a second
-    one stops. Research use only: the reports are unverified drafts, never a diagnosis.
+    POST /v1/reports takes the images of one study: curl -F images=@chest.png http://127.0.0.1:8321/v1/reports.
+    /v1/chat/completions is for clients of OpenAI's interface. Requests are decoded together. The log is JSON on stderr
+    and names no patient. SIGTERM lets open requests finish, a second one stops. Research use only: the reports are
+    unverified drafts, never a diagnosis.
     """
     from r2gen_export.system.extras import needs
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
-from r2gen_export.reporting.writers import FORMS
 from r2gen_export.runtime.decoding.generate import check_decoding
 from r2gen_export.runtime.settings import FIELDS, Settings, resolve_settings
 
@@ -129,11 +128,6 @@ def form_of(accept: str, query: str | None) -> str:
         if kind in by_kind:
             return by_kind[kind]
     raise _wrong("the Accept header names no form of this service", f"one of {', '.join(by_kind)}")
-
-
-def is_document(form: str) -> bool:
-    """Whether the worker writes the form as a file."""
-    return form in FORMS
 
 
 def _check_most(settings: Settings, most: Most) -> None:

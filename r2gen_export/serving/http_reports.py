@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from r2gen_export.reporting.report import closing
 from r2gen_export.serving.http_errors import HttpError, bad_body
-from r2gen_export.serving.http_fields import MEDIA, STREAM, TEXT, form_of, is_document, parse_request
+from r2gen_export.serving.http_fields import MEDIA, STREAM, TEXT, form_of, parse_request
 from r2gen_export.serving.http_jobs import Job
 from r2gen_export.serving.http_site import Caller, Exchange, Site
 from r2gen_export.serving.http_upload import Receive, Upload, read_json, read_multipart, save_data_urls
@@ -74,7 +74,9 @@ class Reports:
             async for event in events:
                 if "report" in event:
                     report = self._site.given(exchange, event["report"])
-                    body = await asyncio.to_thread(_body, form, report, event["file"])
+                    body = _body(form, report)
+                    if event["file"] is not None:
+                        body = await asyncio.to_thread(Path(event["file"]).read_bytes)
         await exchange.answer(MEDIA[form], body)
 
     async def _stream(self, exchange: Exchange) -> None:
@@ -103,10 +105,8 @@ class Reports:
             await say("error", {**error.fields(), "notice": self._site.manifest.notice}, more=False)
 
 
-def _body(form: str, report: Mapping[str, Any], file: str | None) -> bytes:
-    if is_document(form):
-        assert file is not None
-        return Path(file).read_bytes()
+def _body(form: str, report: Mapping[str, Any]) -> bytes:
+    """The report as text or JSON."""
     if form == TEXT:
         return f"{report['text']}{closing(report['warnings'], report['notice'])}\n".encode()
-    return json.dumps(report, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(report, ensure_ascii=False).encode()

@@ -318,7 +318,7 @@ def test_a_killed_worker_costs_only_what_it_had(site: Service, client: Any, imag
     nothing_left(site)
 
 
-def test_slow_headers_are_cut_and_a_body_that_ends_early_frees_its_place(site: Service, images: list[Path]) -> None:
+def test_a_body_that_ends_early_frees_its_place(site: Service) -> None:
     port = int(site.url.rpartition(":")[2])
     head = "POST /v1/reports HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
