@@ -282,8 +282,9 @@ class Jobs:
             waiting.clear()
 
     def kill(self) -> None:
-        """End the worker process at once, for good."""
+        """End the worker process at once, for good; open requests get their answer."""
         self._stopped = True
+        self._end_waiting("the service is stopping")
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()

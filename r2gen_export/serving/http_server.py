@@ -34,6 +34,8 @@ from r2gen_export.serving.log import EventLog
 PREFIX: Final = "r2gen-serve-"
 LOCK: Final = "in-use"
 KEEP_ALIVE_SECONDS: Final = 15
+STOP_SECONDS: Final = 0.3
+"""For the answers to requests that a second signal ends."""
 
 
 @contextmanager
@@ -185,6 +187,8 @@ async def _run(site: Site, listener: socket.socket, context: ssl.SSLContext | No
     finally:
         sweeper.cancel()
         site.jobs.kill()
+        if server.force_exit:
+            await asyncio.sleep(STOP_SECONDS)
         worker.cancel()
         with suppress(asyncio.CancelledError):
             await worker

@@ -357,3 +357,29 @@ def test_malformed_bodies_get_an_answer(site: Service, images: list[Path]) -> No
     assert counts["400"] > 50
     nothing_left(site)
     assert "Traceback" not in site.text
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once(tmp_path: Path, images: list[Path]) -> None:
+    """Requests that run and that wait get an answer by their code, and the folder of uploads goes."""
+    answers: list[tuple[int, str]] = []
+
+    def ask(url: str) -> None:
+        answer = httpx.post(f"{url}/v1/reports", files=files(images[0]), data={"preset": "paper"}, timeout=60)
+        answers.append((answer.status_code, answer.json().get("error", {}).get("code", "")))
+
+    with service(tmp_path, "--batch-size", "2") as own:
+        threads = [threading.Thread(target=ask, args=(own.url,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        while len(own.uploads()) < 12:
+            time.sleep(0.005)
+        own.process.send_signal(signal.SIGTERM)
+        while own.process.poll() is None:
+            own.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+    assert len(answers) == 12
+    assert {answer for answer in answers if answer[0] != 200} == {(503, "R2G-HTTP-READY")}
+    assert list(tmp_path.glob("r2gen-serve-*")) == []
