@@ -42,7 +42,8 @@ def models(site: Site) -> Callable[[Request], Any]:
 
         created = int(datetime.fromisoformat(site.manifest.created).timestamp())
         model = {"id": site.manifest.model_id, "object": "model", "created": created, "owned_by": "r2gen",
-                 "bundle_id": site.bundle_id}  # fmt: skip
+                 "bundle_id": site.bundle_id, "presets": sorted(site.manifest.presets),
+                 "precision": site.manifest.precision["decoder"]}  # fmt: skip
         return JSONResponse({"object": "list", "data": [model], "notice": site.manifest.notice})
 
     return answer

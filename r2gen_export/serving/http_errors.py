@@ -7,18 +7,6 @@ from typing import Any, Final
 
 from r2gen_export.errors import CodedError
 
-HTTP_CODES: Final[Mapping[str, str]] = {
-    "R2G-HTTP-BODY": "the body of a request is not of the form it says, or ended early",
-    "R2G-HTTP-BUSY": "the queue is full, or a key has used its rate",
-    "R2G-HTTP-KEY": "there is no key of this service in the request",
-    "R2G-HTTP-LIMIT": "a request is larger than this service takes, or came too slowly",
-    "R2G-HTTP-ORIGIN": "a page of another site sent the request, or it was sent to another name",
-    "R2G-HTTP-PATH": "there is no such path, or no such method of it",
-    "R2G-HTTP-READY": "the process that writes reports is not ready, or ended while it wrote",
-    "R2G-HTTP-TIME": "the report was not done within its time",
-}
-"""Codes that only this service's answers have, beside those of `errors.CODES`."""
-
 STATUS: Final[Mapping[str, int]] = {
     "R2G-CONFIG-VALUE": 400,
     "R2G-DATA-EMPTY": 400,
@@ -39,7 +27,7 @@ class HttpError(Exception):
 
     Args:
         status: of HTTP.
-        code: a key of `errors.CODES` or `HTTP_CODES`.
+        code: a key of `errors.CODES`.
         message, fix: as in `CodedError`; they show nothing that the client sent but names of settings.
         headers: of the answer.
     """
