@@ -228,7 +228,7 @@ def test_what_was_measured_is_kept_when_only_that_shows_the_baseline_is_of_no_us
     assert done.returncode == 2
     assert "R2G-BENCH-CONDITIONS" in done.stderr
     assert "CUDAExecutionProvider against CPUExecutionProvider" in done.stderr
-    assert "has the report, without a comparison" in done.stderr
+    assert "the report is written, without a comparison" in done.stderr
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert report["comparison"] is None
     assert report["configurations"][0]["metrics"]["total"]["n"] == 1
