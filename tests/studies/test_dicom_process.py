@@ -24,9 +24,13 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path / "sound.dcm", radiograph(VALUES, 12), VALUES)
 
 
+# Without an empty entry, which would be the working directory.
+SEARCHED = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def run(program: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """A Python program in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environment = {**os.environ, "PYTHONPATH": SEARCHED}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
 
@@ -144,7 +148,7 @@ def test_the_child_ends_with_a_killed_parent(work: str, path: Path, tmp_path: Pa
     try:
         arguments = [path] if work == "idle" else [path, endless(tmp_path)]
         command = [sys.executable, "-c", ORPHAN, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        environment = {**os.environ, "PYTHONPATH": SEARCHED}
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
             assert parent.stdout is not None
             child = int(parent.stdout.readline())
