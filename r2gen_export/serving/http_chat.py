@@ -69,19 +69,13 @@ class Chat:
         caller: Caller = scope["r2gen"]
         job = site.place(caller)
         try:
-            kind = caller.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
+            if caller.body_kind != "application/json":
                 raise HttpError(415, "R2G-HTTP-BODY", "the body is of a type that is not read", "application/json")
             fields = await read_json(receive, caller.headers, site.settings.limits)
             urls = image_urls(fields, site.manifest.model_id)
             request = parse_request(site.manifest, site.most, _settings(fields), "json")
             paths = await save_data_urls(urls, job.folder, site.settings.limits)
-            told = {
-                **request.told(),
-                "paths": [str(path) for path in paths],
-                "streams": bool(fields.get("stream")),
-                "pixels": site.settings.limits.pixels,
-            }
+            told = site.told(request, paths, streams=bool(fields.get("stream")))
             exchange = Exchange(job, request, told, receive, send)
             if fields.get("stream"):
                 usage = bool((fields.get("stream_options") or {}).get("include_usage"))

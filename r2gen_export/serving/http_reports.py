@@ -45,8 +45,7 @@ class Reports:
         try:
             upload = await self._upload(caller, job, receive)
             request = parse_request(site.manifest, site.most, upload.fields, form)
-            told = {**request.told(), "paths": [str(path) for path in upload.paths],
-                    "streams": request.form == STREAM, "pixels": site.settings.limits.pixels}  # fmt: skip
+            told = site.told(request, upload.paths, streams=request.form == STREAM)
             exchange = Exchange(job, request, told, receive, send)
             await (self._stream(exchange) if request.form == STREAM else self._whole(exchange))
         finally:
@@ -54,11 +53,10 @@ class Reports:
             site.jobs.leave(job)
 
     async def _upload(self, caller: Caller, job: Job, receive: Receive) -> Upload:
-        kind = caller.headers.get("content-type", "").partition(";")[0].strip().lower()
         limits = self._site.settings.limits
-        if kind == "multipart/form-data":
+        if caller.body_kind == "multipart/form-data":
             upload = await read_multipart(receive, caller.headers, job.folder, limits)
-        elif kind == "application/json":
+        elif caller.body_kind == "application/json":
             fields = await read_json(receive, caller.headers, limits)
             upload = Upload(await save_data_urls(fields.pop("images", None), job.folder, limits), fields)
         else:

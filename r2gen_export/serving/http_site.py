@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.bundle import Manifest
@@ -38,6 +39,11 @@ class Caller:
     def key_name(self) -> str:
         """Of the key, empty where none is asked for."""
         return self.key.name if self.key is not None else ""
+
+    @property
+    def body_kind(self) -> str:
+        """The media type of the body, in small letters and without parameters; empty where none is named."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +93,15 @@ class Site:
         if caller.key is not None:
             self.rates.take(caller.key)
         return self.jobs.place(caller.request_id, caller.owner, caller.key_name)
+
+    def told(self, request: ReportRequest, paths: Sequence[Path], *, streams: bool) -> dict[str, Any]:
+        """What the worker is told of a request whose images are in the files `paths`."""
+        return {
+            **request.told(),
+            "paths": [str(path) for path in paths],
+            "streams": streams,
+            "pixels": self.settings.limits.pixels,
+        }
 
     async def events(self, exchange: Exchange) -> AsyncGenerator[dict[str, Any], None]:
         """`{"text"}` for each piece, then `{"report", "file"}`, once the request has had its turn.
