@@ -120,12 +120,11 @@ def context_of(studies: StudyOptions, references: ReferenceSet | None, tokenizer
 
 def image_folders(studies: StudyOptions) -> list[Path]:
     """Folders that paths of the annotation's images start from."""
+    from r2gen_export.studies.annotation import image_bases
+
     if studies.base_dir is not None:
         return [studies.base_dir]
-    if studies.annotation is None:
-        return []
-    base = studies.annotation.parent
-    return [base / "images", base] if (base / "images").is_dir() else [base]
+    return [] if studies.annotation is None else image_bases(studies.annotation)
 
 
 def _tokenizer(request: EvaluateRequest) -> Path | None:

@@ -17,7 +17,7 @@ from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
 from r2gen_export.evaluation.references import Reference, read_annotation
 from r2gen_export.exporting.settings import OwnStudies
-from r2gen_export.studies.annotation import resolve
+from r2gen_export.studies.annotation import image_bases, resolve
 from r2gen_export.studies.images import load_views
 
 if TYPE_CHECKING:
@@ -64,17 +64,12 @@ def choose_studies(
     every = read_annotation(own.annotation, own.split).studies
     count = min(own.studies, len(every))
     references = tuple(every[at * len(every) // count] for at in range(count))
-    bases = [own.base_dir] if own.base_dir is not None else _default_bases(own.annotation)
+    bases = [own.base_dir] if own.base_dir is not None else image_bases(own.annotation)
     for reference in references:
         if not reference.paths:
             raise R2GenError("R2G-EVAL-STUDIES", f"{reference.place} has no image_path", "name one with images")
     images = tuple(tuple(resolve(path, bases) for path in reference.paths) for reference in references)
     return ChosenStudies(references, images, decoding, semantics, preset)
-
-
-def _default_bases(annotation: Path) -> list[Path]:
-    base = annotation.parent
-    return [base / "images", base] if (base / "images").is_dir() else [base]
 
 
 def pytorch_reports(

@@ -208,6 +208,12 @@ def _entry_problem(fields: Any, required: Sequence[str]) -> str:
     return ""
 
 
+def image_bases(annotation: Path) -> list[Path]:
+    """Folders that the paths of an annotation's images start from: `images/` beside it, where there is one, and its own."""
+    images = annotation.parent / "images"
+    return [images, annotation.parent] if os.path.isdir(images) else [annotation.parent]
+
+
 def resolve(name: str, bases: Sequence[Path]) -> Path:
     """The file that a path of an annotation means: below the first of `bases` where there is one, `\\` taken as `/`
     where only that exists."""

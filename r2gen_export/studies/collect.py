@@ -193,8 +193,7 @@ class _Collector:
         return [*self._notes, *([f"passed over: {_counts({file_kinds.OTHER: others})}"] if others else [])]
 
     def _annotation(self, path: Path, subject: str) -> None:
-        base = path.parent / "images"
-        bases = [base, path.parent] if os.path.isdir(base) else [path.parent]
+        bases = study_files.image_bases(path)
         splits, others = study_files.read_splits(path, subject)
         self._notes += study_files.describe_others(others, subject)
         self.annotations += 1
