@@ -13,6 +13,7 @@ from r2gen_export.commands.options import Format
 from r2gen_export.errors import R2GenError
 
 if TYPE_CHECKING:
+    from r2gen_export.bundle import Bundle
     from r2gen_export.commands.evaluate_options import GenerationOptions, OutputOptions, ScoreOptions, StudyOptions
     from r2gen_export.evaluation.pairs import Pairs
     from r2gen_export.evaluation.predictions import Predictions
@@ -39,6 +40,7 @@ def run_evaluate(request: EvaluateRequest) -> None:
         R2GenError: of what is read (`R2G-EVAL-*`, `R2G-DATA-*`), generated (`R2G-BUNDLE-*`) or written
             (`R2G-OUTPUT-*`); `R2G-STUDIES-FAILED` behind the results when studies have no report.
     """
+    from r2gen_export.bundle import Bundle
     from r2gen_export.evaluation.evaluate import Evaluation, evaluate
     from r2gen_export.evaluation.page import Texts
     from r2gen_export.evaluation.results_folder import write_results
@@ -46,10 +48,11 @@ def run_evaluate(request: EvaluateRequest) -> None:
     from r2gen_export.evaluation.scorers import Scorer
 
     _check(request)
+    bundle = Bundle(request.bundle)
     scorers = [Scorer.parse(text) for text in request.scores.scorer or ()]
     references = read_references(request.studies)
-    context = context_of(request.studies, references, _tokenizer(request))
-    predictions, pairs = _reports(request, references)
+    context = context_of(request.studies, references, _tokenizer(request, bundle))
+    predictions, pairs = _reports(request, bundle, references)
     evaluation = Evaluation(
         pairs,
         context,
@@ -127,19 +130,18 @@ def image_folders(studies: StudyOptions) -> list[Path]:
     return [] if studies.annotation is None else image_bases(studies.annotation)
 
 
-def _tokenizer(request: EvaluateRequest) -> Path | None:
-    from r2gen_export.bundle import TOKENIZER, bundle_path, open_bundle
+def _tokenizer(request: EvaluateRequest, bundle: Bundle) -> Path | None:
+    from r2gen_export.bundle import TOKENIZER
 
     if request.studies.tokenizer is not None:
         return request.studies.tokenizer
     if request.predictions is not None and request.bundle is None:
         return None
-    folder = bundle_path(request.bundle)
-    open_bundle(folder)
-    return folder / TOKENIZER
+    bundle.verified()
+    return bundle.folder / TOKENIZER
 
 
-def _reports(request: EvaluateRequest, references: ReferenceSet | None) -> tuple[Predictions, Pairs]:
+def _reports(request: EvaluateRequest, bundle: Bundle, references: ReferenceSet | None) -> tuple[Predictions, Pairs]:
     from r2gen_export.evaluation.pairs import pair
     from r2gen_export.evaluation.predictions import read_predictions
 
@@ -148,18 +150,20 @@ def _reports(request: EvaluateRequest, references: ReferenceSet | None) -> tuple
         predictions = read_predictions(request.predictions)
         return predictions, pair(predictions, references, folders[0] if folders else None)
     assert references is not None
-    predictions = _generated(request, references, folders)
+    predictions = _generated(request, bundle, references, folders)
     return predictions, pair(predictions, references)
 
 
-def _generated(request: EvaluateRequest, references: ReferenceSet, folders: Sequence[Path]) -> Predictions:
+def _generated(
+    request: EvaluateRequest, bundle: Bundle, references: ReferenceSet, folders: Sequence[Path]
+) -> Predictions:
     from r2gen_export.evaluation.generate import Generation, generate_predictions
     from r2gen_export.evaluation.results_folder import PREDICTIONS
     from r2gen_export.runtime.pipeline import Pipeline
 
     options = request.generation.as_options()
     pipeline = Pipeline.from_bundle(
-        request.bundle,
+        bundle,
         device=request.generation.device,
         threads=request.generation.threads,
         learn=False,  # what is scored must not change what is generated next

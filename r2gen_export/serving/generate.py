@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from r2gen_export.bundle import bundle_sha256, load_manifest
+from r2gen_export.bundle import bundle_sha256
 from r2gen_export.errors import InternalError
 
 
@@ -62,7 +62,6 @@ class Generator:
         Raises:
             R2GenError: as `Pipeline.from_bundle`.
         """
-        from r2gen_export.bundle import bundle_path
         from r2gen_export.runtime.pipeline import Pipeline
 
         # A node learns no drafts: token ids of reports are patient data, and its bundle may be read-only.
@@ -71,7 +70,7 @@ class Generator:
             bundle, device=device, threads=threads, learn=False, decoding=decoding
         )
         self._preset = preset
-        self._bundle_sha256 = bundle_sha256(load_manifest(bundle_path(bundle)))
+        self._bundle_sha256 = bundle_sha256(self._pipeline.manifest)
 
     def make(self, job: Job) -> Made:
         """Read, report and write one study.

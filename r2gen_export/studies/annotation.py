@@ -7,7 +7,7 @@ Files from Windows are read too: byte order marks, UTF-16, `\\` between folders.
 Errors name a place ("line 3 of the list", "train[3] of the annotation"), never what stands there.
 """
 
-# ruff: noqa: PTH113  os.path says False where Path raises: no permission, a name too long
+# ruff: noqa: PTH112, PTH113  os.path says False where Path raises: no permission, a name too long
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def _entry_problem(fields: Any, required: Sequence[str]) -> str:
 
 
 def image_bases(annotation: Path) -> list[Path]:
-    """Folders that the paths of an annotation's images start from: `images/` beside it, where there is one, and its own."""
+    """Folders that the image paths of an annotation start from: `images/` beside it, if it is there, and its own."""
     images = annotation.parent / "images"
     return [images, annotation.parent] if os.path.isdir(images) else [annotation.parent]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -63,3 +64,16 @@ def test_a_pipeline_takes_a_bundle_that_is_open(tiny_bundle: Path, reads: Counte
     assert set(reads.values()) == {1}
     Pipeline.from_bundle(tiny_bundle, device="cpu")
     assert set(reads.values()) == {2}
+
+
+def test_evaluate_opens_its_bundle_once(tiny_bundle: Path, tmp_path: Path, reads: Counter[str]) -> None:
+    """For the tokenizer, which cuts references, and for the pipeline."""
+    study = {"id": "1", "report": "The heart is enlarged.", "image_path": [str(PHANTOM)]}
+    annotation = tmp_path / "annotation.json"
+    annotation.write_text(json.dumps({"test": [study]}))
+    limits = ("--max-new-tokens", 100, "--device", "cpu", "--no-meteor", "--quiet")
+    done = run_here("evaluate", tiny_bundle, "--annotation", annotation, "--out", tmp_path / "out", *limits)
+    assert done.returncode == 0, done.stderr
+    listed = {Path(name).name for name in load_manifest(tiny_bundle).files}
+    reads[MANIFEST] -= 1  # by this test
+    assert {name: reads[name] for name in {*listed, MANIFEST}} == dict.fromkeys({*listed, MANIFEST}, 1)
