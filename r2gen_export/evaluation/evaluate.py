@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -123,10 +123,12 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
             prepared[name] = prepare(name, pairs.references, context)
     stage("labels")
     plan = resampling(len(pairs.ids), pairs.patients, replicates=evaluation.replicates, seed=evaluation.seed)
-    systems = [_System("model", pairs.hypotheses), *_baselines(evaluation)]
+    words = [ptb_words(text) for text in context.training or ()]
+    known = frozenset(words)
+    systems = [_System("model", pairs.hypotheses), *_baselines(evaluation, words)]
     labels = {system.name: label_texts(system.texts) for system in systems}
     reference_labels = label_texts(pairs.references)
-    subsets = _subsets(evaluation, reference_labels)
+    subsets = _subsets(evaluation, reference_labels, known)
     stage("words")
     scores = _score_all(systems, prepared, context)
     stage("intervals")
@@ -147,8 +149,8 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
         "labels": _label_tables(labels, reference_labels),
         "breakdown": breakdown(model, plan, pairs.references, pairs.images),
         "reports": {
-            **{system.name: variety(system.texts, labels[system.name], context.training) for system in systems},
-            "references": variety(pairs.references, reference_labels, context.training),
+            **{system.name: variety(system.texts, labels[system.name], known) for system in systems},
+            "references": variety(pairs.references, reference_labels, known),
         },
         "published": published_rows(context.dataset),
         "bootstrap": {
@@ -166,11 +168,11 @@ def evaluate(evaluation: Evaluation, stage: Callable[[str], None] = lambda name:
     }
 
 
-def _baselines(evaluation: Evaluation) -> list[_System]:
+def _baselines(evaluation: Evaluation, words: Sequence[str]) -> list[_System]:
+    """`words`: those of each training report."""
     training = evaluation.context.training
     if not training:
         return []
-    words = [ptb_words(text) for text in training]
     chosen = words.index(constant_report(words, evaluation.seed))
     studies = len(evaluation.pairs.ids)
     return [
@@ -179,11 +181,11 @@ def _baselines(evaluation: Evaluation) -> list[_System]:
     ]
 
 
-def _subsets(evaluation: Evaluation, labels: LabelSet) -> dict[str, NDArray[np.bool_]]:
+def _subsets(evaluation: Evaluation, labels: LabelSet, known: Set[str]) -> dict[str, NDArray[np.bool_]]:
     """Parts of the studies by name, those that hold any."""
     parts = {"positive": labels.abnormal()}
-    if evaluation.context.training:
-        parts["novel"] = np.array(novel(evaluation.pairs.references, evaluation.context.training), dtype=np.bool_)
+    if known:
+        parts["novel"] = np.array(novel(evaluation.pairs.references, known), dtype=np.bool_)
     return parts
 
 

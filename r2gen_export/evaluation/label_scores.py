@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.evaluation.bootstrap import Statistic
+from r2gen_export.evaluation.bootstrap import Statistic, mean_statistic
 
 CONVENTIONS: Final = ("u1", "u0")
 
@@ -120,15 +120,8 @@ def _example_based(counts: NDArray[np.float64], convention: str) -> list[Statist
     statistics = []
     for part, name in enumerate(PARTS):
         scores = np.where(nothing, 1.0, _scores(sums, part))
-        columns = np.stack([scores, np.ones_like(scores)], axis=1)
-        value = _mean
-        label = f"{name}-example-{counts.shape[1]}-{convention}"
-        statistics.append(Statistic(label, columns, value, float(scores.mean())))
+        statistics.append(mean_statistic(f"{name}-example-{counts.shape[1]}-{convention}", scores))
     return statistics
-
-
-def _mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def per_label(hypotheses: LabelSet, references: LabelSet, convention: str = "u1") -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,13 +16,13 @@ LENGTHS: Final = (0, 1, 10, 20, 30, 40, 50, 60, 80, 100)
 """First number of words of each bin of lengths; the last one is open."""
 
 
-def variety(texts: Sequence[str], labels: LabelSet, training: Sequence[str] | None = None) -> dict[str, Any]:
+def variety(texts: Sequence[str], labels: LabelSet, training: Set[str] | None = None) -> dict[str, Any]:
     """Facts about a set of reports.
 
     Args:
         texts: the reports.
         labels: what they name.
-        training: reports of the training split, where they are there.
+        training: words (`ptb_words`) of the training split's reports, where they are there.
 
     Returns:
         `studies`; `distinct` reports, compared by their words; `commonest`, the share of the studies that have the
@@ -51,7 +51,10 @@ def _bins(lengths: Sequence[int]) -> dict[str, float]:
     return {name: int(count) / len(lengths) for name, count in zip(names, counts, strict=True)}
 
 
-def novel(texts: Sequence[str], training: Sequence[str]) -> list[bool]:
-    """Whether each text's words do not stand, in the same order, as a whole report in the training split."""
-    known = {ptb_words(text) for text in training}
-    return [ptb_words(text) not in known for text in texts]
+def novel(texts: Sequence[str], training: Set[str]) -> list[bool]:
+    """Whether each text's words do not stand, in the same order, as a whole report in the training split.
+
+    Args:
+        training: words (`ptb_words`) of that split's reports.
+    """
+    return [ptb_words(text) not in training for text in texts]
