@@ -50,7 +50,8 @@ def bundle_reports(bundle: Path, phantoms: Path, references: Sequence[Reference]
 def pytorch_reports(model: LlamaForCausalLM, phantoms: Path, decoding: Decoding) -> Reports:
     """The same by transformers' own `generate`, study by study."""
     import torch
-    from transformers import GenerationConfig
+
+    from r2gen_export.training.model import generation_config
 
     manifest = load_manifest(demo_bundle())
     prompt, folder = manifest.prompt, demo_bundle()
@@ -58,18 +59,7 @@ def pytorch_reports(model: LlamaForCausalLM, phantoms: Path, decoding: Decoding)
     detokenizer = Detokenizer(
         folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
     )
-    config = GenerationConfig(
-        num_beams=decoding.num_beams,
-        min_new_tokens=decoding.min_new_tokens,
-        max_new_tokens=decoding.max_new_tokens,
-        repetition_penalty=decoding.repetition_penalty,
-        length_penalty=decoding.length_penalty,
-        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-        early_stopping=decoding.early_stopping,
-        bos_token_id=prompt.bos_token_id,
-        eos_token_id=prompt.eos_token_id,
-        pad_token_id=prompt.pad_token_id,
-    )
+    config = generation_config(decoding, bos=prompt.bos_token_id, eos=prompt.eos_token_id, pad=prompt.pad_token_id)
     reports = []
     for pixels in read_phantoms(phantoms, "test", manifest.image):
         (embeds,) = read_prompts(folder, [encoder.encode(pixels)])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from r2gen_export.commands.options import DeviceOption, Format, SemanticsName
+from r2gen_export.commands.options import DeviceOption, Format, SemanticsName, Split
 
 
 class ProtocolName(StrEnum):
@@ -26,14 +26,6 @@ class DatasetChoice(StrEnum):
 
     mimic = "mimic_cxr"
     iu = "iu_xray"
-
-
-class Split(StrEnum):
-    """Splits of an annotation."""
-
-    train = "train"
-    val = "val"
-    test = "test"
 
 
 class SectionName(StrEnum):

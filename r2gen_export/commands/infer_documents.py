@@ -206,13 +206,11 @@ def check_sources(form: Form, studies: Sequence[Study]) -> None:
 
 def _pictures(study: Study, report: Report, subject: str, dicom: DicomSettings) -> tuple[NDArray[np.uint8], ...]:
     """The views as the report was made from them, [H, W] uint8 each: read again, and the same bytes as then."""
-    import numpy as np
-    from PIL import Image
-
     from r2gen_export.runtime.pictures import read_pictures
+    from r2gen_export.studies.pixels import grey_levels
 
     pictures = read_pictures(study, subject, dicom).pictures
     if tuple(picture.sha256 for picture in pictures) != report.inputs:
         message = f"{subject or 'the study'}: an image changed while its report was written"
         raise R2GenError("R2G-IMAGE-FORMAT", message, "run the command again")
-    return tuple(np.asarray(Image.fromarray(picture.pixels).convert("L")) for picture in pictures)
+    return tuple(grey_levels(picture.pixels) for picture in pictures)

@@ -206,15 +206,13 @@ class HttpWorker:
 
     def _write(self, key: int, task: _Task, report: Any) -> None:
         """In the thread that reads: the report in its form, as a file beside the images."""
-        import numpy as np
-        from PIL import Image
-
         from r2gen_export.reporting.source import Source
         from r2gen_export.reporting.writers import render
         from r2gen_export.runtime.outcome import coded
+        from r2gen_export.studies.pixels import grey_levels
 
         try:
-            pictures = tuple(np.asarray(Image.fromarray(pixels).convert("L")) for pixels in task.pictures)
+            pictures = tuple(grey_levels(pixels) for pixels in task.pictures)
             data = render(task.told["form"], report, Source(task.study.identity, pictures, self._bundle_sha256))
             path = Path(task.told["paths"][0]).parent / "result"
             path.write_bytes(data)

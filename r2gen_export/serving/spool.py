@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from r2gen_export.errors import R2GenError, cause_of
-from r2gen_export.system.files import sync_file
+from r2gen_export.system.files import sync_file, sync_path
 from r2gen_export.system.locks import file_lock
 
 KEY_BYTES: Final = 32
@@ -79,12 +79,12 @@ class Spool:
         Raises:
             OSError: it is not durable then.
         """
-        _sync(scratch)
+        sync_path(scratch)
         if not target.parent.is_dir():
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            _sync(target.parent.parent)
+            sync_path(target.parent.parent)
         scratch.replace(target)
-        _sync(target.parent)
+        sync_path(target.parent)
 
     def write(self, target: Path, data: bytes) -> None:
         """`move_in` of these bytes.
@@ -180,12 +180,4 @@ def _write_key(folder: Path) -> None:
     finally:
         os.close(descriptor)
     scratch.rename(folder / "key")
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        sync_file(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(folder)

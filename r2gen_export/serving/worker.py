@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from r2gen_export.errors import CODES, CodedError, InternalError, R2GenError
 from r2gen_export.serving.generate import Generator, Job, Made, Written
+from r2gen_export.system.child_process import failure
 
 LOAD_SECONDS = 600
 MOST_LINE_BYTES = 1 << 20
@@ -218,8 +219,7 @@ def _say(answers: IO[bytes], fields: dict[str, Any], *data: bytes) -> None:
 def _say_error(answers: IO[bytes], error: Exception) -> None:
     from r2gen_export.runtime.outcome import coded
 
-    shown = coded(error)
-    _say(answers, {"error": {"code": shown.code, "message": shown.message, "fix": shown.fix}})
+    _say(answers, failure(coded(error)))
 
 
 if __name__ == "__main__":

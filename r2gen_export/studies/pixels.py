@@ -103,6 +103,13 @@ def to_eight_bits(
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels, _remarks(seen, chosen)
 
 
+def grey_levels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3] as grey ones [H, W], by Pillow's weights (ITU-R 601-2); equal channels stay as they are."""
+    from PIL import Image  # not at the top: the process that reads DICOM imports this module and never calls this
+
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
 def few_levels(pixels: NDArray[np.uint8]) -> list[str]:
     """A sentence when a picture [H, W, 3] holds so few grey levels that it cannot be a sound radiograph."""
     count = int(np.count_nonzero(np.bincount(pixels.reshape(-1), minlength=256)))

@@ -47,7 +47,8 @@ def sync_file(descriptor: int) -> None:
             raise
 
 
-def _sync_path(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """`sync_file` of a file or a folder by its path."""
     if sys.platform == "win32" and path.is_dir():
         return  # Windows opens no folders
     # Windows syncs only what is open for writing.
@@ -61,7 +62,7 @@ def _sync_path(path: Path) -> None:
 def _sync_parent(target: Path) -> None:
     """Put the names of the folder that `target` lies in on the disk; a folder may be writable but not readable."""
     with suppress(PermissionError):
-        _sync_path(target.parent)
+        sync_path(target.parent)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -70,8 +71,8 @@ def _sync_tree(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             _sync_tree(path)
         elif path.is_file() and not path.is_symlink():
-            _sync_path(path)
-    _sync_path(folder)
+            sync_path(path)
+    sync_path(folder)
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield scratch
-        _sync_path(scratch)
+        sync_path(scratch)
         scratch.replace(target)
         _sync_parent(target)
     except OSError as error:

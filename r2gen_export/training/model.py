@@ -265,23 +265,7 @@ class R2GenGPT(nn.Module):
         """
         tokenizer, _ = self._prompt()
         inputs = self.wrap_prompt(image_embeds)
-        sampling: dict[str, Any] = {}
-        if decoding.do_sample:
-            sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
-        config = GenerationConfig(
-            num_beams=decoding.num_beams,
-            min_new_tokens=decoding.min_new_tokens,
-            max_new_tokens=decoding.max_new_tokens,
-            repetition_penalty=decoding.repetition_penalty,
-            length_penalty=decoding.length_penalty,
-            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-            early_stopping=decoding.early_stopping,
-            do_sample=decoding.do_sample,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=PAD_TOKEN_ID,
-            **sampling,
-        )
+        config = generation_config(decoding, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=PAD_TOKEN_ID)
         mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
         devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=decoding.seed is not None):
@@ -292,6 +276,27 @@ class R2GenGPT(nn.Module):
                 inputs_embeds=inputs, attention_mask=mask, generation_config=config, use_model_defaults=False
             )
         return ids
+
+
+def generation_config(decoding: Decoding, *, bos: int, eos: int, pad: int) -> GenerationConfig:
+    """Settings of a report as transformers' `generate` takes them; `bos`, `eos` and `pad` are token ids."""
+    sampling: dict[str, Any] = {}
+    if decoding.do_sample:
+        sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+    return GenerationConfig(
+        num_beams=decoding.num_beams,
+        min_new_tokens=decoding.min_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
+        repetition_penalty=decoding.repetition_penalty,
+        length_penalty=decoding.length_penalty,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        early_stopping=decoding.early_stopping,
+        do_sample=decoding.do_sample,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        **sampling,
+    )
 
 
 def trainable_size(vision: SwinConfig, llm: LlamaConfig, config: ModelConfig) -> int:
