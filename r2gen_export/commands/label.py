@@ -58,7 +58,7 @@ def label(
     with _lines(file) as lines, output(out) as write:
         for study, report in read_reports(lines):
             places = tuple(mentions(report))
-            fields: dict[str, object] = {"id": study, "labels": labels_of(iter(places)), "rules": RULES}
+            fields: dict[str, object] = {"id": study, "labels": labels_of(places), "rules": RULES}
             if explain:
                 fields["mentions"] = [dataclasses.asdict(place) for place in places]
             write(json.dumps(fields) + "\n")

@@ -11,7 +11,7 @@ and interstitial markings and a blunted costophrenic angle by themselves are nei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +75,7 @@ def mentions(report: str) -> Iterator[Mention]:
                 yield Mention(phrase.finding, value, match[0], trigger, side, severity, sentence)
 
 
-def labels_of(places: Iterator[Mention]) -> dict[str, str]:
+def labels_of(places: Iterable[Mention]) -> dict[str, str]:
     """The value of each of `FINDINGS` from all mentions of a report."""
     labels = dict.fromkeys(FINDINGS, "blank")
     for mention in places:

@@ -89,7 +89,7 @@ class Phrase:
 
 
 HEART: Final = r"(?:heart(?: size)?|cardiac (?:silhouette|size|shadow|contours?)|cardiac)"
-GAP: Final = r"(?:[ ,]+(?!no\b|and\b|with\b|but\b|lungs?\b|aort\w+|but\b)[\w/'-]+){0,7}?[ ,]+"
+GAP: Final = r"(?:[ ,]+(?!no\b|and\b|with\b|but\b|lungs?\b|aort\w+)[\w/'-]+){0,7}?[ ,]+"
 LUNG: Final = (
     r"(?:lungs?|lobes?|lobar|basilar|bases?|basal|bibasilar|retrocardiac|perihilar|apex|apical|apices|hemithorax|lingul\w*"
     r"|infrahilar|suprahilar|parenchymal|pulmonary|airspace|air space|interstitial|alveolar|subpleural|midlung)"
@@ -243,7 +243,7 @@ BONES_AND_DEVICES: Final = (
         r"(?<!catheter )(?<!wire )(?<!lead )(?<!screw is )(?<!wires are )fractur(?:e|es"
         r"|ed)(?! (?:of the )?(?:\w+ )?(?:catheters?|wires?|leads?|screws?|hardware)\b)",
     ),
-    *said("Fracture", r"broken (?:\w+ ){0,2}(?:ribs?|clavicle|bones?)", r"\bfx"),
+    *said("Fracture", r"broken (?:\w+ ){0,2}(?:ribs?|clavicle|bones?)", r"fx"),
     *said("Fracture", r"(?:compression|wedge|rib|costal) deformit(?:y|ies)", value="uncertain"),
     *said(
         "Support Devices",
