@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pty
@@ -33,11 +32,6 @@ FORMATS = {
     "sr": (), "pdf": (), "dicom-pdf": (), "kos": (), "fhir": (), "fhir-r5": ("--fhir-version", "R5"), "hl7": (),
 }  # fmt: skip
 """Every form, with what else its command line needs."""
-
-reads_dicom = pytest.mark.skipif(
-    importlib.util.find_spec("r2gen_export.studies.dicom.reader") is None,
-    reason="DICOM files are not read by this tree",
-)
 
 
 def command(form: str, *arguments: object) -> list[str]:
@@ -215,7 +209,6 @@ def named_file(folder: Path) -> Path:
     return path
 
 
-@reads_dicom
 @pytest.mark.parametrize("form", ["text", "json", *FORMATS])
 def test_an_identity_is_in_the_documents_and_nowhere_else(form: str, tmp_path: Path) -> None:
     image, out = named_file(tmp_path), tmp_path / "out"
@@ -235,7 +228,6 @@ def test_an_identity_is_in_the_documents_and_nowhere_else(form: str, tmp_path: P
     assert leftovers(tmp_path) == []
 
 
-@reads_dicom
 def test_a_view_without_dicom_is_said_to_be_missing_from_the_references(tmp_path: Path) -> None:
     out = tmp_path / "report.dcm"
     done = run_here(*command("sr", "--study", str(get_testdata_file("RG1_UNCI.dcm")), PHANTOM, "--out", out))
@@ -245,7 +237,6 @@ def test_a_view_without_dicom_is_said_to_be_missing_from_the_references(tmp_path
     assert said in [item.TextValue for item in summary]
 
 
-@reads_dicom
 def test_a_radiograph_becomes_a_report_of_its_study(tmp_path: Path) -> None:
     """Twice: the same but for the time; and with --replaces a revision of it."""
     image = str(get_testdata_file("RG1_UNCI.dcm"))
@@ -278,7 +269,6 @@ def test_a_folder_keeps_no_page_of_an_earlier_call_beside_that_of_a_single_study
     assert [path.name for path in out.iterdir()] == ["study-0001.pdf"]
 
 
-@reads_dicom
 @pytest.mark.parametrize("form", ["sr", "kos"])
 def test_what_r2gen_did_not_write_is_not_replaced(form: str, tmp_path: Path) -> None:
     """An archive would take a radiologist's report, or an image, for outdated; nothing is generated first."""

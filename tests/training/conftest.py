@@ -22,24 +22,22 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
+def make_models(folder: Path, *, train: int, val: int) -> Path:
+    """Tiny models, and an annotation of so many studies with their images."""
     make_tiny_vision(folder / "vision")
     make_tiny_llm(folder / "llm")
-    make_annotation(folder, train=10, val=3)
+    make_annotation(folder, train=train, val=val)
     return folder
 
 
-@pytest.fixture
-def ten_studies(models: Path, tmp_path: Path, one_thread: None) -> TrainSettings:
-    """Ten studies in batches of three: four steps an epoch, the last one of a single study."""
+def settings_of(models: Path, out: Path) -> TrainSettings:
+    """Two epochs on the CPU, in batches of three."""
     return TrainSettings(
         annotation=models / "annotation.json",
         base_dir=models / "images",
         vision=models / "vision",
         llm=models / "llm",
-        out=tmp_path / "run",
+        out=out,
         dataset="iu_xray",
         max_epochs=2,
         batch_size=3,
@@ -47,3 +45,14 @@ def ten_studies(models: Path, tmp_path: Path, one_thread: None) -> TrainSettings
         accelerator="cpu",
         workers=0,
     )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"), train=10, val=3)
+
+
+@pytest.fixture
+def ten_studies(models: Path, tmp_path: Path, one_thread: None) -> TrainSettings:
+    """Ten studies in batches of three: four steps an epoch, the last one of a single study."""
+    return settings_of(models, tmp_path / "run")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,42 +20,19 @@ from r2gen_export.training.fit import TrainSettings, train
 from r2gen_export.training.hub import load_tokenizer
 from r2gen_export.training.validation_scores import NAMES, bleu4_cider, report_scores
 from tests.helpers.own_reports import own_pairs
-from tests.helpers.tiny import make_annotation, make_tiny_llm, make_tiny_vision
+from tests.training.conftest import make_models, settings_of
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_tiny_vision(folder / "vision")
-    make_tiny_llm(folder / "llm")
-    make_annotation(folder, train=6, val=4)
-    return folder
+    return make_models(tmp_path_factory.mktemp("models"), train=6, val=4)
 
 
 @pytest.fixture
 def settings(models: Path, tmp_path: Path) -> TrainSettings:
-    return TrainSettings(
-        annotation=models / "annotation.json",
-        base_dir=models / "images",
-        vision=models / "vision",
-        llm=models / "llm",
-        out=tmp_path / "run",
-        dataset="iu_xray",
-        max_epochs=2,
-        batch_size=3,
-        learning_rate=3e-2,
-        accelerator="cpu",
-        workers=0,
-    )
+    return replace(settings_of(models, tmp_path / "run"), learning_rate=3e-2)
 
 
 def logged(out: Path) -> dict[str, list[float]]:
