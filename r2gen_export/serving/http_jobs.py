@@ -62,6 +62,22 @@ class Job:
     last: float = 0.0
     ended: bool = False
     failed: str = ""
+    _following: dict[str, Any] | None = None
+
+    async def next_event(self) -> dict[str, Any]:
+        """The next of the events; pieces of text that wait together are joined into one, so that a client which takes
+        them slowly, or a front that is behind, has less to do."""
+        if self._following is not None:
+            event, self._following = self._following, None
+            return event
+        event = await self.events.get()
+        while "text" in event and not self.events.empty():
+            following = self.events.get_nowait()
+            if "text" not in following:
+                self._following = following
+                break
+            event = {**event, "text": event["text"] + following["text"]}
+        return event
 
 
 class Jobs:

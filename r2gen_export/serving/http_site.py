@@ -117,7 +117,7 @@ class Site:
         try:
             self.jobs.queue(job, exchange.told)
             while True:
-                event = await job.events.get()
+                event = await job.next_event()
                 if "left" in event:
                     raise ClientGoneError
                 if "late" in event:

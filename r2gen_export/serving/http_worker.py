@@ -19,11 +19,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from time import monotonic
+from typing import Any, Final, TextIO
 
 from r2gen_export.errors import CodedError
 from r2gen_export.serving.http_pixels import check_claim
 from r2gen_export.system.child_process import failure, leave_signals_to_parent, open_answers, write_answer
+
+PIECES_SECONDS: Final = 0.004
+"""Pieces that follow each other faster are said together: the front, woken for each, would take the decoder's cores."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class HttpWorker:
         self._inbox: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(1, "r2gen-read")  # the child that reads DICOM ends with its thread
         self._running = 0
+        self._pieces: list[Mapping[str, Any]] = []
+        self._said = 0.0
         self._say({"ready": {"backend": self._pipeline.provider.name, "trial": asdict(trial),
                              "together": self._pipeline._decoder.row_lengths}})  # fmt: skip
 
@@ -181,8 +187,8 @@ class HttpWorker:
     def _step(self) -> None:
         from r2gen_export.runtime.requests import Piece
 
-        answers: list[Mapping[str, Any]] = []
-        for event in self._requests.step():
+        answers, events = self._pieces, self._requests.step()
+        for event in events:
             task = self._tasks[event.key]
             if isinstance(event, Piece):
                 answers.append({"id": event.key, "text": event.text})
@@ -196,7 +202,10 @@ class HttpWorker:
                 del self._tasks[event.key]
                 assert event.report is not None
                 answers.append({"id": event.key, "report": event.report.to_dict(), "file": None})
-        self._say(*answers)
+        now = monotonic()
+        if now - self._said >= PIECES_SECONDS or not all(isinstance(event, Piece) for event in events):
+            self._pieces, self._said = [], now
+            self._say(*answers)
 
     def _note_running(self) -> None:
         """Say how many requests are decoded, when that has changed."""
