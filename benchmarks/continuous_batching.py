@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from r2gen_export.bundle import Manifest, demo_bundle, load_manifest, seal
 from r2gen_export.decoding import Decoding
 from r2gen_export.interfaces import Embeddings
-from r2gen_export.runtime.decoding.batch import Request, RunningBatch
+from r2gen_export.runtime.decoding.batch import RunningBatch
+from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.pipeline import Pipeline
 
@@ -40,7 +41,7 @@ class Counted:
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
-        self.row_lengths = decoder.row_lengths
+        self.row_lengths, self.wide_rows = decoder.row_lengths, decoder.wide_rows
         self.passes = self.rows = 0
 
     def prefill(self, embeds: NDArray[np.float32], room: int) -> Any:

@@ -63,11 +63,16 @@ class RowState(DecoderState, Protocol):
         """
 
     def advance(self, embeds: Floats) -> Floats:
-        """Append one position, embeds [B, 1, d] float32, to every row, each at its own length.
+        """Append n positions, embeds [B, n, d] float32, to every row, each at its own length.
+
+        More than one to more than one row is for decoders with `wide_rows`.
 
         Returns:
-            Logits [B, vocab] float32, as `join` does. `logits` is not set.
+            Logits [B, n, vocab] float32 behind each of them, as `join` does. `logits` is not set.
         """
+
+    def take_back(self, counts: Integers) -> None:
+        """Forget the last `counts[i]` positions of row i, counts [B], none of them a prompt's."""
 
 
 class PassingState(ABC):
@@ -112,10 +117,13 @@ class PassingState(ABC):
         Raises:
             InternalError: when some of them are the prompt's.
         """
-        written = int((self._lengths - self._prompts).min())
-        if not 0 <= count <= written:
-            raise InternalError(f"rolling back {count} positions of {written}")
-        self._lengths -= count
+        self._take_back(np.full(len(self._lengths), count))
+
+    def _take_back(self, counts: Integers) -> None:
+        written = self._lengths - self._prompts
+        if ((counts < 0) | (counts > written)).any():
+            raise InternalError(f"rolling back {counts.tolist()} positions of {written.tolist()}")
+        self._lengths -= counts
 
     def _append(self, embeds: Floats, keep: int) -> Floats:
         logits = self._pass(embeds, keep)
@@ -181,12 +189,17 @@ class JoiningState(PassingState):
         return logits
 
     def advance(self, embeds: Floats) -> Floats:
-        """Append one position."""
-        logits = self._pass(embeds, 1)[:, -1]
-        self._lengths += 1
+        """Append positions, each row at its own length."""
+        size = embeds.shape[1]
+        logits = self._pass(embeds, size)
+        self._lengths += size
         self._logits = None
         self._forget_spoiled(logits, 0)
         return logits
+
+    def take_back(self, counts: Integers) -> None:
+        """Forget the last positions of each row."""
+        self._take_back(counts)
 
     def reorder(self, rows: Integers) -> None:
         """Take rows, repeat and leave them out."""
@@ -225,9 +238,11 @@ class RowDecoder(Decoder, Protocol):
 
     Attributes:
         row_lengths: whether it can, on this device and with this graph; if not, `open_rows` must not be called.
+        wide_rows: whether one pass may append several positions to several such rows; to one row it always may.
     """
 
     row_lengths: bool
+    wide_rows: bool
 
     def open_rows(self, rows: int, positions: int) -> RowState:
         """A state without rows, with room for so many rows of so many positions each, prompt included.
@@ -270,8 +285,8 @@ def check_room(positions: int, most: int) -> None:
 
 
 def finite_rows(logits: Floats) -> Flags:
-    """Which rows of logits [B, vocab] are finite, [B]."""
-    return np.asarray(np.isfinite(logits).all(axis=1), bool)
+    """Which rows of logits [B, ...] are finite, [B]."""
+    return np.asarray(np.isfinite(logits).reshape(len(logits), -1).all(axis=1), bool)
 
 
 def require_finite(values: Floats, what: str) -> None:

@@ -131,7 +131,7 @@ class EngineDecoder:
         weight_budget: int | None = None,
     ) -> None:
         self._cuda, self._dims = cuda, dims
-        self.row_lengths = True
+        self.row_lengths, self.wide_rows = True, False  # no profile is for several positions of several rows
         with cuda.undone_on_error():
             self._runner = EngineRunner(folder / PLAN, backend, cuda, jit_cache=jit_cache, weight_budget=weight_budget)
             parts = [f"{layer}.{part}" for layer in range(dims.num_layers) for part in ("key", "value")]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from r2gen_export.errors import CodedError, InternalError
 from r2gen_export.reporting.report import Report
-from r2gen_export.runtime.decoding.batch import Ended, Progress, Request, RunningBatch
+from r2gen_export.runtime.decoding.batch import Ended, Progress, RunningBatch
+from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.sequence import Sequence
 from r2gen_export.runtime.outcome import Outcome, coded
 from r2gen_export.runtime.pictures import Images, Pictures

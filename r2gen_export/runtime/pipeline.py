@@ -24,7 +24,8 @@ from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
-from r2gen_export.runtime.decoding.batch import Request, RunningBatch
+from r2gen_export.runtime.decoding.batch import RunningBatch
+from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate_steps
 from r2gen_export.runtime.decoding.sequence import Sequence as TokenSequence
 from r2gen_export.runtime.decoding.sequence import drain
@@ -379,6 +380,7 @@ class _Stages:
             positions=prompt_length(pipeline.manifest) + decoding.max_new_tokens,
             bos_token_id=pipeline.manifest.prompt.bos_token_id,
             eos_token_id=pipeline.manifest.prompt.eos_token_id,
+            drafter=pipeline._drafter,
         )
 
     def report(self, study: Encoded, sequence: TokenSequence) -> Report:

@@ -80,8 +80,7 @@ class RunningRequests:
     """Requests that are being decoded or wait for it. Used from one thread.
 
     A request is decoded alone, while no other is, where the decoder keeps one length for all rows, where it samples
-    (its report must depend on its seed only), where it needs more rows than the batch has, and where it is the only one
-    and the bundle has drafts, which verify several tokens a pass.
+    (its report must depend on its seed only), and where it needs more rows than the batch has.
 
     Args:
         pipeline: whose reports they are.
@@ -173,14 +172,12 @@ class RunningRequests:
 
     def _must_be_alone(self, item: _Item) -> bool:
         decoding = item.stages.settings.decoding
-        only = len(self._waiting) == 1 and not self._running
         return (
             min(self._studies, self._pipeline._most) == 1
             or not self._pipeline._decoder.row_lengths
             or decoding.do_sample
             or decoding.num_beams > self._most_beams
             or decoding.max_new_tokens > self._most_tokens
-            or (only and self._pipeline._drafter is not None and decoding.num_beams == 1)
         )
 
     def _take(self, progress: Progress, events: list[Event]) -> None:

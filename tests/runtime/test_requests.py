@@ -10,6 +10,8 @@ import pytest
 
 from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import Report
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.ngrams import SortedNgrams
 from r2gen_export.runtime.pipeline import Pipeline
 from r2gen_export.runtime.requests import Done, Piece, RequestStages, RunningRequests, try_pipeline
 from tests.serving.http_site import demo_pipeline, pictures
@@ -94,6 +96,31 @@ def test_one_that_leaves_changes_no_other(pipeline: Pipeline, images: list[Path]
         requests.cancel(number)
     done, _ = run(requests)
     assert {number: text_of(outcome) for number, outcome in done.items()} == {n: alone[n].text for n in (3, 5)}
+
+
+def test_drafts_are_verified_alone_and_beside_others(
+    pipeline: Pipeline, images: list[Path], alone: list[Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that comes while another runs with drafts joins it at the next step."""
+    known = [list(alone[number].token_ids) for number in (0, 3, 5)]
+    drafter = Drafter([SortedNgrams.build(known)], vocab_size=pipeline.manifest.dims.vocab_size)
+    monkeypatch.setattr(drafter.pace, "best", lambda studies, rows=1: max(map(len, studies), default=0))
+    monkeypatch.setattr(pipeline, "_drafter", drafter)
+    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    add(requests, pipeline, 0, images[0])
+    done, texts = run(requests)
+    report = done[0].report
+    assert report is not None and report.passes < len(report.token_ids) // 2
+    assert (report.text, texts[0]) == (alone[0].text, alone[0].text)
+    add(requests, pipeline, 0, images[0])
+    events = [event for _ in range(2) for event in requests.step()]
+    assert not any(isinstance(event, Done) for event in events)
+    for number in (1, 3, 5):
+        add(requests, pipeline, number, images[number % 3])
+    done, _ = run(requests)
+    assert [text_of(done[number]) for number in (0, 1, 3, 5)] == [alone[number].text for number in (0, 1, 3, 5)]
+    reports = [done[number].report for number in (0, 3, 5)]
+    assert all(report is not None and report.batch_size > 1 and report.accepted > 0 for report in reports)
 
 
 def test_out_of_memory_begins_again_and_repeats_no_piece(

@@ -18,7 +18,8 @@ from r2gen_export.exporting.decoder.weights import ModuleWeights
 from r2gen_export.exporting.decoder.write import write_streamed
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
-from r2gen_export.runtime.decoding.batch import Request, RunningBatch
+from r2gen_export.runtime.decoding.batch import RunningBatch
+from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams

@@ -169,4 +169,4 @@ def open_cpu_decoder(folder: Path, manifest: Manifest, backend: Backend, threads
     path = folder / layout.DECODER
     if backend == OPENVINO:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
-    return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads)
+    return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads, wide_rows=manifest.dialect == "trt")

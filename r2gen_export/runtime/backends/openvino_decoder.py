@@ -62,7 +62,7 @@ class OpenVinoDecoder:
         threads: CPU threads, None: the cores this process may use.
 
     Attributes:
-        row_lengths: see `interfaces.RowDecoder`; not with quantised weights.
+        row_lengths, wide_rows: see `interfaces.RowDecoder`; not with quantised weights.
 
     Raises:
         R2GenError: `R2G-BUNDLE-GRAPH` when it cannot be loaded or is of another dialect; `R2G-DEVICE-UNAVAILABLE`
@@ -80,7 +80,7 @@ class OpenVinoDecoder:
                 graph = core.read_model(plain)
                 # Before quantised weights activations are rounded to int8. The last bit of a sum over masked slots
                 # can then matter (0.1 in logits at the 1.1B shape): tokens would depend on a study's neighbours.
-                self.row_lengths = not has_quantised_weights(graph)
+                self.row_lengths = self.wide_rows = not has_quantised_weights(graph)
                 self._model = core.compile_model(make_stateful(graph), "CPU", options)
         except (RuntimeError, ValueError) as error:
             message = f"OpenVINO does not load it ({first_line(error, path)})"
@@ -222,8 +222,8 @@ class _CachedState(JoiningState):
         self._cached = 0
         self._apart: list[dict[str, Floats]] = []
 
-    def rollback(self, count: int) -> None:
-        super().rollback(count)
+    def _take_back(self, counts: Integers) -> None:
+        super()._take_back(counts)
         self._slots[self._slots >= self._lengths[:, None]] = NEVER
 
     def _read(self, prompts: Floats, row: int) -> Floats:

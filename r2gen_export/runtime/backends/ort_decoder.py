@@ -50,6 +50,8 @@ class DecoderSession:
         tuning: for providers that build engines.
         acceleration: of the CUDA provider; what the graph does not allow is left out.
         gpu: index of the GPU.
+        wide_rows: whether its attention appends several positions to several rows. `GroupQueryAttention`, of dialect
+            `ort`, does not: "batch_size must be 1 when sequence_length > 1 and past context is given".
 
     Raises:
         R2GenError: what `open_session` raises; `R2G-BUNDLE-GRAPH` when it has other inputs and outputs.
@@ -65,6 +67,7 @@ class DecoderSession:
         tuning: ProviderTuning | None = None,
         acceleration: Acceleration = PLAIN,
         gpu: int = 0,
+        wide_rows: bool = False,
     ) -> None:
         self._dims = dims
         self._open = partial(open_session, providers=providers, threads=threads, gpu=gpu)
@@ -77,6 +80,8 @@ class DecoderSession:
         types = {node.name: node.type for node in self._session.get_inputs()}
         self._static = "logits_to_keep" in types
         self.row_lengths = self._static  # a cache that grows has one length
+        # On a GPU every width and number of rows would be captured and kept as a graph of its own.
+        self.wide_rows = self._static and wide_rows and providers[0] == CPU
         if not self._static and providers[0] != CPU:
             self._open = partial(self._open, growing=True)
             self._session, self.acceleration = self._open_graph(path, tuning, PLAIN)

@@ -2,50 +2,29 @@
 
 Each study has its own settings, length and limit; what it gets does not depend on its neighbours. Greedy search and
 sampling take one row of the decoder, beam search `num_beams`. Tokens equal those of `generate.py`, whose batches begin
-and end together. (Yu et al., Orca, OSDI 2022: iteration-level scheduling.)
+and end together. (Yu et al., Orca, OSDI 2022: iteration-level scheduling.) With a drafter one pass verifies several
+tokens of a study, as in `speculative.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
-from r2gen_export.interfaces import Embeddings, RowDecoder, RowState, finite_rows, require_finite
-from r2gen_export.runtime.decoding.beam import BeamSearch, beams_of
-from r2gen_export.runtime.decoding.generate import check_decoding, sampler
-from r2gen_export.runtime.decoding.processors import log_softmax, make_processors
+from r2gen_export.interfaces import Embeddings, RowDecoder, RowState, require_finite
+from r2gen_export.runtime.decoding.batch_studies import BatchStudy, BeamStudy, GreedyStudy, Request, choose_greedy
+from r2gen_export.runtime.decoding.generate import check_decoding
+from r2gen_export.runtime.decoding.processors import log_softmax
 from r2gen_export.runtime.decoding.sequence import Sequence, TokenEvent
-from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
+from r2gen_export.runtime.drafting.drafter import Draft, Drafter
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A study to be decoded: its prompt [1, S, d] float32, and how."""
-
-    prompt: Floats
-    decoding: Decoding
-    semantics: Semantics = "hf-current"
-
-    @property
-    def rows(self) -> int:
-        """Rows of the decoder it takes."""
-        return self.decoding.num_beams
-
-    @property
-    def positions(self) -> int:
-        """Positions a row of it may come to."""
-        return int(self.prompt.shape[1]) + self.decoding.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -80,6 +59,8 @@ class RunningBatch:
         positions: positions each of them has room for, prompt included.
         bos_token_id: what transformers 4.30 starts from beside the prompt.
         eos_token_id: ends a sequence.
+        drafter: drafts for greedy search and sampling; the tokens stay the same. Where the decoder has no `wide_rows`,
+            for a study that runs by itself.
     """
 
     def __init__(
@@ -91,11 +72,12 @@ class RunningBatch:
         positions: int,
         bos_token_id: int,
         eos_token_id: int,
+        drafter: Drafter | None = None,
     ) -> None:
-        self._decoder, self._embed_tokens = decoder, embed_tokens
+        self._decoder, self._embed_tokens, self._drafter = decoder, embed_tokens, drafter
         self._rows, self._positions = rows, positions
         self._bos, self._eos = bos_token_id, eos_token_id
-        self._studies: dict[int, _Study] = {}
+        self._studies: dict[int, BatchStudy] = {}
         self._state: RowState | None = None
         self._state_rows = 0
 
@@ -130,14 +112,16 @@ class RunningBatch:
         places = np.array([place for place in range(self._rows) if place not in taken][: request.rows])
         logits = self._state.join(request.prompt, int(places[0]))
         self._state_rows = max(self._state_rows, int(places[0]) + 1)
-        kind = _Greedy if request.rows == 1 else _Beams
-        study: _Study = kind(key, request, places, bos=self._bos, eos=self._eos)
+        kind = GreedyStudy if request.rows == 1 else BeamStudy
+        study: BatchStudy = kind(key, request, places, bos=self._bos, eos=self._eos)
         study.prefill_ms = (perf_counter() - started) * 1000
         self._studies[key] = study
-        return self._choose([study], np.repeat(logits, request.rows, axis=0))
+        going, progress = _finite([study], np.repeat(logits[:, None], request.rows, axis=0))
+        progress.tokens += _choose(going, np.repeat(logits, request.rows, axis=0))
+        return self._let_go(going, progress)
 
     def step(self) -> Progress:
-        """Decode one position of every running study, and choose the token behind it.
+        """One pass over every running study: the token behind its last one, and those that drafts bring besides.
 
         A study whose logits are not finite ends with `R2G-GENERATE-NONFINITE`; the others go on.
         """
@@ -150,158 +134,86 @@ class RunningBatch:
         if len(rows) != self._state_rows or not np.array_equal(rows, np.arange(len(rows))):
             self._state.reorder(rows)
             self._state_rows = len(rows)
-        last = np.zeros((len(rows), 1), np.int64)
+        drafts = self._draft(running, len(rows))
+        width = 1 + max((len(draft.tokens) for draft in drafts.values()), default=0)
+        ids = np.zeros((len(rows), width), np.int64)
         for study in running:
-            last[study.places] = study.tokens[:, -1:]
-        logits = self._state.advance(self._embed_tokens.lookup(last))
-        places = np.concatenate([study.places for study in running])
-        in_order = np.array_equal(places, np.arange(len(places)))
-        return self._choose(running, logits if in_order else logits[places], started)
+            ids[study.places] = study.tokens[:, -1:]  # also where others have drafts and this one none
+            if study.key in drafts:
+                ids[study.places, 1 : 1 + len(drafts[study.key].tokens)] = drafts[study.key].tokens
+        logits = self._state.advance(self._embed_tokens.lookup(ids))  # [rows, width, vocab]
+        going, progress = _finite(running, _rows_of(running, logits))
+        progress.tokens += _choose(going, _rows_of(going, logits)[:, 0])
+        if width > 1:
+            progress.tokens += self._verify(going, drafts, logits)
+        elapsed = (perf_counter() - started) * 1000
+        for study in going:
+            study.passes.append(elapsed)
+            study.together = max(study.together, len(running))
+        if self._drafter is not None:
+            self._drafter.pace.time(ids.size, elapsed)
+        return self._let_go(going, progress)
 
     def remove(self, key: int) -> None:
         """Let a study go before its end, if it is still running."""
         self._studies.pop(key, None)
 
-    def _choose(self, studies: list[_Study], logits: Floats, started: float | None = None) -> Progress:
-        """Choose the next tokens from logits [rows of the studies, vocab]; `started`: when their pass began."""
-        progress = Progress()
-        finite = finite_rows(logits)
-        going: list[tuple[_Study, slice]] = []
-        first = 0
-        for study in studies:
-            rows = slice(first, first + len(study.places))
-            first = rows.stop
-            if finite[rows].all():
-                going.append((study, rows))
-            else:
-                progress.ended.append(Ended(study.key, error=_nonfinite(logits[rows])))
-        greedy = [(study, rows.start) for study, rows in going if isinstance(study, _Greedy)]
-        if greedy:
-            chosen = logits if len(greedy) == len(logits) else logits[[row for _, row in greedy]]
-            progress.tokens += _choose_greedy([study for study, _ in greedy], chosen)
-        for study, rows in going:
-            if isinstance(study, _Beams):
-                study.advance(log_softmax(logits[rows]))
-        elapsed = 0.0 if started is None else (perf_counter() - started) * 1000
-        for study, _ in going:
-            if started is not None:
-                study.passes.append(elapsed)
-                study.together = max(study.together, len(studies))
-            if study.done:
-                progress.ended.append(Ended(study.key, study.sequence()))
+    def _draft(self, running: list[BatchStudy], rows: int) -> dict[int, Draft]:
+        """Drafts by the key of their study: as many as pay in a pass over so many rows, and none without any."""
+        if self._drafter is None or (rows > 1 and not self._decoder.wide_rows):
+            return {}
+        # Every row becomes as long as the widest draft makes it, whether it has one or not.
+        room = self._positions - max(study.length for study in running) - 1
+        proposals = {
+            study.key: self._drafter.draft(study.ids, min(study.left - 1, room))
+            for study in running
+            if isinstance(study, GreedyStudy)
+        }
+        count = self._drafter.pace.best([draft.lengths for draft in proposals.values()], rows)
+        return {key: draft.first(count) for key, draft in proposals.items() if count and draft.tokens}
+
+    def _verify(self, going: list[BatchStudy], drafts: Mapping[int, Draft], logits: Floats) -> list[TokenEvent]:
+        """Choose tokens behind drafts that are what their study chose, and take all other positions back.
+
+        Args:
+            going: studies whose first token of this pass is chosen.
+            drafts: by study.
+            logits: [rows, 1 + most drafts, vocab].
+        """
+        assert self._state is not None and self._drafter is not None
+        events: list[TokenEvent] = []
+        back = np.full(len(logits), logits.shape[1] - 1)
+        trying = [study for study in going if study.key in drafts]
+        for study in trying:
+            study.drafted += len(drafts[study.key].tokens)
+        for place in range(1, logits.shape[1]):
+            right: list[BatchStudy] = []
+            for study in trying:
+                draft = drafts[study.key]
+                if len(draft.tokens) < place:
+                    continue
+                holds = int(study.tokens[0, -1]) == draft.tokens[place - 1]
+                self._drafter.pace.tried(draft.lengths[place - 1], holds)
+                study.accepted += holds
+                if holds and not study.done:
+                    back[study.places] -= 1
+                    right.append(study)
+            if not right:
+                break
+            events += _choose(right, _rows_of(right, logits)[:, place])
+            trying = right
+        self._state.take_back(back)
+        return events
+
+    def _let_go(self, going: Iterable[BatchStudy], progress: Progress) -> Progress:
+        """Studies that failed or are done leave."""
+        progress.ended += [Ended(study.key, study.sequence()) for study in going if study.done]
         for ended in progress.ended:
             del self._studies[ended.key]
         return progress
 
 
-class _Study(ABC):
-    """What greedy and beam search have in common.
-
-    Attributes:
-        key: what the caller calls it.
-        places: its rows of the decoder, [num_beams].
-        sources: the rows it goes on from at the next pass, [num_beams]; they are some of `places`.
-        passes: milliseconds of each pass it took part in.
-        together: most studies in one of them.
-    """
-
-    def __init__(self, key: int, request: Request, places: Integers, *, bos: int, eos: int) -> None:
-        self.key, self.places = key, places
-        self.sources = np.repeat(places[:1], len(places))
-        self.passes: list[float] = []
-        self.prefill_ms = 0.0
-        self.together = 1
-        self._decoding, self._eos = request.decoding, eos
-        self._dummy_bos = bos if request.semantics == "hf-4.30" else None
-        self.process = make_processors(request.decoding, eos, self._dummy_bos)
-
-    @property
-    @abstractmethod
-    def tokens(self) -> Integers:
-        """[num_beams, n] int64 so far."""
-
-    @property
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether nothing can change any more."""
-
-    @abstractmethod
-    def sequence(self) -> Sequence:
-        """What was generated."""
-
-
-class _Greedy(_Study):
-    """Greedy search and sampling."""
-
-    def __init__(self, key: int, request: Request, places: Integers, *, bos: int, eos: int) -> None:
-        super().__init__(key, request, places, bos=bos, eos=eos)
-        self._ids = np.zeros((1, request.decoding.max_new_tokens), np.int64)
-        self._logprobs: list[float] = []
-        self._others: list[tuple[int, float]] = []
-        decoding = request.decoding
-        self.processed = decoding.repetition_penalty != 1 or decoding.no_repeat_ngram_size > 0
-        self.least = decoding.min_new_tokens
-        self.draw = sampler(decoding, 1) if decoding.do_sample else None
-
-    @property
-    def tokens(self) -> Integers:
-        return self._ids[:, : len(self._logprobs)]
-
-    @property
-    def done(self) -> bool:
-        count = len(self._logprobs)
-        return count == self._decoding.max_new_tokens or bool(self._ids[0, count - 1] == self._eos)
-
-    def write(self, token_id: int, logprob: float, other: tuple[int, float]) -> TokenEvent:
-        """Append a token; `other`: as in `Sequence.others`."""
-        step = len(self._logprobs)
-        self._ids[0, step] = token_id
-        self._logprobs.append(logprob)
-        self._others.append(other)
-        return TokenEvent(self.key, token_id, logprob, step)
-
-    def sequence(self) -> Sequence:
-        ids: list[int] = self.tokens[0].tolist()
-        return Sequence(
-            token_ids=tuple(ids),
-            logprobs=tuple(self._logprobs),
-            score=None,
-            finish_reason="eos" if ids[-1] == self._eos else "length",
-            prefill_ms=self.prefill_ms,
-            decode_ms=tuple(self.passes),
-            together=self.together,
-            others=tuple(self._others),
-        )
-
-
-class _Beams(_Study):
-    """Beam search in either semantics."""
-
-    def __init__(self, key: int, request: Request, places: Integers, *, bos: int, eos: int) -> None:
-        super().__init__(key, request, places, bos=bos, eos=eos)
-        self._search: BeamSearch = beams_of(request.decoding, eos, self._dummy_bos)
-
-    @property
-    def tokens(self) -> Integers:
-        return self._search.tokens
-
-    @property
-    def done(self) -> bool:
-        return self._search.done
-
-    def advance(self, raw: Floats) -> None:
-        """One step with the model's log probabilities [num_beams, vocab]."""
-        first = self.tokens.shape[1] == 0
-        self._search.advance(self.process(self.tokens, raw), raw)
-        # All beams begin in the row of the one prompt.
-        self.sources = np.repeat(self.places[:1], len(self.places)) if first else self.places[self._search.parents]
-
-    def sequence(self) -> Sequence:
-        best = self._search.best(self.prefill_ms, self.passes)
-        return dataclasses.replace(best, together=self.together)
-
-
-def _arrange(studies: Iterable[_Study]) -> Integers:
+def _arrange(studies: Iterable[BatchStudy]) -> Integers:
     """Rows of the next pass without holes: which row each goes on from, [R]. Rows beyond R move into the holes."""
     running = list(studies)
     places = np.concatenate([study.places for study in running])
@@ -317,27 +229,39 @@ def _arrange(studies: Iterable[_Study]) -> Integers:
     return rows
 
 
-def _choose_greedy(studies: list[_Greedy], logits: Floats) -> list[TokenEvent]:
-    """Choose a token for each study from logits [studies, vocab]."""
-    scores = logits
-    for row, study in enumerate(studies):
-        if study.processed or study.tokens.shape[1] < study.least:
-            scores = logits.copy() if scores is logits else scores
-            scores[row] = study.process(study.tokens, logits[row : row + 1])[0]
-    chosen: Integers = scores.argmax(axis=1)
-    for row, study in enumerate(studies):
-        if study.draw is not None:
-            chosen[row] = study.draw([0], study.tokens, scores[row : row + 1])[0]
-    steps = steps_of_logits(logits, chosen)
-    columns = chosen.tolist(), steps["logprob"].tolist(), others_of(steps)
-    return [
-        study.write(token_id, logprob, other) for study, token_id, logprob, other in zip(studies, *columns, strict=True)
-    ]
+def _rows_of(studies: list[BatchStudy], values: Floats) -> Floats:
+    """The rows of values [rows, ...] that are these studies', in their order: a view where all of them are in order."""
+    places = np.concatenate([study.places for study in studies]) if studies else np.zeros(0, np.int64)
+    return values if np.array_equal(places, np.arange(len(values))) else values[places]
 
 
-def _nonfinite(logits: Floats) -> R2GenError:
-    try:
-        require_finite(logits, "logits")
-    except R2GenError as error:
-        return error
-    raise InternalError("these logits are finite")
+def _finite(studies: list[BatchStudy], logits: Floats) -> tuple[list[BatchStudy], Progress]:
+    """Studies whose logits [rows of the studies, n, vocab] are finite, drafts included, and the ends of the others."""
+    going, progress, first = [], Progress(), 0
+    for study in studies:
+        own = logits[first : first + len(study.places)]
+        first += len(own)
+        try:
+            require_finite(own, "logits")
+        except R2GenError as error:
+            progress.ended.append(Ended(study.key, error=error))
+        else:
+            going.append(study)
+    return going, progress
+
+
+def _choose(studies: list[BatchStudy], logits: Floats) -> list[TokenEvent]:
+    """Choose the next token of each study from logits [rows of the studies, vocab]."""
+    rows, first = [], 0
+    for study in studies:
+        rows.append(slice(first, first + len(study.places)))
+        first = rows[-1].stop
+    events = []
+    greedy = [(study, row.start) for study, row in zip(studies, rows, strict=True) if isinstance(study, GreedyStudy)]
+    if greedy:
+        chosen = logits if len(greedy) == len(logits) else logits[[row for _, row in greedy]]
+        events = choose_greedy([study for study, _ in greedy], chosen)
+    for study, row in zip(studies, rows, strict=True):
+        if isinstance(study, BeamStudy):
+            study.advance(log_softmax(logits[row]))
+    return events

@@ -90,14 +90,14 @@ def drafted_steps(
         started = perf_counter()
         ids = writer.ids
         # The token chosen last has no place in the cache yet, and the pass itself gives one token more than it drafts.
-        drafts, lengths = drafter.propose(ids, decoding.max_new_tokens - writer.count - 1)
-        held, events = _verify(state, embed_tokens, writer, [ids[-1], *drafts])
-        for length, good in zip(lengths, [True] * held + [False], strict=False):
+        draft = drafter.propose(ids, decoding.max_new_tokens - writer.count - 1)
+        held, events = _verify(state, embed_tokens, writer, [ids[-1], *draft.tokens])
+        for length, good in zip(draft.lengths, [True] * held + [False], strict=False):
             drafter.pace.tried(length, good)
-        drafted += len(drafts)
+        drafted += len(draft.tokens)
         accepted += held
         decode_ms.append((perf_counter() - started) * 1000)
-        drafter.pace.time(1 + len(drafts), decode_ms[-1])
+        drafter.pace.time(1 + len(draft.tokens), decode_ms[-1])
         yield from events
     ids = writer.ids
     return Sequence(

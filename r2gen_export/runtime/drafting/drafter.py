@@ -6,6 +6,7 @@ What is drafted changes the time a report takes, never its tokens: `decoding/spe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from r2gen_export.runtime.drafting.ngrams import LONGEST, START, FreshNgrams, Ngrams
@@ -18,6 +19,18 @@ DECAY: Final = 0.98
 
 WIDER: Final = 0.15
 """A further position's share of a pass of one, before any was timed (ONNX Runtime's 4-bit kernel: about 0.2)."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Tokens that may follow, and for each the length of the suffix behind which it stood in an earlier report."""
+
+    tokens: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    def first(self, count: int) -> Draft:
+        """The first `count` of them."""
+        return Draft(self.tokens[:count], self.lengths[:count])
 
 
 class Pace:
@@ -42,7 +55,8 @@ class Pace:
         seen[1] = seen[1] * DECAY + 1
 
     def cost(self, width: int) -> float:
-        """Milliseconds of a pass of `width` positions: measured, or on the line through its neighbours."""
+        """Milliseconds of a pass of `width` positions, of all its rows: measured, or on the line through its
+        neighbours."""
         known = {one: total / count for one, (total, count) in self._times.items()}
         if width in known:
             return known[width]
@@ -56,14 +70,21 @@ class Pace:
             return known[near] * (1 + WIDER * (width - 1)) / (1 + WIDER * (near - 1))
         return known[below] + (known[above] - known[below]) * (width - below) / (above - below)
 
-    def best(self, lengths: Sequence[int]) -> int:
-        """How many of the drafts, found behind suffixes of these lengths, give most tokens for the time."""
-        chosen, best, reach, expected = 0, 1 / self.cost(1), 1.0, 1.0
-        for count, length in enumerate(lengths, start=1):
-            held, seen = self._held[length]
-            reach *= held / seen
-            expected += reach
-            rate = expected / self.cost(count + 1)
+    def best(self, studies: Sequence[Sequence[int]], rows: int = 1) -> int:
+        """How many drafts of each study, at most, give most tokens for the time.
+
+        Args:
+            studies: the lengths of the suffixes behind which each study's drafts stand.
+            rows: of the pass, those of studies without drafts included; all of them become as wide as the widest.
+        """
+        chosen, best, expected = 0, rows / self.cost(rows), float(rows)
+        reach = [1.0] * len(studies)
+        for count in range(1, 1 + max(map(len, studies), default=0)):
+            for number, lengths in enumerate(studies):
+                held, seen = self._held[lengths[count - 1]] if count <= len(lengths) else (0.0, 1.0)
+                reach[number] *= held / seen
+            expected += sum(reach)
+            rate = expected / self.cost(rows * (count + 1))
             if rate > best:
                 chosen, best = count, rate
         return chosen
@@ -94,8 +115,13 @@ class Drafter:
         self._most = most
         self.pace = Pace()
 
-    def propose(self, tokens: Sequence[int], limit: int) -> tuple[list[int], list[int]]:
-        """Up to `limit` tokens that may follow `tokens`, as many as pay; and the length of the suffix behind each."""
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        """Up to `limit` tokens that may follow `tokens`, as many as pay in a pass of one row."""
+        draft = self.draft(tokens, limit)
+        return draft.first(self.pace.best([draft.lengths]))
+
+    def draft(self, tokens: Sequence[int], limit: int) -> Draft:
+        """Up to `limit` tokens that may follow `tokens`."""
         context = [START, *tokens][-LONGEST:]
         drafts: list[int] = []
         lengths: list[int] = []
@@ -109,8 +135,7 @@ class Drafter:
             drafts.append(token)
             lengths.append(length)
             context = [*context, token][-LONGEST:]
-        count = self.pace.best(lengths)
-        return drafts[:count], lengths[:count]
+        return Draft(tuple(drafts), tuple(lengths))
 
     def learn(self, tokens: Sequence[int]) -> None:
         """Learn a finished report's tokens, EOS included."""

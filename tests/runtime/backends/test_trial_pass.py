@@ -23,6 +23,7 @@ from r2gen_export.runtime.backends.ort_vision import VisionSession
 from r2gen_export.runtime.backends.placement import require_gpu_kernels
 from r2gen_export.runtime.backends.trial_pass import run_trial, tolerance_of, trial_prompt
 from r2gen_export.runtime.doctor import bundle_checks
+from tests.serving.http_site import demo_pipeline
 
 HOST = {"providers": ["CPUExecutionProvider"], "threads": 1}
 
@@ -121,26 +122,32 @@ class FaultyRows:
     """A decoder that is right with rows of one length, and its states."""
 
     def __init__(self, decoder: Any, fault: str) -> None:
-        self._decoder, self._fault, self.row_lengths = decoder, fault, True
+        self._decoder, self._fault = decoder, fault
+        self.row_lengths, self.wide_rows = True, decoder.wide_rows
 
     def prefill(self, embeds: Any, room: int) -> Any:
         return self._decoder.prefill(embeds, room)
 
     def open_rows(self, rows: int, positions: int) -> Any:
         state = self._decoder.open_rows(rows, positions)
-        advance, join = state.advance, state.join
+        advance, join, take_back = state.advance, state.join, state.take_back
 
         def advance_wrong(embeds: Any) -> Any:
             if self._fault == "gives all rows the longest one's positions":
                 state._lengths[:] = state._lengths.max()
+            if self._fault == "mixes up wide rows" and embeds.shape[1] > 1:
+                return advance(embeds)[:, ::-1]
             return advance(embeds)
+
+        def take_back_wrong(counts: Any) -> None:
+            take_back(counts * 0 if self._fault == "takes nothing of a row back" else counts)
 
         def join_wrong(prompts: Any, row: int) -> Any:
             if self._fault == "does not join":
                 raise R2GenError("R2G-DEVICE-UNAVAILABLE", "no pass begins at this row")
             return join(prompts, row)
 
-        state.advance, state.join = advance_wrong, join_wrong
+        state.advance, state.join, state.take_back = advance_wrong, join_wrong, take_back_wrong
         return state
 
 
@@ -161,6 +168,17 @@ def test_rows_of_different_length_are_left_alone_where_they_are_wrong(
     assert faulty.row_lengths is (message is None)
     assert (message or "") in trial.rows
     assert ("begin together" in str(trial)) is bool(trial.rows) is bool(fault)
+
+
+@pytest.mark.parametrize("fault", ["mixes up wide rows", "takes nothing of a row back", ""])
+def test_wide_passes_that_are_wrong_are_not_made(fault: str) -> None:
+    pipeline = demo_pipeline()
+    prompt = trial_prompt(pipeline._vision, pipeline._embed_tokens, pipeline.manifest.prompt, pipeline.manifest.image)
+    faulty = FaultyRows(pipeline._decoder, fault)
+    assert faulty.wide_rows
+    assert not run_trial(prompt, faulty, pipeline._embed_tokens, pipeline.manifest).rows
+    assert faulty.row_lengths
+    assert faulty.wide_rows is not bool(fault)
 
 
 def test_a_fault_of_the_vision_encoder_is_seen(parts: tuple[Any, ...]) -> None:

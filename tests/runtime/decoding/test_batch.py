@@ -22,9 +22,12 @@ from r2gen_export.runtime.backends.gpu_kv_cache import DeviceMemory, RowMover
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_session import open_session
-from r2gen_export.runtime.decoding.batch import Ended, Request, RunningBatch
+from r2gen_export.runtime.decoding.batch import Ended, RunningBatch
+from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate
 from r2gen_export.runtime.decoding.sequence import Sequence
+from r2gen_export.runtime.drafting.drafter import Drafter
+from r2gen_export.runtime.drafting.ngrams import SortedNgrams
 from tests.helpers.tiny import make_tiny_llm
 from tests.helpers.torch_decoder import make_prompts
 
@@ -56,7 +59,7 @@ def decoder(request: pytest.FixtureRequest, folder: Path) -> Any:
     name = request.param.split()[0]
     if name == "openvino":
         return OpenVinoDecoder(folder / "ort/model.onnx", DIMS, threads=1)
-    session = DecoderSession(folder / name / "model.onnx", DIMS, **CPU)
+    session = DecoderSession(folder / name / "model.onnx", DIMS, **CPU, wide_rows=name == "trt")
     if request.param != name:
         session._mover = RowMover(DeviceMemory(name="cpu"), np.float32, partial(open_session, **CPU))
     return session
@@ -64,8 +67,8 @@ def decoder(request: pytest.FixtureRequest, folder: Path) -> Any:
 
 @pytest.fixture
 def open_batch(decoder: Any, table: EmbeddingTable) -> Callable[..., RunningBatch]:
-    def opened(rows: int, embeddings: Any = table) -> RunningBatch:
-        return RunningBatch(decoder, embeddings, rows=rows, positions=80, bos_token_id=BOS, eos_token_id=EOS)
+    def opened(rows: int, embeddings: Any = table, **more: Any) -> RunningBatch:
+        return RunningBatch(decoder, embeddings, rows=rows, positions=80, bos_token_id=BOS, eos_token_id=EOS, **more)
 
     return opened
 
@@ -126,6 +129,55 @@ def test_studies_get_what_they_get_alone(decoder: Any, table: EmbeddingTable, op
             together.add(sequence.together)
     assert len(lengths) > 8
     assert {1, 3, 4} <= together, "studies should run beside few and many others"
+
+
+def test_drafts_change_the_passes_and_no_token(decoder: Any, table: EmbeddingTable, open_batch: Any) -> None:
+    """Right drafts, wrong ones, and studies without any, beside beams."""
+    rng = np.random.default_rng(6)
+    accepted_beside = accepted_alone = 0
+    for rows in (1, 4, 7):
+        requests = {key: request for key, request in random_requests(rng, 14).items() if request.rows <= rows}
+        expected = {key: alone(decoder, table, request) for key, request in requests.items()}
+        known = [list(sequence.token_ids) for key, sequence in expected.items() if key % 3]
+        for tokens in known[::2]:
+            tokens[rng.integers(len(tokens))] = int(rng.integers(DIMS.vocab_size))
+        drafter = Drafter([SortedNgrams.build(known)], vocab_size=DIMS.vocab_size)
+        drafter.pace.best = lambda studies, rows=1: max(map(len, studies), default=0)  # type: ignore[method-assign]
+        ended = {one.key: one for one in run(open_batch(rows, drafter=drafter), requests)}
+        assert ended.keys() == requests.keys()
+        for key, plain in expected.items():
+            sequence = ended[key].sequence
+            assert sequence is not None
+            assert (sequence.token_ids, sequence.finish_reason) == (plain.token_ids, plain.finish_reason)
+            np.testing.assert_allclose(sequence.logprobs, plain.logprobs, atol=1e-5)
+            assert 0 <= sequence.accepted <= sequence.drafted
+            saved = len(plain.token_ids) - 1 - len(sequence.decode_ms)
+            assert saved in (sequence.accepted, sequence.accepted - 1), "each that holds saves a pass, but for an EOS"
+            accepted_beside += sequence.accepted if sequence.together > 1 else 0
+            accepted_alone += sequence.accepted if sequence.together == 1 else 0
+    assert accepted_alone > 10
+    assert (accepted_beside > 10) is decoder.wide_rows
+
+
+def test_a_draft_that_is_not_finite_ends_its_study_alone(decoder: Any, table: EmbeddingTable, open_batch: Any) -> None:
+    """What it wrote into the cache is behind the end of the others, and is cleared."""
+    if not decoder.wide_rows:
+        pytest.skip("drafts are for a study that runs by itself")
+    rng = np.random.default_rng(8)
+    requests = {key: Request(make_prompts(rng, 1, 6, 32), GREEDY) for key in range(6)}
+    expected = {key: alone(decoder, table, request) for key, request in requests.items()}
+    bad = next(
+        token for token in range(DIMS.vocab_size) if all(token not in one.token_ids for one in expected.values())
+    )
+    drafter = Drafter([SortedNgrams.build([[*expected[2].token_ids[:3], bad, 1, 2]])], vocab_size=DIMS.vocab_size)
+    drafter.pace.best = lambda studies, rows=1: max(map(len, studies), default=0)  # type: ignore[method-assign]
+    ended = {one.key: one for one in run(open_batch(3, Spoiling(table, bad), drafter=drafter), requests)}
+    failed = {key for key, one in ended.items() if one.error is not None}
+    assert 2 in failed
+    assert len(failed) < 5
+    for key in requests.keys() - failed:
+        sequence = ended[key].sequence
+        assert sequence is not None and sequence.token_ids == expected[key].token_ids
 
 
 def test_rows_that_become_free_are_used_at_the_next_step(open_batch: Any) -> None:
@@ -227,7 +279,7 @@ def test_slots_that_are_not_in_use_do_not_count(folder: Path, table: EmbeddingTa
                     array[row + 1 :] = content
             for token in (3, 70, 9):
                 embeds = table.lookup(np.full((row + 1, 1), token))
-                logits[content].append(state.advance(embeds).copy())
+                logits[content].append(state.advance(embeds)[:, 0].copy())
     for clean, poisoned in zip(logits[0], logits[poison], strict=True):
         np.testing.assert_array_equal(clean, poisoned)
 
@@ -279,7 +331,7 @@ def test_a_row_that_was_not_finite_is_used_again(decoder: Any, table: EmbeddingT
         embeds = token.copy()
         if spoiled:
             embeds[1] = np.nan
-        assert np.isfinite(state.advance(embeds)).all(axis=1).tolist() == [True, not spoiled]
+        assert np.isfinite(state.advance(embeds)[:, 0]).all(axis=1).tolist() == [True, not spoiled]
         state.join(shorter, 1)
-        logits.append([state.advance(token).copy() for _ in range(3)])
+        logits.append([state.advance(token)[:, 0].copy() for _ in range(3)])
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-6)
