@@ -140,8 +140,8 @@ def measure_demo(options: argparse.Namespace, folder: Path) -> None:
     demo_in_trt(folder / "demo")
     pipeline = Pipeline.from_bundle(folder / "demo", device=options.device, threads=options.threads)
     shipped = Pipeline.from_bundle(device="cpu", threads=options.threads)
-    decoder = Counted(pipeline._decoder)
-    pipeline._decoder = decoder  # type: ignore[assignment]
+    decoder = Counted(pipeline.model.decoder)
+    pipeline.model.decoder = decoder  # type: ignore[assignment]
     for preset in options.presets.split(","):
 
         def work(mode: str, preset: str = preset) -> Tokens:

@@ -15,9 +15,9 @@ from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.backends.trial_pass import Trial, run_trial, trial_prompt
 from r2gen_export.runtime.decoding.batch import Progress, RunningBatch
 from r2gen_export.runtime.detokenizer import TextStream
+from r2gen_export.runtime.loaded_model import LoadedModel, ModelStages
 from r2gen_export.runtime.many import Encoded, Prepared, out_of_memory
 from r2gen_export.runtime.outcome import coded
-from r2gen_export.runtime.pipeline import Pipeline, _Stages
 from r2gen_export.runtime.settings import Settings, resolve_settings
 
 
@@ -47,33 +47,13 @@ class _Item:
 
     key: int
     prepared: Prepared
-    stages: RequestStages
+    stages: ModelStages
     stream: TextStream
     study: Encoded | None = None
     given: str = ""
     text: str = ""
     alone: bool = False
     streams: bool = True
-
-
-class RequestStages(_Stages):
-    """The stages of a pipeline with the settings of one request; all but `prepare` are called inside `Pipeline._run`.
-
-    Attributes:
-        settings: in force.
-    """
-
-    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        super().__init__(pipeline, settings)
-        self.settings = settings
-
-    def pieces(self, study: Encoded) -> Generator[str, None, list[Report]]:
-        """Decode one study by itself, with drafts where the bundle has them; yields its pieces of text."""
-        return self._pipeline._steps([study], self.settings, study.started, text=True)
-
-    def text_stream(self) -> TextStream:
-        """For the tokens of one report."""
-        return self._pipeline._detokenizer.stream(self.settings.semantics)
 
 
 class RunningRequests:
@@ -83,16 +63,16 @@ class RunningRequests:
     (its report must depend on its seed only), and where it needs more rows than the batch has.
 
     Args:
-        pipeline: whose reports they are.
+        model: whose reports they are.
         studies: most that are decoded together.
         most_beams, most_tokens: the batch has room for so many studies of so many beams and new tokens each.
     """
 
-    def __init__(self, pipeline: Pipeline, *, studies: int, most_beams: int, most_tokens: int) -> None:
-        self._pipeline, self._studies = pipeline, studies
-        largest = resolve_settings(pipeline.manifest, overrides={})
+    def __init__(self, model: LoadedModel, *, studies: int, most_beams: int, most_tokens: int) -> None:
+        self._model, self._studies = model, studies
+        largest = resolve_settings(model.manifest, overrides={})
         decoding = replace(largest.decoding, num_beams=most_beams, max_new_tokens=most_tokens, do_sample=False)
-        self._largest = RequestStages(pipeline, replace(largest, decoding=decoding))
+        self._largest = ModelStages(model, replace(largest, decoding=decoding))
         self._most_beams, self._most_tokens = most_beams, most_tokens
         self._waiting: deque[_Item] = deque()
         self._running: dict[int, _Item] = {}
@@ -114,7 +94,7 @@ class RunningRequests:
 
         Without `streams` its only `Piece` is an empty one, when its first token is there.
         """
-        stages = RequestStages(self._pipeline, settings)
+        stages = ModelStages(self._model, settings)
         self._waiting.append(_Item(key, prepared, stages, stages.text_stream(), streams=streams))
 
     def cancel(self, key: int) -> None:
@@ -124,12 +104,12 @@ class RunningRequests:
             self._batch.remove(key)
         if self._alone is not None and self._alone[0].key == key:
             generation, self._alone = self._alone[1], None
-            self._pipeline._run(generation.close)
+            self._model.run(generation.close)
 
     def step(self) -> list[Event]:
         """Begin what may begin, and decode one position of all that run. What fails is an event of its request."""
         events: list[Event] = []
-        self._pipeline._run(partial(self._advance, events))
+        self._model.run(partial(self._advance, events))
         return events
 
     def _advance(self, events: list[Event]) -> None:
@@ -145,7 +125,7 @@ class RunningRequests:
 
     def _admit(self, events: list[Event]) -> None:
         """Begin the first of those that wait, if there is room: one a step, since the others wait for its prefill."""
-        if not self._waiting or len(self._running) >= min(self._studies, self._pipeline._most):
+        if not self._waiting or len(self._running) >= min(self._studies, self._model.most):
             return
         item = self._waiting[0]
         by_itself = item.alone or self._must_be_alone(item)
@@ -163,7 +143,7 @@ class RunningRequests:
             self._alone = self._waiting.popleft(), item.stages.pieces(item.study)
             return
         if self._batch is None:
-            self._batch = self._largest.open_batch(min(self._studies, self._pipeline._most))
+            self._batch = self._largest.open_batch(min(self._studies, self._model.most))
         request = item.stages.request(item.study)
         if self._batch.fits(request):
             self._waiting.popleft()
@@ -173,8 +153,8 @@ class RunningRequests:
     def _must_be_alone(self, item: _Item) -> bool:
         decoding = item.stages.settings.decoding
         return (
-            min(self._studies, self._pipeline._most) == 1
-            or not self._pipeline._decoder.row_lengths
+            min(self._studies, self._model.most) == 1
+            or not self._model.decoder.row_lengths
             or decoding.do_sample
             or decoding.num_beams > self._most_beams
             or decoding.max_new_tokens > self._most_tokens
@@ -234,10 +214,10 @@ class RunningRequests:
         items = list(self._running.values()) or ([self._waiting.popleft()] if self._waiting else [])
         self._running.clear()
         self._batch = None
-        together = min(self._studies, self._pipeline._most)
+        together = min(self._studies, self._model.most)
         fewer = out_of_memory(error) and together > 1
         if fewer:
-            self._pipeline._halve(together)
+            self._model.halve(together)
         for item in items:
             item.stream, item.text, item.alone = item.stages.text_stream(), "", not fewer
         self._waiting.extendleft(reversed(items))
@@ -252,7 +232,7 @@ class Readiness:
     rows: str = field(default="")
 
 
-def try_pipeline(pipeline: Pipeline) -> Readiness:
+def try_model(model: LoadedModel) -> Readiness:
     """Compare what the loaded graphs compute with the logits that the bundle keeps of its export.
 
     Raises:
@@ -260,11 +240,9 @@ def try_pipeline(pipeline: Pipeline) -> Readiness:
     """
 
     def trial() -> Trial:
-        embeds = trial_prompt(
-            pipeline._vision, pipeline._embed_tokens, pipeline.manifest.prompt, pipeline.manifest.image
-        )
-        return run_trial(embeds, pipeline._decoder, pipeline._embed_tokens, pipeline.manifest)
+        embeds = trial_prompt(model.vision, model.embed_tokens, model.manifest.prompt, model.manifest.image)
+        return run_trial(embeds, model.decoder, model.embed_tokens, model.manifest)
 
     # On a GPU the pass was made while loading, with the tolerance of the engine's own precision.
-    shown = pipeline.provider.trial or pipeline._run(trial)
+    shown = model.provider.trial or model.run(trial)
     return Readiness(shown.difference, shown.tolerance, shown.rows)

@@ -68,31 +68,31 @@ class HttpWorker:
     def __init__(self, settings: HttpWorkerSettings, answers: TextIO) -> None:
         from r2gen_export.bundle import bundle_sha256
         from r2gen_export.runtime.pipeline import Pipeline
-        from r2gen_export.runtime.requests import RunningRequests, try_pipeline
+        from r2gen_export.runtime.requests import RunningRequests, try_model
 
         self._answers, self._lock = answers, threading.Lock()
         # A service learns no drafts: token ids of reports are patient data, and its bundle may be read-only.
-        self._pipeline = Pipeline.from_bundle(
+        self._model = model = Pipeline.from_bundle(
             settings.bundle,
             device=settings.device,
             threads=settings.threads,
             draft=settings.draft,
             learn=False,
             batch=settings.studies,
-        )
-        trial = try_pipeline(self._pipeline)
+        ).model
+        trial = try_model(model)
         self._requests = RunningRequests(
-            self._pipeline, studies=settings.studies, most_beams=settings.most_beams, most_tokens=settings.most_tokens
+            model, studies=settings.studies, most_beams=settings.most_beams, most_tokens=settings.most_tokens
         )
-        self._bundle_sha256 = bundle_sha256(self._pipeline.manifest)
+        self._bundle_sha256 = bundle_sha256(model.manifest)
         self._tasks: dict[int, _Task] = {}
         self._inbox: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(1, "r2gen-read")  # the child that reads DICOM ends with its thread
         self._running = 0
         self._pieces: list[Mapping[str, Any]] = []
         self._said = 0.0
-        self._say({"ready": {"backend": self._pipeline.provider.name, "trial": asdict(trial),
-                             "together": self._pipeline._decoder.row_lengths}})  # fmt: skip
+        self._say({"ready": {"backend": model.provider.name, "trial": asdict(trial),
+                             "together": model.decoder.row_lengths}})  # fmt: skip
 
     def run(self, commands: TextIO) -> None:
         """Work until the commands end."""
@@ -146,8 +146,8 @@ class HttpWorker:
 
     def _prepare(self, key: int, told: Mapping[str, Any]) -> None:
         """In the thread that reads: the study's pixel values."""
+        from r2gen_export.runtime.loaded_model import ModelStages
         from r2gen_export.runtime.outcome import coded
-        from r2gen_export.runtime.requests import RequestStages
         from r2gen_export.studies.dicom.types import DicomSettings
 
         try:
@@ -158,8 +158,7 @@ class HttpWorker:
             study = _study(paths, dicom)
             if told["form"] in _forms():
                 _check_form(told["form"], study)
-            self._pipeline._dicom = dicom  # one thread reads, one study after the other
-            prepared: Any = study, RequestStages(self._pipeline, self._settings(told)).prepare(1, study)
+            prepared: Any = study, ModelStages(self._model, self._settings(told), dicom).prepare(1, study)
         except Exception as error:
             prepared = coded(error)
         self._inbox.put({"id": key, "prepared": prepared})

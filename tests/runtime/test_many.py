@@ -75,16 +75,16 @@ def test_reports_are_what_each_study_gets_alone(pipeline: Pipeline, pictures: An
 def test_images_are_read_while_others_are_decoded(pipeline: Pipeline, pictures: Any, tmp_path: Path) -> None:
     """As with weights on a GPU: in another thread, some studies ahead, and with the same reports and errors."""
     expected = [report.token_ids for report in reports_of(pipeline, pictures, num_beams=1)]
-    pipeline.provider = dataclasses.replace(pipeline.provider, name="CUDAExecutionProvider")
+    pipeline.model.provider = dataclasses.replace(pipeline.provider, name="CUDAExecutionProvider")
     assert not pipeline.provider.decodes_on_cpu
     threads: dict[int, str] = {}
-    prepare = pipeline._prepare
+    prepare = pipeline.model.prepare
 
     def named(study: int, *arguments: Any) -> Any:
         threads[study] = threading.current_thread().name
         return prepare(study, *arguments)
 
-    pipeline._prepare = named  # type: ignore[method-assign]
+    pipeline.model.prepare = named  # type: ignore[method-assign]
     studies = [*pictures[:5], tmp_path / "none.png", *pictures[5:]]
     outcomes = pipeline.generate_many(studies, batch_size=4, num_beams=1, min_new_tokens=0, max_new_tokens=60)
     first = next(outcomes)
@@ -118,19 +118,19 @@ def test_a_study_that_takes_long_holds_up_only_so_many(
     pipeline: Pipeline, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Study 1 does not end; finished ones wait for it, and then no further study is begun."""
-    pipeline._most = 2
+    pipeline.model.most = 2
     reports = reports_of(pipeline, pictures, batch=2, num_beams=1)
     lengths = [len(report.token_ids) for report in reports]
     longest = lengths.index(max(lengths))
     others = [pictures[lengths.index(min(lengths))]] * 30
     begun: list[int] = []
-    prepare = pipeline._prepare
+    prepare = pipeline.model.prepare
 
     def counted(study: int, *arguments: Any) -> Any:
         begun.append(study)
         return prepare(study, *arguments)
 
-    monkeypatch.setattr(pipeline, "_prepare", counted)
+    monkeypatch.setattr(pipeline.model, "prepare", counted)
     first = next(iter(pipeline.generate_many([pictures[longest], *others], batch_size=2, num_beams=1,
                                              min_new_tokens=0, max_new_tokens=60)))  # fmt: skip
     assert first.study == 1
@@ -150,7 +150,7 @@ def test_failures_are_kept_apart(pipeline: Pipeline, pictures: Any, tmp_path: Pa
 
 
 def test_a_study_whose_prompt_is_not_finite_is_named(pipeline: Pipeline, pictures: Any) -> None:
-    encode = pipeline._vision.encode
+    encode = pipeline.model.vision.encode
     calls = 0
 
     def spoiled(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -158,7 +158,7 @@ def test_a_study_whose_prompt_is_not_finite_is_named(pipeline: Pipeline, picture
         calls += 1
         return encode(pixels) * (np.nan if calls == 3 else 1)
 
-    pipeline._vision.encode = spoiled  # type: ignore[method-assign]
+    pipeline.model.vision.encode = spoiled  # type: ignore[method-assign]
     outcomes = list(pipeline.generate_many(pictures, batch_size=4, num_beams=1, max_new_tokens=20))
     assert [outcome.study for outcome in outcomes if outcome.error] == [3]
     assert isinstance(outcomes[2].error, R2GenError)
@@ -200,7 +200,7 @@ class Limited:
 @pytest.mark.parametrize("where", ["open", "join", "decode"])
 def test_where_memory_does_not_suffice_fewer_run_together(pipeline: Pipeline, pictures: Any, where: str) -> None:
     expected = [report.token_ids for report in reports_of(pipeline, pictures, num_beams=1)]
-    pipeline._decoder = Limited(pipeline._decoder, 2, where)  # type: ignore[assignment]
+    pipeline.model.decoder = Limited(pipeline.model.decoder, 2, where)  # type: ignore[assignment]
     reports = reports_of(pipeline, pictures, batch=6, num_beams=1)
     assert [report.token_ids for report in reports] == expected
     assert max(report.batch_size for report in reports) == 2
@@ -210,7 +210,7 @@ def test_where_memory_does_not_suffice_fewer_run_together(pipeline: Pipeline, pi
 
 def test_after_a_bug_in_a_pass_each_study_is_decoded_alone(pipeline: Pipeline, pictures: Any) -> None:
     expected = [report.token_ids for report in reports_of(pipeline, pictures, num_beams=1)]
-    opened = pipeline._decoder.open_rows
+    opened = pipeline.model.decoder.open_rows
     calls = 0
 
     def breaking(rows: int, positions: int) -> Any:
@@ -227,7 +227,7 @@ def test_after_a_bug_in_a_pass_each_study_is_decoded_alone(pipeline: Pipeline, p
         state.advance = once  # type: ignore[method-assign]
         return state
 
-    pipeline._decoder.open_rows = breaking  # type: ignore[method-assign]
+    pipeline.model.decoder.open_rows = breaking  # type: ignore[method-assign]
     reports = reports_of(pipeline, pictures, num_beams=1)
     assert [report.token_ids for report in reports] == expected
     assert calls > 5, "the others run together again"

@@ -168,14 +168,14 @@ def test_many_studies_are_what_each_is_alone(demo: Pipeline, batch_size: int, pr
 def test_a_batch_that_does_not_fit_is_halved_and_said(room: int) -> None:
     """The decoder refuses more than `room` rows, as a GPU without memory for them does."""
     pipeline = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)
-    prefill = pipeline._decoder.prefill
+    prefill = pipeline.model.decoder.prefill
 
     def limited(embeds: NDArray[np.float32], positions: int) -> object:
         if len(embeds) > room:
             raise out_of_memory("prefill needs more", "out of memory")
         return prefill(embeds, positions)
 
-    pipeline._decoder.prefill = limited  # type: ignore[method-assign, assignment]
+    pipeline.model.decoder.prefill = limited  # type: ignore[method-assign, assignment]
     studies = [PHANTOM, REAL[0], REAL[1], PHANTOM, (PHANTOM, REAL[0])]
     reports = [outcome.unwrap() for outcome in pipeline.generate_many(studies, batch_size=5, preset="fast")]
     expected = Pipeline.from_bundle(demo_bundle(), device="cpu", threads=1)

@@ -12,8 +12,9 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.drafting.drafter import Drafter
 from r2gen_export.runtime.drafting.ngrams import SortedNgrams
+from r2gen_export.runtime.loaded_model import ModelStages
 from r2gen_export.runtime.pipeline import Pipeline
-from r2gen_export.runtime.requests import Done, Piece, RequestStages, RunningRequests, try_pipeline
+from r2gen_export.runtime.requests import Done, Piece, RunningRequests, try_model
 from tests.serving.http_site import demo_pipeline, pictures
 
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -37,9 +38,9 @@ def loaded() -> Pipeline:
 
 @pytest.fixture
 def pipeline(loaded: Pipeline) -> Iterator[Pipeline]:
-    most = loaded._most
+    most = loaded.model.most
     yield loaded
-    loaded._most = most
+    loaded.model.most = most
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def alone(loaded: Pipeline, images: list[Path]) -> list[Report]:
 
 def add(requests: RunningRequests, pipeline: Pipeline, number: int, image: Path, *, streams: bool = True) -> None:
     settings = pipeline.settings(**SETTINGS[number % len(SETTINGS)])
-    requests.add(number, RequestStages(pipeline, settings).prepare(1, image), settings, streams=streams)
+    requests.add(number, ModelStages(pipeline.model, settings).prepare(1, image), settings, streams=streams)
 
 
 def run(requests: RunningRequests) -> tuple[dict[int, Done], dict[int, str]]:
@@ -72,7 +73,7 @@ def text_of(done: Done) -> str:
 
 
 def test_texts_are_those_alone(pipeline: Pipeline, images: list[Path], alone: list[Report]) -> None:
-    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    requests = RunningRequests(pipeline.model, studies=4, most_beams=3, most_tokens=120)
     for number in range(10):
         add(requests, pipeline, number, images[number % 3], streams=number != 5)
     done, texts = run(requests)
@@ -87,7 +88,7 @@ def test_texts_are_those_alone(pipeline: Pipeline, images: list[Path], alone: li
 
 
 def test_one_that_leaves_changes_no_other(pipeline: Pipeline, images: list[Path], alone: list[Report]) -> None:
-    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    requests = RunningRequests(pipeline.model, studies=4, most_beams=3, most_tokens=120)
     for number in (0, 1, 3, 5, 6):
         add(requests, pipeline, number, images[number % 3])
     for _ in range(8):
@@ -105,8 +106,8 @@ def test_drafts_are_verified_alone_and_beside_others(
     known = [list(alone[number].token_ids) for number in (0, 3, 5)]
     drafter = Drafter([SortedNgrams.build(known)], vocab_size=pipeline.manifest.dims.vocab_size)
     monkeypatch.setattr(drafter.pace, "best", lambda studies, rows=1: max(map(len, studies), default=0))
-    monkeypatch.setattr(pipeline, "_drafter", drafter)
-    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    monkeypatch.setattr(pipeline.model, "drafter", drafter)
+    requests = RunningRequests(pipeline.model, studies=4, most_beams=3, most_tokens=120)
     add(requests, pipeline, 0, images[0])
     done, texts = run(requests)
     report = done[0].report
@@ -126,7 +127,7 @@ def test_drafts_are_verified_alone_and_beside_others(
 def test_out_of_memory_begins_again_and_repeats_no_piece(
     pipeline: Pipeline, images: list[Path], alone: list[Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    requests = RunningRequests(pipeline.model, studies=4, most_beams=3, most_tokens=120)
     for number in (0, 1, 3, 5):
         add(requests, pipeline, number, images[number % 3])
     events = [event for _ in range(10) for event in requests.step()]
@@ -141,7 +142,7 @@ def test_out_of_memory_begins_again_and_repeats_no_piece(
     for event in reversed(events):
         if isinstance(event, Piece):
             texts[event.key] = event.text + texts.get(event.key, "")
-    assert pipeline._most == 2
+    assert pipeline.model.most == 2
     for number in (0, 1, 3, 5):
         assert text_of(done[number]) == texts[number] == alone[number].text
 
@@ -149,7 +150,7 @@ def test_out_of_memory_begins_again_and_repeats_no_piece(
 def test_another_error_lets_each_be_decoded_alone(
     pipeline: Pipeline, images: list[Path], alone: list[Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = RunningRequests(pipeline, studies=4, most_beams=3, most_tokens=120)
+    requests = RunningRequests(pipeline.model, studies=4, most_beams=3, most_tokens=120)
     for number in (0, 3):
         add(requests, pipeline, number, images[number % 3])
     requests.step()
@@ -160,9 +161,9 @@ def test_another_error_lets_each_be_decoded_alone(
 
 
 def test_the_trial_pass_sees_other_logits(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    readiness = try_pipeline(pipeline)
+    readiness = try_model(pipeline.model)
     assert readiness.difference is not None and readiness.difference <= readiness.tolerance
-    encode = pipeline._vision.encode
-    monkeypatch.setattr(pipeline._vision, "encode", lambda pixels: encode(pixels) * 1.5)
+    encode = pipeline.model.vision.encode
+    monkeypatch.setattr(pipeline.model.vision, "encode", lambda pixels: encode(pixels) * 1.5)
     with pytest.raises(R2GenError, match="R2G-DEVICE-UNAVAILABLE"):
-        try_pipeline(pipeline)
+        try_model(pipeline.model)

@@ -17,6 +17,7 @@ from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.select import EngineCandidates, _open_engines
 from r2gen_export.runtime.detokenizer import Detokenizer
+from r2gen_export.runtime.loaded_model import LoadedModel
 from r2gen_export.runtime.pipeline import Pipeline
 from tests.trt_engines.fake_cuda import FakeRuntime
 from tests.trt_engines.fake_engine import Plan, Port, decoder_output, graph
@@ -73,11 +74,12 @@ def test_a_bundle_reports_through_its_engines(
         opened[part] = session(rig.folder, dims, rig.backend, rig.cuda)
     prompt = manifest.prompt
     tokenizer = bundle / layout.TOKENIZER
-    pipeline = Pipeline(
+    model = LoadedModel(
         manifest=manifest, vision=opened["vision"], decoder=opened["decoder"],
         embed_tokens=EmbeddingTable(bundle / layout.EMBED_TOKENS), provider=ProviderChoice([], "TensorRT"),
         detokenizer=Detokenizer(tokenizer, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id),
     )  # fmt: skip
+    pipeline = Pipeline(model)
     reference = Pipeline.from_bundle(bundle, device="cpu")
     for images, settings in (
         ([PHANTOM], {"num_beams": 1}),

@@ -126,7 +126,7 @@ def test_single_reports_and_batches_may_run_on_different_backends(tiny_bundle: P
         },
     )  # fmt: skip
     single = Pipeline.from_bundle(tiny_bundle)
-    assert isinstance(single._decoder, DecoderSession)
+    assert isinstance(single.model.decoder, DecoderSession)
     assert single.provider.candidates[-2:] == (
         Candidate(
             "OpenVINO", "decoder", False, Reason.measured_slower, "2.20 of ONNX Runtime's time for single reports"
@@ -136,11 +136,11 @@ def test_single_reports_and_batches_may_run_on_different_backends(tiny_bundle: P
         ),
     )
     batch = Pipeline.from_bundle(tiny_bundle, batch=8)
-    assert isinstance(batch._decoder, OpenVinoDecoder)
+    assert isinstance(batch.model.decoder, OpenVinoDecoder)
     assert batch.provider.name == "OpenVINO"
     assert batch.provider.candidates[-1].reason is Reason.measured_faster
     # Sampled studies are decoded one by one, whatever the batch.
-    assert isinstance(Pipeline.from_bundle(tiny_bundle, batch=8, decoding={"seed": 1})._decoder, DecoderSession)
+    assert isinstance(Pipeline.from_bundle(tiny_bundle, batch=8, decoding={"seed": 1}).model.decoder, DecoderSession)
     reports = {name: one.generate(PHANTOM, max_new_tokens=20) for name, one in (("1", single), ("8", batch))}
     assert reports["1"].token_ids == reports["8"].token_ids
 
@@ -192,7 +192,7 @@ def test_a_record_that_is_none_is_passed_over(tiny_bundle: Path, content: str) -
     assert read_tuning(manifest) is not None
     path.write_text(path.read_text().replace('"step_ms": 1', '"step_ms": -1') if content == "negative" else content)
     assert read_tuning(manifest) is None
-    assert isinstance(Pipeline.from_bundle(tiny_bundle)._decoder, DecoderSession)
+    assert isinstance(Pipeline.from_bundle(tiny_bundle).model.decoder, DecoderSession)
 
 
 def test_a_cache_that_cannot_be_written_is_a_coded_error(tiny_bundle: Path, cache: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_backend_that_fails_is_not_taken(tiny_bundle: Path, monkeypatch: pytes
 
     record(tiny_bundle, {("single", ORT, 2): 10, ("single", OPENVINO, 2): 1})
     pipeline = Pipeline.from_bundle(tiny_bundle)
-    assert isinstance(pipeline._decoder, DecoderSession)
+    assert isinstance(pipeline.model.decoder, DecoderSession)
     assert pipeline.provider.name == "CPUExecutionProvider"
     assert pipeline.provider.candidates[-1] == Candidate(
         "OpenVINO", "decoder", False, Reason.does_not_load, "model.onnx: OpenVINO does not load it"

@@ -172,11 +172,11 @@ def test_rows_of_different_length_are_left_alone_where_they_are_wrong(
 
 @pytest.mark.parametrize("fault", ["mixes up wide rows", "takes nothing of a row back", ""])
 def test_wide_passes_that_are_wrong_are_not_made(fault: str) -> None:
-    pipeline = demo_pipeline()
-    prompt = trial_prompt(pipeline._vision, pipeline._embed_tokens, pipeline.manifest.prompt, pipeline.manifest.image)
-    faulty = FaultyRows(pipeline._decoder, fault)
+    model = demo_pipeline().model
+    prompt = trial_prompt(model.vision, model.embed_tokens, model.manifest.prompt, model.manifest.image)
+    faulty = FaultyRows(model.decoder, fault)
     assert faulty.wide_rows
-    assert not run_trial(prompt, faulty, pipeline._embed_tokens, pipeline.manifest).rows
+    assert not run_trial(prompt, faulty, model.embed_tokens, model.manifest).rows
     assert faulty.row_lengths
     assert faulty.wide_rows is not bool(fault)
 
