@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from r2gen_export.serving.http_chat import Chat, models
 from r2gen_export.serving.http_errors import HttpError
-from r2gen_export.serving.http_front import Front
+from r2gen_export.serving.http_front import WORK, Front
+from r2gen_export.serving.http_pictures import Pictures
 from r2gen_export.serving.http_reports import Reports
 from r2gen_export.serving.http_site import Site
 from r2gen_export.system.versions import VERSION
@@ -77,6 +78,7 @@ def make_app(site: Site) -> Front:
         Route("/v1/models", models(site)),
         Route("/v1/reports", Only(Reports(site))),
         Route("/v1/chat/completions", Only(Chat(site))),
+        Route("/v1/pictures", Only(Pictures(site))),
         Route("/", page),
         Route("/{name}", page),
     ]
@@ -107,7 +109,7 @@ class Allowed:
         """Pass on, or 405."""
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise _no_path(405, Allow="GET, HEAD, POST")
-        if scope["method"] == "POST" and scope["path"] not in ("/v1/reports", "/v1/chat/completions"):
+        if scope["method"] == "POST" and scope["path"] not in WORK:
             raise _no_path(404 if "/" in scope["path"][1:] else 405, Allow="GET, HEAD")
         await self._app(scope, receive, send)
 

@@ -3,7 +3,7 @@ name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -11,11 +11,13 @@ from r2gen_export.bundle import Manifest
 from r2gen_export.errors import R2GenError
 from r2gen_export.runtime.decoding.generate import check_decoding
 from r2gen_export.runtime.settings import FIELDS, Settings, resolve_settings
+from r2gen_export.serving.http_preview import PICTURE
 
 JSON: Final = "json"
 TEXT: Final = "text"
 STREAM: Final = "stream"
-OTHERS: Final = ("preset", "semantics", "force", "polarity", "format")
+READING: Final = ("force", "polarity")
+OTHERS: Final = ("preset", "semantics", *READING, "format")
 BOOLEANS: Final = {"true": True, "false": False}
 
 MEDIA: Final[Mapping[str, str]] = {
@@ -58,6 +60,19 @@ class ReportRequest:
 
 
 @dataclass(frozen=True)
+class PictureRequest:
+    """What a client wants of a picture: how to read DICOM files."""
+
+    force: bool = False
+    polarity: str = "auto"
+    form: str = PICTURE
+
+    def told(self) -> dict[str, Any]:
+        """For the worker."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Most:
     """Largest reports this service writes."""
 
@@ -86,10 +101,7 @@ def parse_request(manifest: Manifest, most: Most, fields: Mapping[str, Any], for
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
     """
-    known = (*sorted(FIELDS), *OTHERS)
-    if unknown := [name for name in fields if name not in known]:
-        names = ", ".join(repr(name[:40]) for name in unknown[:5])
-        raise _wrong(f"no setting {names}", f"known: {', '.join(known)}")
+    _check_known(fields, (*sorted(FIELDS), *OTHERS))
     overrides = {name: _value(name, value) for name, value in fields.items() if name in FIELDS}
     preset, semantics = (_choice(fields, name) for name in ("preset", "semantics"))
     if preset is not None and preset not in manifest.presets:
@@ -100,14 +112,20 @@ def parse_request(manifest: Manifest, most: Most, fields: Mapping[str, Any], for
     wanted = _choice(fields, "format") or form
     if wanted not in MEDIA:
         raise _wrong("format is none of this service's", f"choose one of {', '.join(MEDIA)}")
-    polarity = _choice(fields, "polarity") or "auto"
-    if polarity not in ("auto", "shape", "photometric"):
-        raise _wrong("polarity is unknown", "choose one of auto, shape, photometric")
-    force = fields.get("force", False)
-    force = BOOLEANS.get(force, force) if isinstance(force, str) else force
-    if not isinstance(force, bool):
-        raise _wrong("force is neither true nor false", "give true or false")
-    return ReportRequest(settings, wanted, force, polarity)
+    return ReportRequest(settings, wanted, *_reading(fields))
+
+
+def parse_picture(fields: Mapping[str, Any]) -> PictureRequest:
+    """The request for a picture that fields say.
+
+    Args:
+        fields: of a form (text) or of a JSON object.
+
+    Raises:
+        R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
+    """
+    _check_known(fields, READING)
+    return PictureRequest(*_reading(fields))
 
 
 def form_of(accept: str, query: str | None) -> str:
@@ -128,6 +146,24 @@ def form_of(accept: str, query: str | None) -> str:
         if kind in by_kind:
             return by_kind[kind]
     raise _wrong("the Accept header names no form of this service", f"one of {', '.join(by_kind)}")
+
+
+def _check_known(fields: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := [name for name in fields if name not in known]:
+        names = ", ".join(repr(name[:40]) for name in unknown[:5])
+        raise _wrong(f"no setting {names}", f"known: {', '.join(known)}")
+
+
+def _reading(fields: Mapping[str, Any]) -> tuple[bool, str]:
+    """`force` and `polarity`."""
+    polarity = _choice(fields, "polarity") or "auto"
+    if polarity not in ("auto", "shape", "photometric"):
+        raise _wrong("polarity is unknown", "choose one of auto, shape, photometric")
+    force = fields.get("force", False)
+    force = BOOLEANS.get(force, force) if isinstance(force, str) else force
+    if not isinstance(force, bool):
+        raise _wrong("force is neither true nor false", "give true or false")
+    return force, polarity
 
 
 def _check_most(settings: Settings, most: Most) -> None:

@@ -22,7 +22,10 @@ POLICY: Final = (
 )
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 METHODS: Final = ("GET", "HEAD", "POST")
-WORK: Final = ("/v1/reports", "/v1/chat/completions")
+REPORTS: Final = ("/v1/reports", "/v1/chat/completions")
+"""Paths whose answers the metrics count."""
+WORK: Final = (*REPORTS, "/v1/pictures")
+"""Paths that are called by POST."""
 CLOSED: Final = (*WORK, "/v1/models", "/metrics")
 """Paths for which a key is asked, where there are keys."""
 SHOWN: Final = (*CLOSED, "/", "/health", "/ready", "/openapi.json")
@@ -67,7 +70,7 @@ class Front:
             outcome = "left"
         except Exception as error:
             outcome = await self._fail(answer, error)
-        if path in WORK and scope["method"] == "POST":
+        if path in REPORTS and scope["method"] == "POST":
             site.metrics.answered(outcome, answer.status)
         site.log("request", id=request_id, method=scope["method"] if scope["method"] in METHODS else "other",
                  path=path if path in SHOWN else "other", status=answer.status, outcome=outcome,

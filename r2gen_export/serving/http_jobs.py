@@ -21,6 +21,7 @@ from typing import Any, Final
 from r2gen_export.errors import cause_of
 from r2gen_export.serving.http_errors import HttpError, busy, not_ready
 from r2gen_export.serving.http_metrics import HttpMetrics
+from r2gen_export.serving.http_preview import PICTURE
 from r2gen_export.serving.http_settings import HttpLimits
 from r2gen_export.serving.http_worker import HttpWorkerSettings
 from r2gen_export.serving.log import EventLog
@@ -43,8 +44,8 @@ class Job:
         request_id: of its answers. `owner`: whose turn it takes in the fair order. `key`: name of the key.
         folder: private, for its files.
         told: what the worker is told.
-        events: what the worker says: `{"text"}`, `{"report", "file"}`, `{"error"}`, and `{"late"}`, `{"left"}` from the
-            front itself.
+        events: what the worker says: `{"text"}`, `{"report", "file"}`, `{"picture"}`, `{"error"}`, and `{"late"}`,
+            `{"left"}` from the front itself.
         failed: code of the error that ended an answer by events.
         arrived, begun, first, last: times of `time.monotonic`: queued, given to the worker, first and last piece.
     """
@@ -185,7 +186,8 @@ class Jobs:
                 job = waiting.popleft()
                 job.begun = time.monotonic()
                 self._sent[job.number] = job
-                self._metrics.begun(job.begun - job.arrived)
+                if job.told["form"] != PICTURE:
+                    self._metrics.begun(job.begun - job.arrived)
                 self._put(job.told)
             if waiting:
                 self._turns.append(owner)

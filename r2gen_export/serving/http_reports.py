@@ -14,6 +14,7 @@ from r2gen_export.reporting.report import closing
 from r2gen_export.serving.http_errors import HttpError, bad_body
 from r2gen_export.serving.http_fields import MEDIA, STREAM, TEXT, form_of, parse_request
 from r2gen_export.serving.http_jobs import Job
+from r2gen_export.serving.http_settings import HttpLimits
 from r2gen_export.serving.http_site import Caller, Exchange, Site
 from r2gen_export.serving.http_upload import Receive, Upload, read_json, read_multipart, save_data_urls
 
@@ -43,7 +44,7 @@ class Reports:
         form = form_of(caller.headers.get("accept", ""), query.get("format", [None])[-1])
         job = site.place(caller)
         try:
-            upload = await self._upload(caller, job, receive)
+            upload = await read_upload(caller, job, receive, site.settings.limits)
             request = parse_request(site.manifest, site.most, upload.fields, form)
             told = site.told(request, upload.paths, streams=request.form == STREAM)
             exchange = Exchange(job, request, told, receive, send)
@@ -51,20 +52,6 @@ class Reports:
         finally:
             caller.failures.extend([job.failed] if job.failed else [])
             site.jobs.leave(job)
-
-    async def _upload(self, caller: Caller, job: Job, receive: Receive) -> Upload:
-        limits = self._site.settings.limits
-        if caller.body_kind == "multipart/form-data":
-            upload = await read_multipart(receive, caller.headers, job.folder, limits)
-        elif caller.body_kind == "application/json":
-            fields = await read_json(receive, caller.headers, limits)
-            upload = Upload(await save_data_urls(fields.pop("images", None), job.folder, limits), fields)
-        else:
-            fix = "send multipart/form-data or application/json"
-            raise HttpError(415, "R2G-HTTP-BODY", "the body is of a type that is not read", fix)
-        if not upload.paths:
-            raise HttpError(400, "R2G-DATA-EMPTY", "the request has no image", "send files as images")
-        return upload
 
     async def _whole(self, exchange: Exchange) -> None:
         form = exchange.request.form
@@ -101,6 +88,26 @@ class Reports:
                 raise
             exchange.job.failed = error.code
             await say("error", {**error.fields(), "notice": self._site.manifest.notice}, more=False)
+
+
+async def read_upload(caller: Caller, job: Job, receive: Receive, limits: HttpLimits) -> Upload:
+    """The body of a request, a form or JSON, with at least one image as a file of the job's folder.
+
+    Raises:
+        HttpError: 400, 408, 413, 415, 503 when the disk is full.
+        ClientGoneError: the client went away.
+    """
+    if caller.body_kind == "multipart/form-data":
+        upload = await read_multipart(receive, caller.headers, job.folder, limits)
+    elif caller.body_kind == "application/json":
+        fields = await read_json(receive, caller.headers, limits)
+        upload = Upload(await save_data_urls(fields.pop("images", None), job.folder, limits), fields)
+    else:
+        fix = "send multipart/form-data or application/json"
+        raise HttpError(415, "R2G-HTTP-BODY", "the body is of a type that is not read", fix)
+    if not upload.paths:
+        raise HttpError(400, "R2G-DATA-EMPTY", "the request has no image", "send files as images")
+    return upload
 
 
 def _body(form: str, report: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from r2gen_export.errors import R2GenError
 from r2gen_export.serving.audit import Audit
 from r2gen_export.serving.http_auth import Key, KeyFile, Rates
 from r2gen_export.serving.http_errors import HttpError, not_ready
-from r2gen_export.serving.http_fields import Most, ReportRequest
+from r2gen_export.serving.http_fields import Most, PictureRequest, ReportRequest
 from r2gen_export.serving.http_jobs import Job, Jobs
 from r2gen_export.serving.http_metrics import HttpMetrics
 from r2gen_export.serving.http_settings import ServeSettings
@@ -48,10 +48,10 @@ class Caller:
 
 @dataclass(frozen=True, repr=False)
 class Exchange:
-    """A request for a report whose body was read. `told`: what the worker is told; `receive`, `send`: of ASGI."""
+    """A request whose body was read. `told`: what the worker is told; `receive`, `send`: of ASGI."""
 
     job: Job
-    request: ReportRequest
+    request: ReportRequest | PictureRequest
     told: Mapping[str, Any]
     receive: Receive
     send: Any
@@ -85,7 +85,7 @@ class Site:
     log: EventLog
 
     def place(self, caller: Caller) -> Job:
-        """A place for a report; leave it by `jobs.leave`.
+        """A place for a request; leave it by `jobs.leave`.
 
         Raises:
             HttpError: 429 when the key has used its rate or the queue is full.
@@ -94,7 +94,7 @@ class Site:
             self.rates.take(caller.key)
         return self.jobs.place(caller.request_id, caller.owner, caller.key_name)
 
-    def told(self, request: ReportRequest, paths: Sequence[Path], *, streams: bool) -> dict[str, Any]:
+    def told(self, request: ReportRequest | PictureRequest, paths: Sequence[Path], *, streams: bool) -> dict[str, Any]:
         """What the worker is told of a request whose images are in the files `paths`."""
         return {
             **request.told(),
@@ -104,7 +104,8 @@ class Site:
         }
 
     async def events(self, exchange: Exchange) -> AsyncGenerator[dict[str, Any], None]:
-        """`{"text"}` for each piece, then `{"report", "file"}`, once the request has had its turn.
+        """`{"text"}` for each piece, then `{"report", "file"}`, once the request has had its turn; for a picture
+        `{"picture"}` alone, the path of its PNG.
 
         Raises:
             HttpError: what became of it instead: the worker's error; 503 when the worker ended; 504 after the deadline.
@@ -121,14 +122,14 @@ class Site:
                 if "left" in event:
                     raise ClientGoneError
                 if "late" in event:
-                    message = f"the report was not done within {deadline:g} s"
+                    message = f"the request was not done within {deadline:g} s"
                     raise HttpError(504, "R2G-HTTP-TIME", message, "send the request again when there are fewer")
                 if "lost" in event:
                     raise not_ready(event.get("message", "the process that writes reports ended while it wrote"))
                 if "error" in event:
                     raise HttpError.of_fields(event["error"])
                 yield event
-                if "report" in event:
+                if "report" in event or "picture" in event:
                     return
         finally:
             watch.cancel()

@@ -4,7 +4,9 @@ It is told and answers in JSON objects, one a line. It opens only files of the s
 damaged image or a library does to it, the HTTP front survives.
 
     told:    {"id", "paths", "decoding", "preset", "semantics", "force", "polarity", "form", "streams", "pixels"}   {"cancel": id}
+             {"id", "paths", "force", "polarity", "form": "picture", "streams", "pixels"}
     answers: {"ready": {...}}   {"running": n}   {"id", "text"}   {"id", "report", "file"}   {"id", "error"}   {"id", "gone"}
+             {"id", "picture"}
 """  # noqa: E501
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TextIO
 
-from r2gen_export.errors import CodedError
+from r2gen_export.errors import CodedError, R2GenError, cause_of
 from r2gen_export.serving.http_pixels import check_claim
+from r2gen_export.serving.http_preview import PICTURE, preview
 from r2gen_export.system.child_process import failure, leave_signals_to_parent, open_answers, write_answer
 
 PIECES_SECONDS: Final = 0.004
@@ -145,23 +148,26 @@ class HttpWorker:
         self._say({"id": key, "gone": True})
 
     def _prepare(self, key: int, told: Mapping[str, Any]) -> None:
-        """In the thread that reads: the study's pixel values."""
-        from r2gen_export.runtime.loaded_model import ModelStages
+        """In the thread that reads: the study with its pixel values, or the file of a picture."""
         from r2gen_export.runtime.outcome import coded
-        from r2gen_export.studies.dicom.types import DicomSettings
 
         try:
-            paths = [Path(path) for path in told["paths"]]
-            for view, path in enumerate(paths, start=1):
-                check_claim(path, int(told["pixels"]), f"view {view}")
-            dicom = DicomSettings(polarity=told["polarity"], force=bool(told["force"]))
-            study = _study(paths, dicom)
-            if told["form"] in _forms():
-                _check_form(told["form"], study)
-            prepared: Any = study, ModelStages(self._model, self._settings(told), dicom).prepare(1, study)
+            prepared = _picture(told) if told["form"] == PICTURE else self._read(told)
         except Exception as error:
             prepared = coded(error)
         self._inbox.put({"id": key, "prepared": prepared})
+
+    def _read(self, told: Mapping[str, Any]) -> Any:
+        from r2gen_export.runtime.loaded_model import ModelStages
+
+        paths = [Path(path) for path in told["paths"]]
+        for view, path in enumerate(paths, start=1):
+            check_claim(path, int(told["pixels"]), f"view {view}")
+        dicom = _dicom_settings(told)
+        study = _study(paths, dicom)
+        if told["form"] in _forms():
+            _check_form(told["form"], study)
+        return study, ModelStages(self._model, self._settings(told), dicom).prepare(1, study)
 
     def _settings(self, told: Mapping[str, Any]) -> Any:
         from r2gen_export.decoding import Decoding
@@ -177,6 +183,9 @@ class HttpWorker:
         elif isinstance(prepared, CodedError):
             del self._tasks[key]
             self._say({"id": key, **failure(prepared)})
+        elif task.told["form"] == PICTURE:
+            del self._tasks[key]
+            self._say({"id": key, "picture": str(prepared)})
         else:
             task.study, ready = prepared
             if task.told["form"] in _forms() and _forms()[task.told["form"]].needs_pictures:
@@ -222,12 +231,39 @@ class HttpWorker:
         try:
             pictures = tuple(grey_levels(pixels) for pixels in task.pictures)
             data = render(task.told["form"], report, Source(task.study.identity, pictures, self._bundle_sha256))
-            path = Path(task.told["paths"][0]).parent / "result"
-            path.write_bytes(data)
+            path = _write_result(Path(task.told["paths"][0]), data)
             written = {"id": key, "report": report.to_dict(), "file": str(path)}
         except Exception as error:
             written = {"id": key, **failure(coded(error))}
         self._inbox.put({"id": key, "written": written})
+
+
+def _picture(told: Mapping[str, Any]) -> Path:
+    """The file of a picture."""
+    path = Path(told["paths"][0])
+    check_claim(path, int(told["pixels"]), "the image")
+    return _write_result(path, preview(path, _dicom_settings(told)))
+
+
+def _dicom_settings(told: Mapping[str, Any]) -> Any:
+    from r2gen_export.studies.dicom.types import DicomSettings
+
+    return DicomSettings(polarity=told["polarity"], force=bool(told["force"]))
+
+
+def _write_result(image: Path, data: bytes) -> Path:
+    """An answer's file, in the folder of the request's images.
+
+    Raises:
+        R2GenError: `R2G-RESOURCE-DISK`.
+    """
+    path = image.parent / "result"
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        message = f"there is no room for the answer ({cause_of(error)})"
+        raise R2GenError("R2G-RESOURCE-DISK", message, "make room on the service's disk") from error
+    return path
 
 
 def _forms() -> Mapping[str, Any]:
@@ -247,7 +283,6 @@ def _check_form(form: str, study: Any) -> None:
 
 def _study(paths: Sequence[Path], dicom: Any) -> Any:
     """The study of files that a client says are one; DICOM files are checked to be."""
-    from r2gen_export.errors import R2GenError
     from r2gen_export.studies.dicom_studies import DicomFile, make_study, read_files
     from r2gen_export.studies.file_kinds import ARCHIVE, DICOM, DICOMDIR, argument_kind
     from r2gen_export.studies.study import Study
