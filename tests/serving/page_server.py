@@ -7,6 +7,8 @@ and an error come when it is called for.
 from __future__ import annotations
 
 import json
+import select
+import socket
 import tempfile
 import threading
 from contextlib import suppress
@@ -25,6 +27,8 @@ from r2gen_export.reporting.report import Report
 from r2gen_export.reporting.source import Source
 from r2gen_export.reporting.writers import render
 from r2gen_export.runtime.pipeline import Pipeline
+from r2gen_export.serving.http_preview import preview
+from r2gen_export.studies.dicom.types import DicomSettings
 from tests.serving.page_files import PAGE
 
 PREFIX: Final = "/somewhere/r2gen"
@@ -42,10 +46,13 @@ class Site:
     Attributes:
         gate: while it is not set, a stream waits behind its third piece.
         key: what requests must carry, if anything.
-        error: status and fields of the answer to every report, instead of it.
+        error: status and fields of the answer to every report, instead of it. `picture_error`: of every picture.
+        picture_gate: while it is not set, pictures wait.
         cut: streams end behind their third piece.
         fail: streams end with an error event behind their third piece.
         left: set when a client went away from a stream.
+        picture_left: set when a client went away from a picture that waits.
+        pictures: the file of each request for a picture.
         posts: Accept header, fields and number of files of each request for a report.
         reports: what was sent.
     """
@@ -53,6 +60,10 @@ class Site:
     gate: threading.Event = field(default_factory=threading.Event)
     key: str | None = None
     error: tuple[int, dict[str, str]] | None = None
+    picture_error: tuple[int, dict[str, str]] | None = None
+    picture_gate: threading.Event = field(default_factory=threading.Event)
+    picture_left: threading.Event = field(default_factory=threading.Event)
+    pictures: list[bytes] = field(default_factory=list)
     cut: bool = False
     fail: bool = False
     left: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +72,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.gate.set()
+        self.picture_gate.set()
 
 
 class PageServer(ThreadingHTTPServer):
@@ -116,12 +128,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(404, {"error": {"code": "R2G-HTTP-PATH", "message": "no such path", "fix": ""}})
 
     def do_POST(self) -> None:
-        """A report."""
+        """A report or a picture."""
         accept = self.headers["Accept"]
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if not self._may():
             return
         fields, files = _parts(self.headers["Content-Type"], body)
+        if self.path == f"{PREFIX}/v1/pictures":
+            self._picture(files)
+            return
         site = self.server.site
         site.posts.append((accept, fields, len(files)))
         if site.error is not None:
@@ -130,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             report, pieces = self.server.report(files, fields.get("preset"))
         except CodedError as error:
-            self._json(422, {"error": {"code": error.code, "message": error.message, "fix": error.fix}})
+            self._refuse(error)
             return
         site.reports.append(report)
         if accept == "text/event-stream":
@@ -139,6 +154,27 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             data = render("pdf", report, Source(None, (np.zeros((8, 8), np.uint8),), "0" * 64))
             self._answer(200, accept, data if fields["format"] == "pdf" else b"DICM of " + report.text.encode())
+
+    def _picture(self, files: list[bytes]) -> None:
+        site = self.server.site
+        site.pictures.extend(files)
+        while not site.picture_gate.wait(0.05):
+            if select.select([self.connection], [], [], 0)[0] and not self.connection.recv(1, socket.MSG_PEEK):
+                site.picture_left.set()
+                return
+        if site.picture_error is not None:
+            self._json(site.picture_error[0], {"error": site.picture_error[1]})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "view"
+            path.write_bytes(files[0])
+            try:
+                self._answer(200, "image/png", preview(path, DicomSettings()))
+            except CodedError as error:
+                self._refuse(error)
+
+    def _refuse(self, error: CodedError) -> None:
+        self._json(422, {"error": {"code": error.code, "message": error.message, "fix": error.fix}})
 
     def _stream(self, report: Report, pieces: list[str]) -> None:
         site = self.server.site

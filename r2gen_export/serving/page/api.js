@@ -95,11 +95,25 @@ export async function* writeReport(study, signal) {
 }
 
 export async function writeDocument(study, accept, format) {
-  const answer = await send("v1/reports", accept, { method: "POST", body: body(study, { format }) });
-  if (!(answer.headers.get("Content-Type") ?? "").startsWith(accept)) {
+  return blobOf(await send("v1/reports", accept, { method: "POST", body: body(study, { format }) }), accept);
+}
+
+// The file as the service reads it for the model.
+export async function writePicture(file, signal) {
+  const accept = "image/png";
+  return blobOf(await send("v1/pictures", accept, { method: "POST", body: body({ files: [file] }), signal }), accept);
+}
+
+async function blobOf(answer, kind) {
+  if (!(answer.headers.get("Content-Type") ?? "").startsWith(kind)) {
     throw new ServiceError(pageErrors.answer(answer.status));
   }
-  return answer.blob();
+  try {
+    return await answer.blob();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServiceError(pageErrors.connection);
+  }
 }
 
 // Server-sent events by the HTML standard, 9.2.6. EventSource can send neither a body nor a header.

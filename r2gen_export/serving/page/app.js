@@ -1,6 +1,7 @@
 // The page: what was chosen, the report being written, and the reports of this tab. Nothing is stored.
 
 import { key, model, ready, ServiceError, writeDocument, writeReport } from "./api.js";
+import { Previews, refused } from "./previews.js";
 import { download, jsonOf, showFacts, showStages, withNotice } from "./report.js";
 import { facts, pageErrors, say, text } from "./strings.js";
 import { Viewer } from "./viewer.js";
@@ -22,19 +23,21 @@ const state = {
 for (const element of document.querySelectorAll("[data-text]")) element.textContent = text[element.dataset.text];
 for (const element of document.querySelectorAll("[data-label]")) element.ariaLabel = text[element.dataset.label];
 
+const previews = new Previews();
 const viewer = new Viewer({ canvas: $("picture"), level: $("level"), width: $("width"), reset: $("window-reset") });
 
 const status = (words) => { $("status").textContent = words; };
 
 function showError(error) {
-  const place = $("error");
-  place.hidden = !error;
-  place.textContent = "";
-  if (!error) return;
+  $("error").hidden = !error;
+  $("error").replaceChildren(...(error ? withCode(say.error, error) : []));
+}
+
+function withCode(words, error) {
   if (!(error instanceof ServiceError)) throw error;
   const code = document.createElement("code");
   code.textContent = error.code;
-  place.append(`${say.error(error)} (`, code, ")");
+  return [`${words(error)} (`, code, ")"];
 }
 
 // ---- images
@@ -59,7 +62,7 @@ async function showFiles() {
   state.view = Math.max(0, Math.min(state.view, files.length - 1));
   $("views").replaceChildren(...files.map((file, index) => {
     const item = document.createElement("li");
-    const show = button(say.view(index + 1, file.name), () => { state.view = index; showFiles(); });
+    const show = button(say.view(index + 1, file.name), () => chooseView(index));
     show.ariaPressed = String(index === state.view);
     const remove = button("×", () => removeView(index));
     remove.ariaLabel = say.remove(index + 1);
@@ -69,16 +72,50 @@ async function showFiles() {
   showButtons();
   showWhose();
   const file = files[state.view];
+  previews.cancel(file);
   $("viewer").hidden = !file;
   if (!file) return;
   // Until it is drawn, the canvas shows the view before.
   if (file !== viewer.shown) for (const id of ["picture", "window", "window-hint", "no-preview"]) $(id).hidden = true;
-  const visible = !file.dicom && (await viewer.show(file));
+  let problem = null;
+  try {
+    await showPicture(file);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    problem = error;
+  }
   if (file !== state.files[state.view]) return;
-  for (const id of ["picture", "window", "window-hint"]) $(id).hidden = !visible;
+  for (const id of ["picture", "window", "window-hint"]) $(id).hidden = problem !== null;
   $("picture").ariaLabel = say.picture(state.view + 1, file.name);
-  $("no-preview").hidden = visible;
-  $("no-preview").textContent = file.dicom ? say.noPreviewDicom : say.noPreview;
+  $("no-preview").hidden = problem === null;
+  if (problem) await showNoPicture(problem);
+}
+
+// As the browser decodes it, else as the service does.
+async function showPicture(file) {
+  if (file === viewer.shown || (!file.dicom && (await viewer.show(file)))) return;
+  if (file !== state.files[state.view]) return;
+  $("no-preview").hidden = false;
+  $("no-preview").className = "";
+  $("no-preview").textContent = say.reading(state.view + 1);
+  const picture = await previews.of(file);
+  if (file === state.files[state.view] && !(await viewer.show(file, picture))) {
+    throw new ServiceError(pageErrors.answer(200));
+  }
+}
+
+async function showNoPicture(problem) {
+  const number = state.view + 1;
+  const words = withCode((error) => say.noPreview(number, error), problem);
+  $("no-preview").replaceChildren(...words, refused(problem) ? "" : ` ${say.tryAgain}`);
+  $("no-preview").className = "error";
+  if (problem.status === 401) await needKey(problem);
+}
+
+function chooseView(index) {
+  state.view = index;
+  showFiles();
+  $("views").querySelectorAll("button")[2 * index].focus();
 }
 
 function removeView(index) {
@@ -305,6 +342,7 @@ function useKey(event) {
   $("key-dialog").close();
   showError(null);
   showService();
+  showFiles();
 }
 
 // ---- events

@@ -18,14 +18,15 @@ export class Viewer {
     this.set(START);
   }
 
-  // Shows a file; false when the browser cannot. The window stays while the file does.
-  async show(file) {
+  // Shows a file, or the picture of it that the service made; false when the browser cannot. The window stays while the
+  // file does.
+  async show(file, picture = file) {
     if (file === this.shown) return true;
     this.shown = null;
     this.file = file;
     let bitmap;
     try {
-      bitmap = await createImageBitmap(file);
+      bitmap = await createImageBitmap(picture);
     } catch {
       return false;
     }

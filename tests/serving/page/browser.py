@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,28 @@ def write(page: Any, *files: Any, preset: str = "fast") -> None:
 
 def done(page: Any) -> None:
     expect(page.locator("#status")).to_contain_text("The report is done")
+
+
+@contextmanager
+def profile(browser: Any, url: str) -> Iterator[Any]:
+    """A browser's profile of its own, from which no other address can be reached; it has no errors at the end."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(20_000)
+    foreign: list[str] = []
+
+    def route(route: Any) -> None:
+        if route.request.url.startswith(url) or route.request.url.startswith(("blob:", "data:")):
+            route.continue_()
+        else:
+            foreign.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", route)
+    problems: list[str] = []
+    context.on("weberror", lambda error: problems.append(str(error.error)))
+    context.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    yield context
+    context.close()
+    assert foreign == []
+    # Chromium writes a line for each answer that is no success; anything else is a fault, broken policies included.
+    assert [line for line in problems if "the server responded with a status of" not in line] == []

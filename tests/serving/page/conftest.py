@@ -24,6 +24,7 @@ def site(server: PageServer) -> Iterator[Site]:
     server.site = Site()
     yield server.site
     server.site.gate.set()
+    server.site.picture_gate.set()
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +42,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def context(browser: Any, server: PageServer, site: Site) -> Iterator[Any]:
-    """A browser's profile of its own, from which no other host can be reached; it has no errors at the end."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(20_000)
-    foreign: list[str] = []
+    from tests.serving.page.browser import profile
 
-    def route(route: Any) -> None:
-        if route.request.url.startswith(server.url) or route.request.url.startswith(("blob:", "data:")):
-            route.continue_()
-        else:
-            foreign.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", route)
-    problems: list[str] = []
-    context.on("weberror", lambda error: problems.append(str(error.error)))
-    context.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    yield context
-    context.close()
-    assert foreign == []
-    # Chromium writes a line for each answer that is no success; anything else is a fault, broken policies included.
-    assert [line for line in problems if "the server responded with a status of" not in line] == []
+    with profile(browser, server.url) as context:
+        yield context
 
 
 @pytest.fixture
