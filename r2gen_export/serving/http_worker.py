@@ -135,7 +135,7 @@ class HttpWorker:
         else:
             key = int(told["id"])
             self._tasks[key] = _Task(told)
-            self._threads.submit(self._prepare, key, told)
+            self._threads.submit(self._prepare, key, self._tasks[key])
 
     def _cancel(self, key: int) -> None:
         task = self._tasks.get(key)
@@ -147,12 +147,14 @@ class HttpWorker:
             del self._tasks[key]
         self._say({"id": key, "gone": True})
 
-    def _prepare(self, key: int, told: Mapping[str, Any]) -> None:
-        """In the thread that reads: the study with its pixel values, or the file of a picture."""
+    def _prepare(self, key: int, task: _Task) -> None:
+        """In the thread that reads: the study with its pixel values, or the file of a picture. Nothing is read for a
+        client that has left meanwhile."""
         from r2gen_export.runtime.outcome import coded
 
+        read = _picture if task.told["form"] == PICTURE else self._read
         try:
-            prepared = _picture(told) if told["form"] == PICTURE else self._read(told)
+            prepared = None if task.cancelled else read(task.told)
         except Exception as error:
             prepared = coded(error)
         self._inbox.put({"id": key, "prepared": prepared})

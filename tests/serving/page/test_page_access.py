@@ -44,11 +44,12 @@ SIZES = {"400 % zoom": (320, 225), "phone": (360, 740), "desktop": (1280, 900), 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_nothing_is_cut_off_and_the_notice_stays_in_sight(page: Any, site: Site, size: str) -> None:
+def test_nothing_is_cut_off_and_the_notice_stays_in_sight(page: Any, site: Site, size: str, dicom_file: Path) -> None:
     width, height = SIZES[size]
     page.set_viewport_size({"width": width, "height": height})
-    write(page, PHANTOM)
+    write(page, dicom_file, PHANTOM)
     done(page)
+    expect(page.locator("#picture")).to_be_visible()
     page.get_by_role("switch", name="Colour words").check()
     page.locator("#words button").first.focus()
     shots = os.environ.get("PAGE_SHOTS")
@@ -100,6 +101,9 @@ def test_axe_finds_nothing_serious(page: Any, site: Site, scheme: str) -> None:
     site.error = (503, {"code": "R2G-HTTP-READY", "message": "the process ended", "fix": "send it again"})
     page.get_by_role("button", name="Write report").click()
     expect(page.get_by_role("alert")).to_be_visible()
+    assert serious() == []
+    page.locator("#files").set_input_files({"name": "notes", "mimeType": "", "buffer": b"no picture"})
+    expect(page.locator("#no-preview")).to_contain_text("(R2G-IMAGE-FORMAT)")
     assert serious() == []
     page.evaluate("document.getElementById('key-dialog').showModal()")
     assert serious() == []
