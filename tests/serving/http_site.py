@@ -47,9 +47,17 @@ def demo_pipeline() -> Pipeline:
 class Service:
     """A running `r2gen serve`. `log`: the objects of its stderr so far, and lines that are none as text."""
 
-    def __init__(self, arguments: Sequence[str], scratch: Path) -> None:
-        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", "cpu", "--threads", "1",
-                   "--bundle", str(demo()), "--scratch", str(scratch), *arguments]  # fmt: skip
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        scratch: Path,
+        *,
+        bundle: Path | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", device, "--threads",
+                   str(threads), "--bundle", str(bundle or demo()), "--scratch", str(scratch), *arguments]  # fmt: skip
         self.scratch = scratch
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT,
@@ -99,9 +107,9 @@ class Service:
 
 
 @contextmanager
-def service(scratch: Path, *arguments: str) -> Iterator[Service]:
-    """A service that is ready, and ends with the block."""
-    running = Service(arguments, scratch)
+def service(scratch: Path, *arguments: str, **options: Any) -> Iterator[Service]:
+    """A service that is ready, and ends with the block. `options`: as `Service` takes them."""
+    running = Service(arguments, scratch, **options)
     try:
         running.wait_for("ready")
         yield running
