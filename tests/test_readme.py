@@ -22,8 +22,11 @@ TOUR = (
 )  # fmt: skip
 """Blocks that build on each other's files, in the order in which they run."""
 
-ELSEWHERE = {"run", "tests", "lint", "wheels", "offline"}
-"""Blocks with a test of their own: here, `.ci/run` itself, or test_offline_install.py."""
+ELSEWHERE = {
+    "run", "tests", "lint", "wheels", "offline",
+    "serve", "serve-curl", "serve-python", "serve-forms", "serve-openai", "serve-keys", "serve-keys-curl",
+}  # fmt: skip
+"""Blocks with a test of their own: here, `.ci/run` itself, test_offline_install.py, or test_http_pages.py."""
 
 STAND_INS = {"microsoft/swin-base-patch4-window7-224": "demo/vision", "meta-llama/Llama-2-7b-chat-hf": "demo/llm"}
 """What the tests use for the models of the hub, which need a network, a licence and 13.5 GB."""

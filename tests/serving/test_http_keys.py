@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import signal
 import ssl
 import subprocess
@@ -25,21 +24,10 @@ from r2gen_export.serving.http_auth import KeyFile, parse_keys  # noqa: E402
 from r2gen_export.serving.http_server import private_folder, tls_context  # noqa: E402
 from r2gen_export.serving.http_settings import ServeSettings  # noqa: E402
 from r2gen_export.serving.log import EventLog  # noqa: E402
-from tests.serving.http_site import KEY, Service, files, pictures, service  # noqa: E402
+from tests.serving.http_site import KEY, Service, certificate, files, pictures, service  # noqa: E402
 
 WARD = {"authorization": f"Bearer {KEY}"}
 SLOW = {"authorization": "Bearer a-key-with-a-rate-0002"}
-
-
-def certificate(folder: Path, *options: str) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1 and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-               "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-               *options]  # fmt: skip
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder / "cert.pem", folder / "key.pem"
 
 
 class Closed:
