@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from r2gen_export.errors import R2GenError, cause_of
-from r2gen_export.serving.log import EventLog
+from r2gen_export.serving.log import EventLog, LineWriter
 
 
 class Audit:
@@ -35,6 +35,7 @@ class Audit:
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise _unwritten(error) from error
+            self._lines = LineWriter(cut=_ends_within_line(path))
 
     def report(self, key: str, request_id: str, form: str, report: Mapping[str, Any]) -> None:
         """A report that is about to be given out.
@@ -67,12 +68,8 @@ class Audit:
         if self._file is None:
             self._log("audit", **fields)
             return
-        line = json.dumps(fields, ensure_ascii=True).encode() + b"\n"
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                os.write(self._file, b"\n")  # a part of a line stays alone
-                raise OSError(28, "No space left on device")
+            self._lines.write(self._file, json.dumps(fields, ensure_ascii=True))
         except OSError as error:
             raise _unwritten(error) from error
 
@@ -81,6 +78,15 @@ class Audit:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _ends_within_line(path: Path) -> bool:
+    """Whether the last line has no end, since an earlier service found the disk full. False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def _unwritten(error: OSError) -> R2GenError:

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from r2gen_export.errors import CodedError, cause_of
+
+
+class LineWriter:
+    """Writes lines without a buffer: what a full disk does not take must not come later, nor fail again at the end.
+
+    Args:
+        cut: the file ends in a part of a line.
+    """
+
+    def __init__(self, *, cut: bool = False) -> None:
+        self._cut = cut
+
+    def write(self, descriptor: int, line: str) -> None:
+        """Append one line. What is left of an earlier one that did not get in as a whole stays a line of its own.
+
+        Raises:
+            OSError: the line is not in the file as a whole.
+        """
+        data = f"{line}\n".encode()
+        if self._cut:
+            data = b"\n" + data
+        while data:
+            data = data[os.write(descriptor, data) :]
+            self._cut = bool(data)
 
 
 class EventLog:
@@ -18,6 +44,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._lines = LineWriter()
 
     def __call__(self, event: str, level: str = "info", **fields: str | int | float | None) -> None:
         """One line; a stderr that is closed or full stops nobody.
@@ -30,11 +57,9 @@ class EventLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "level": level, "event": event, **fields}, ensure_ascii=True)
         with self._lock:
-            try:
-                sys.stderr.write(f"{line}\n")
-                sys.stderr.flush()
-            except (OSError, ValueError):
-                pass
+            if sys.stderr is not None:
+                with suppress(OSError, ValueError):
+                    self._lines.write(sys.stderr.fileno(), line)
 
     def failure(self, event: str, error: BaseException, **fields: str | int | float | None) -> None:
         """An error: a coded one with its message, any other by its type and number alone."""
