@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from r2gen_export.serving.http_settings import ServeSettings
 
 MEBI: Final = 2**20
+# `readable=False` below: the service itself says what it cannot read, without the path that typer would show.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,12 @@ class NetworkOptions:
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8321
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain for HTTPS, in PEM form.")
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", readable=False, help="Certificate chain for HTTPS, in PEM form."),
     ] = None
     tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", metavar="FILE", help="Key of the certificate, without a password.")
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", readable=False, help="Key of the certificate, without a password."),
     ] = None
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow another address without keys and TLS: behind a proxy, say.")
@@ -64,6 +67,7 @@ class ClientOptions:
         typer.Option(
             "--api-key-file",
             metavar="FILE",
+            readable=False,
             help="Keys that clients send as Authorization: Bearer KEY; a line each, NAME KEY [REPORTS-A-MINUTE]. It "
             "is read again when it changes.",
         ),
@@ -97,13 +101,19 @@ class RecordOptions:
         typer.Option(
             "--audit-file",
             metavar="FILE",
+            readable=False,
             help="Append a line for each report: key name, time, bundle, settings, hashes. Without the line no report "
             "is given. Default: the log on stderr.",
         ),
     ] = None
     scratch: Annotated[
         Path | None,
-        typer.Option("--scratch", metavar="DIR", help="Folder for uploads while they are read. Default: the system's."),
+        typer.Option(
+            "--scratch",
+            metavar="DIR",
+            readable=False,
+            help="Folder for uploads while they are read. Default: the system's.",
+        ),
     ] = None
 
 

@@ -65,7 +65,7 @@ class KeyFile:
     """The keys of a file, as it is now.
 
     A file that cannot be read, or not understood, when it changes leaves the keys that were read last in force, and the
-    log says so: a mistake in an editor must not stop a hospital's service.
+    log says so once: a mistake in an editor must not stop a hospital's service. One that cannot be read is tried again.
 
     Args:
         path: the file.
@@ -80,6 +80,7 @@ class KeyFile:
         self._state = _state_of(path)
         self._keys = read_keys(path)
         self._checked = time.monotonic()
+        self._unread: tuple[int, ...] | None = ()
         if self._state is not None and self._state[3] & 0o077:
             log("key file readable by others", "warning")
 
@@ -89,15 +90,22 @@ class KeyFile:
         now = time.monotonic()
         if now - self._checked >= CHECK_SECONDS:
             self._checked = now
-            state = _state_of(self._path)
-            if state != self._state:
-                self._state = state
-                try:
-                    self._keys = read_keys(self._path)
-                    self._log("keys read again", count=len(self._keys))
-                except R2GenError as error:
-                    self._log.failure("key file not read, the earlier keys stay", error)
+            self._read_again()
         return self._keys
+
+    def _read_again(self) -> None:
+        state = _state_of(self._path)
+        if state != self._state:
+            try:
+                self._keys = read_keys(self._path)
+                self._log("keys read again", count=len(self._keys))
+            except R2GenError as error:
+                if state != self._unread:
+                    self._log.failure("key file not read, the earlier keys stay", error)
+                if isinstance(error.__cause__, OSError):  # for want of a descriptor, say, and not for long
+                    self._unread = state
+                    return
+        self._state, self._unread = state, ()
 
     def named(self, presented: str) -> Key | None:
         """The key with this secret. Every key is compared, each in constant time, so the time tells nothing."""
