@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -177,9 +178,10 @@ class _Parts:
         }
 
     def close(self) -> None:
-        """Close the file of a part that did not end."""
+        """Close the file of a part that did not end. What a full disk did not take fails once more here."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _begin(self) -> None:
@@ -227,7 +229,8 @@ class _Parts:
 
     def _end(self) -> None:
         if self._file is not None:
-            self.close()
+            self._file.close()
+            self._file = None
             return
         try:
             self.upload.fields[self._name] = self._value.decode("utf-8")
