@@ -157,3 +157,20 @@ def certificate(folder: Path, *options: str) -> tuple[Path, Path]:
                *options]  # fmt: skip
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "cert.pem", folder / "key.pem"
+
+
+def expired(folder: Path) -> None:
+    """Replace the certificate of this folder by one that is out of date."""
+    (folder / "index").write_text("")
+    (folder / "serial").write_text("01\n")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\n"
+        "serial=serial\n"
+        "[any]\ncommonName=supplied\n"
+    )
+    for command in (
+        "req -new -key key.pem -out request.pem -subj /CN=localhost",
+        "ca -batch -selfsign -config ca.cnf -in request.pem -keyfile key.pem -out cert.pem -notext -rand_serial "
+        "-startdate 20200101000000Z -enddate 20210101000000Z",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from r2gen_export.serving.http_auth import KeyFile, parse_keys  # noqa: E402
 from r2gen_export.serving.http_server import private_folder, tls_context  # noqa: E402
 from r2gen_export.serving.http_settings import ServeSettings  # noqa: E402
 from r2gen_export.serving.log import EventLog  # noqa: E402
-from tests.serving.http_site import KEY, Service, certificate, files, pictures, service  # noqa: E402
+from tests.serving.http_site import KEY, Service, certificate, expired, files, pictures, service  # noqa: E402
 
 WARD = {"authorization": f"Bearer {KEY}"}
 SLOW = {"authorization": "Bearer a-key-with-a-rate-0002"}
@@ -159,18 +158,7 @@ def test_key_file_that_is_not_there(tmp_path: Path) -> None:
 def test_certificates_out_of_date_are_refused(tmp_path: Path) -> None:
     paths = certificate(tmp_path)
     tls_context(*paths)
-    (tmp_path / "index").touch()
-    (tmp_path / "serial").write_text("01\n")
-    (tmp_path / "ca.cnf").write_text(
-        "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\nserial=serial\n"
-        "[any]\ncommonName=supplied\n"
-    )
-    for command in (
-        "req -new -key key.pem -out request.pem -subj /CN=localhost",
-        "ca -batch -selfsign -config ca.cnf -in request.pem -keyfile key.pem -out cert.pem -notext -rand_serial "
-        "-startdate 20200101000000Z -enddate 20210101000000Z",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    expired(tmp_path)
     with pytest.raises(R2GenError, match="2021 GMT, not now"):
         tls_context(*paths)
     with pytest.raises(R2GenError, match="cannot be used"):
