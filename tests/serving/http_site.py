@@ -47,19 +47,24 @@ def demo_pipeline() -> Pipeline:
 
 
 class Service:
-    """A running `r2gen serve`. `log`: the objects of its stderr so far, and lines that are none as text."""
+    """A running `r2gen serve`. `log`: the objects of its stderr so far, and lines that are none as text.
+
+    `before`: what stands in front of its command, and executes it in its own place.
+    """
 
     def __init__(
         self,
         arguments: Sequence[str],
         scratch: Path,
         *,
+        before: Sequence[str] = (),
         bundle: Path | None = None,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
-        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", device, "--threads",
-                   str(threads), "--bundle", str(bundle or demo()), "--scratch", str(scratch), *arguments]  # fmt: skip
+        command = [*before, sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--device", device,
+                   "--threads", str(threads), "--bundle", str(bundle or demo()), "--scratch", str(scratch),
+                   *arguments]  # fmt: skip
         self.scratch = scratch
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT,
