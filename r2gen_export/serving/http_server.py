@@ -175,9 +175,15 @@ async def _run(site: Site, listener: socket.socket, context: ssl.SSLContext | No
             server.force_exit = True
             site.jobs.kill()
             site.log("stopping at once", "warning")
+        else:
+            site.log("stopping, open requests are finished")
         server.should_exit = True
 
-    worker.add_done_callback(lambda _: end())
+    def end_without_worker(_: asyncio.Task[None]) -> None:
+        """Requests that are open have their answer: it ends by itself where the model cannot be loaded."""
+        server.should_exit = True
+
+    worker.add_done_callback(end_without_worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end)
     site.log("listening", port=listener.getsockname()[1], tls="yes" if context else "no",

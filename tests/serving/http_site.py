@@ -72,7 +72,8 @@ class Service:
         )  # fmt: skip
         self.log: list[Any] = []
         self.text = ""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         listening = self.wait_for("listening")
         scheme = "https" if listening["tls"] == "yes" else "http"
         self.url = f"{scheme}://127.0.0.1:{listening['port']}"
@@ -89,7 +90,8 @@ class Service:
     def wait_for(self, event: str, count: int = 1) -> Any:
         """The `count`-th entry of this event, once it is there."""
         while True:
-            ended = self.process.poll() is not None
+            if ended := self.process.poll() is not None:
+                self._reader.join(10)  # its last lines may still be in the pipe
             entries = [entry for entry in self.log if isinstance(entry, dict) and entry["event"] == event]
             if len(entries) >= count:
                 return entries[count - 1]

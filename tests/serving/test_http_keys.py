@@ -124,6 +124,9 @@ def test_sigterm_lets_open_requests_finish(closed: Closed, picture: Path) -> Non
         thread.join()
     assert [answer.status_code for answer in answers] == [200] * 4
     assert closed.running.process.wait(30) == 0
+    closed.running.wait_for("stopped")
+    ending = [entry["event"] for entry in closed.running.log if entry["event"].startswith("stop")]
+    assert ending == ["stopping, open requests are finished", "stopped"]
     assert list(closed.running.scratch.glob("r2gen-serve-*")) == []
 
 
