@@ -63,6 +63,7 @@ def run_infer(request: InferRequest) -> None:
     from r2gen_export.runtime.backends.decoders import is_large
     from r2gen_export.studies.archives import Archives
     from r2gen_export.system.cores import thread_count, use_cpus
+    from r2gen_export.system.gpu import decodes_on_cpu
     from r2gen_export.system.huge_pages import restart_with_huge_pages
 
     form = written_form(request)
@@ -77,7 +78,7 @@ def run_infer(request: InferRequest) -> None:
     if form is None:
         check_output(request.out, overwrite=request.overwrite or request.resume)
     bundle = Bundle(request.bundle)
-    if _decodes_on_cpu(request.device) and is_large(bundle.manifest):
+    if decodes_on_cpu(request.device) and is_large(bundle.manifest):
         restart_with_huge_pages()
     if request.cpus is not None:
         use_cpus(request.cpus)
@@ -152,13 +153,6 @@ def _header_progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
                 bar.update(task, completed=done)
 
         yield advance
-
-
-def _decodes_on_cpu(device: str) -> bool:
-    """Whether weights will be in this process's memory, as far as that is known before anything is loaded."""
-    from r2gen_export.system.gpu import why_no_gpu
-
-    return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
 
 
 def _one(request: InferRequest, pipeline: Pipeline, study: Study, documents: Documents | None) -> None:

@@ -25,6 +25,7 @@ from r2gen_export.serving.http_preview import PICTURE
 from r2gen_export.serving.http_settings import HttpLimits
 from r2gen_export.serving.http_worker import HttpWorkerSettings
 from r2gen_export.serving.log import EventLog
+from r2gen_export.serving.worker_environment import worker_environment
 
 LOAD_SECONDS: Final = 900.0
 SILENT_SECONDS: Final = 120.0
@@ -221,10 +222,14 @@ class Jobs:
 
     async def _work(self) -> bool:
         """One worker process from its start to its end. Returns whether it came to be ready."""
+        # In a thread: asking a GPU's driver may take a second.
+        environment = await asyncio.to_thread(worker_environment, self._worker.bundle, self._worker.device)
+        if self._stopped:
+            return False
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "r2gen_export.serving.http_worker", json.dumps(asdict(self._worker)),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            limit=LINE_BYTES,
+            limit=LINE_BYTES, env=environment,
         )  # fmt: skip
         assert process.stdout is not None
         watch = asyncio.create_task(self._watch(process))

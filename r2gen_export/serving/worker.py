@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from r2gen_export.errors import CODES, CodedError, InternalError, R2GenError
 from r2gen_export.serving.generate import Generator, Job, Made, Written
+from r2gen_export.serving.worker_environment import worker_environment
 from r2gen_export.system.child_process import failure
 
 LOAD_SECONDS = 600
@@ -65,12 +66,13 @@ class Worker:
         """
         if self.pid is not None:
             return
+        environment = worker_environment(self._settings.bundle, self._settings.device)
         with self._guard:
             if self._stopped:
                 raise WorkerDiedError
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "r2gen_export.serving.worker", json.dumps(asdict(self._settings))],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
         self._answer(time.monotonic() + LOAD_SECONDS)
 

@@ -33,6 +33,12 @@ def why_no_gpu() -> str:
     return "" if _count(driver) else "the NVIDIA driver shows no GPU"
 
 
+def decodes_on_cpu(device: str) -> bool:
+    """Whether weights will be in the memory of the process that runs on this device (as `--device` names it), as far as
+    that is known before anything is loaded."""
+    return device in ("cpu", "openvino") or (device == "auto" and bool(why_no_gpu()))
+
+
 def why_no_such_gpu(index: int) -> str:
     """Empty when a GPU of this index is there, as CUDA counts them (`CUDA_VISIBLE_DEVICES` holds)."""
     driver = _driver()
