@@ -38,7 +38,10 @@ class Reports:
             ClientGoneError: the client went away.
         """
         site, caller = self._site, scope["r2gen"]
-        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        try:
+            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        except ValueError:
+            raise bad_body("the query has more than 8 parameters", "?format= is the only one") from None
         if unknown := query.keys() - {"format"}:
             raise bad_body(f"the query has {len(unknown)} parameters that are not known", "?format= is the only one")
         form = form_of(caller.headers.get("accept", ""), query.get("format", [None])[-1])
