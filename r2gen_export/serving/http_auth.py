@@ -179,9 +179,15 @@ def check_origin(headers: Mapping[str, str], names: tuple[str, ...] | None) -> N
         fix = "use the address the service listens on, or --allow-host NAME"
         raise HttpError(403, "R2G-HTTP-ORIGIN", "the Host header has a name that is not this service's", fix)
     origin = headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-    if foreign or headers.get("sec-fetch-site") == "cross-site":
+    if (origin is not None and _netloc(origin) != host.lower()) or headers.get("sec-fetch-site") == "cross-site":
         raise HttpError(403, "R2G-HTTP-ORIGIN", "a page of another site sent this", "open the service's own page")
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # half an IPv6 address
+        return None
 
 
 def _name(host: str) -> str:
