@@ -3,6 +3,7 @@ name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -36,6 +37,9 @@ MEDIA: Final[Mapping[str, str]] = {
 
 _WHOLE: Final = ("num_beams", "min_new_tokens", "max_new_tokens", "no_repeat_ngram_size", "top_k", "seed")
 _NUMBERS: Final = ("repetition_penalty", "length_penalty", "temperature", "top_p")
+# As JSON writes them; Python's own conversions also take digits of other scripts and underscores.
+_WHOLE_TEXT: Final = re.compile(r"-?[0-9]{1,19}")
+_NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -186,17 +190,14 @@ def _value(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name in _WHOLE:
-        if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) <= 20:
+        if isinstance(value, str) and _WHOLE_TEXT.fullmatch(value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 1 << 63:
             raise _wrong(f"{name} is no whole number", "see /openapi.json")
         return value
     if name in _NUMBERS:
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                value = None
+        if isinstance(value, str) and _NUMBER_TEXT.fullmatch(value):
+            value = float(value)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > 1e30:
             raise _wrong(f"{name} is no number", "see /openapi.json")
         return float(value)
