@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ def make_app(site: Site) -> Front:
         fields = json.loads(OPENAPI.read_text(encoding="utf-8"))
         fields["info"]["version"] = VERSION
         fields["servers"] = [{"url": site.settings.root_path or "/"}]
+        fields["security"] = [{"key": []} if site.keys is not None else {}]
         return JSONResponse(fields)
 
     async def page(request: Request) -> Response:
@@ -83,7 +85,7 @@ def make_app(site: Site) -> Front:
         Route("/{name}", page),
     ]
     router = Router(routes, redirect_slashes=False, default=nothing)
-    return Front(Allowed(router), site)
+    return Front(Allowed(router, routes), site)
 
 
 class Only:
@@ -100,17 +102,19 @@ class Only:
 
 
 class Allowed:
-    """Answers the methods that the router does not know by an error of ours."""
+    """Answers the methods that a path does not have by an error of ours."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, routes: Sequence[Any]) -> None:
+        self._app, self._routes = app, routes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass on, or 405."""
-        if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise _no_path(405, Allow="GET, HEAD, POST")
-        if scope["method"] == "POST" and scope["path"] not in WORK:
-            raise _no_path(404 if "/" in scope["path"][1:] else 405, Allow="GET, HEAD")
+        """Pass on, or 404, or 405."""
+        from starlette.routing import Match
+
+        if scope["method"] not in ("GET", "HEAD") and scope["path"] not in WORK:
+            if all(route.matches(scope)[0] is Match.NONE for route in self._routes):
+                raise _no_path(404)
+            raise _no_path(405, Allow="GET, HEAD")
         await self._app(scope, receive, send)
 
 
