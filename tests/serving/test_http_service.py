@@ -224,7 +224,8 @@ def test_refusals_say_what_to_do(client: Any, images: list[Path], tmp_path: Path
         ({"json": {"images": ["http://127.0.0.1:1/a.png"]}}, 400, "R2G-HTTP-BODY"),
         ({"json": {"images": ["data:image/png;base64,@@@"]}}, 400, "R2G-HTTP-BODY"),
         ({"json": {}}, 400, "R2G-HTTP-BODY"),
-        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "R2G-HTTP-BODY"),
+        ({"content": b"[" * 1000, "headers": {"content-type": "application/json"}}, 400, "R2G-HTTP-BODY"),
+        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 413, "R2G-HTTP-LIMIT"),
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "R2G-HTTP-BODY"),
     ]
     for request, status, code in cases:
