@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from r2gen_export.errors import CodedError, InternalError
 from r2gen_export.serving.http_auth import bearer, check_origin
-from r2gen_export.serving.http_errors import HttpError
+from r2gen_export.serving.http_errors import HttpError, bad_body
 from r2gen_export.serving.http_settings import is_loopback
 from r2gen_export.serving.http_site import Caller, Site
 from r2gen_export.serving.http_upload import ClientGoneError, Receive
@@ -28,6 +28,7 @@ WORK: Final = (*REPORTS, "/v1/pictures")
 """Paths that are called by POST."""
 CLOSED: Final = (*WORK, "/v1/models", "/metrics")
 """Paths for which a key is asked, where there are keys."""
+CLOSED_AFTER: Final = (b"connection", b"close")
 SHOWN: Final = (*CLOSED, "/", "/health", "/ready", "/openapi.json")
 """Paths that the log shows as they are; any other is `other`."""
 
@@ -58,6 +59,8 @@ class Front:
         answer = _Answer(site, request_id, send)
         key, outcome = None, ""
         try:
+            if "transfer-encoding" in headers and "content-length" in headers:
+                raise _two_lengths()
             check_origin(headers, self._names)
             key = self._key(headers, path)
             client = scope["client"][0] if scope.get("client") else ""
@@ -111,6 +114,23 @@ class Front:
         return shown.code
 
 
+def answer_to_no_http(site: Site) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of the 400 for bytes that are no HTTP request, which never come to the application."""
+    answer = _Answer(site, secrets.token_hex(12), None)
+    error = bad_body("what was sent is no HTTP/1.1 request", "use a client that speaks HTTP/1.1")
+    headers, body = answer.written(error)
+    site.log("request", id=answer.request_id, method="other", path="other", status=400, outcome="R2G-HTTP-BODY", ms=0,
+             key=None)  # fmt: skip
+    return [*headers, *answer.headers(), CLOSED_AFTER], body
+
+
+def _two_lengths() -> HttpError:
+    """For a body whose end a proxy may see elsewhere than this service does (RFC 9112, 6.1)."""
+    name, value = CLOSED_AFTER
+    message = "the body has both Content-Length and Transfer-Encoding"
+    return HttpError(400, "R2G-HTTP-BODY", message, "send one of them", {name.decode(): value.decode()})
+
+
 class _Answer:
     """The way back to the client. `status`: 0 until the answer has begun."""
 
@@ -127,7 +147,7 @@ class _Answer:
         """
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
+            message = {**message, "headers": [*message.get("headers", []), *self.headers()]}
         try:
             async with asyncio.timeout(self._site.settings.limits.idle_seconds):
                 await self._send(message)
@@ -136,14 +156,18 @@ class _Answer:
 
     async def error(self, error: HttpError) -> None:
         """An error as JSON."""
-        fields = {"error": error.fields(), "notice": self._site.manifest.notice, "request_id": self.request_id}
-        body = json.dumps(fields).encode()
-        more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+        headers, body = self.written(error)
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def _headers(self) -> list[tuple[bytes, bytes]]:
+    def written(self, error: HttpError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers of an error, without those of every answer, and its JSON."""
+        fields = {"error": error.fields(), "notice": self._site.manifest.notice, "request_id": self.request_id}
+        body = json.dumps(fields).encode()
+        more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more], body
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
         return [
             (b"x-request-id", self.request_id.encode()),
             (b"x-r2gen-bundle", self._site.bundle_id.encode()),

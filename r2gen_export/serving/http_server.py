@@ -24,6 +24,7 @@ from r2gen_export.serving.audit import Audit
 from r2gen_export.serving.http_app import make_app
 from r2gen_export.serving.http_auth import KeyFile, Rates
 from r2gen_export.serving.http_fields import Most
+from r2gen_export.serving.http_front import answer_to_no_http
 from r2gen_export.serving.http_jobs import Jobs
 from r2gen_export.serving.http_metrics import HttpMetrics
 from r2gen_export.serving.http_settings import HttpLimits, ServeSettings
@@ -157,7 +158,7 @@ async def _run(site: Site, listener: socket.socket, context: ssl.SSLContext | No
     import uvicorn
 
     config = uvicorn.Config(
-        make_app(site), http=_protocol(site.settings.limits), ws="none", lifespan="off", log_config=None,
+        make_app(site), http=_protocol(site), ws="none", lifespan="off", log_config=None,
         access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     config.load()
@@ -205,8 +206,9 @@ def _task_failed(log: EventLog, facts: Mapping[str, Any]) -> None:
     log("task failed", "error", reason=cause_of(error) if isinstance(error, BaseException) else "unknown")
 
 
-def _protocol(limits: HttpLimits) -> Any:
+def _protocol(site: Site) -> Any:
     """HTTP/1.1 for so many connections; further ones are closed at once."""
+    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Limited(H11Protocol):
@@ -215,8 +217,19 @@ def _protocol(limits: HttpLimits) -> Any:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
+            if len(self.connections) > site.settings.limits.connections:
                 transport.abort()
+
+        def send_400_response(self, msg: str) -> None:
+            """What is no HTTP gets an error of ours, unless an answer has begun: then the connection is cut."""
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.abort()
+                return
+            headers, body = answer_to_no_http(site)
+            head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
 
     return Limited
 
