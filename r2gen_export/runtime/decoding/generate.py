@@ -35,6 +35,9 @@ MOST_BEAMS: Final = 64
 LARGEST_LOG: Final = 80.0
 """Natural logarithm of the largest length^length_penalty; float32 ends at 88."""
 
+LARGEST_FACTOR: Final = 1e15
+"""By which one setting divides or multiplies scores: two of them on scores of 1e4 stay within float32."""
+
 
 @dataclass
 class _Row:
@@ -161,8 +164,8 @@ def check_decoding(decoding: Decoding) -> None:
         raise _wrong(message, "lower one or raise the other")
     for name in ("repetition_penalty", "temperature"):
         value = getattr(one, name)
-        if not (_is_finite(value) and value > 0):
-            raise _wrong(f"{name} {value!r}", "give a number above 0")
+        if not (_is_finite(value) and 1 / LARGEST_FACTOR <= value <= LARGEST_FACTOR):
+            raise _wrong(f"{name} {value!r}", f"give a number from {1 / LARGEST_FACTOR:g} to {LARGEST_FACTOR:g}")
     if not _is_finite(one.length_penalty):
         raise _wrong(f"length_penalty {one.length_penalty!r}", "give a number")
     if abs(one.length_penalty) * math.log(one.max_new_tokens + 1) > LARGEST_LOG:

@@ -217,6 +217,8 @@ def test_sampling_says_when_every_token_is_banned():
         ({"repetition_penalty": float("nan")}, "repetition_penalty nan"),
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"temperature": float("inf")}, "temperature inf"),
+        ({"temperature": 1e-40, "do_sample": True}, "temperature 1e-40"),
+        ({"repetition_penalty": 1e40}, "repetition_penalty 1e+40"),
         ({"length_penalty": float("nan")}, "length_penalty nan"),
         ({"top_p": 1.5}, "top_p 1.5"),
         ({"top_p": "0.5"}, "top_p '0.5'"),
