@@ -157,13 +157,15 @@ def image_urls(fields: Mapping[str, Any], model_id: str) -> list[str]:
         raise _wrong(f"parameter {names} is not supported", f"known: {', '.join(sorted(known))}")
     if fields.get("model") not in (model_id, "r2gen"):
         raise _wrong("model is not this service's", f"give {model_id!r}")
-    if fields.get("n", 1) != 1:
+    if fields.get("n") not in (None, 1) or isinstance(fields.get("n"), bool):
         raise _wrong("n is not 1: one report is written for a study", "leave n out")
     if not isinstance(fields.get("stream", False), bool | None):
         raise _wrong("stream is neither true nor false", "give true or false")
     options = fields.get("stream_options")
     if options is not None and not (isinstance(options, dict) and options.keys() <= {"include_usage"}):
         raise _wrong("stream_options has more than include_usage", "leave the rest out")
+    if not isinstance((options or {}).get("include_usage"), bool | None):
+        raise _wrong("stream_options.include_usage is neither true nor false", "give true or false")
     messages = fields.get("messages")
     if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
         raise _wrong("messages is not exactly one message", "send one user message with the images of one study")

@@ -99,13 +99,14 @@ def parse_request(manifest: Manifest, most: Most, fields: Mapping[str, Any], for
     Args:
         manifest: of the bundle.
         most: what the service allows.
-        fields: of a form (text) or of a JSON object.
+        fields: of a form (text) or of a JSON object, where null counts as not given.
         form: of the answer, unless the field `format` says another.
 
     Raises:
         R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
     """
     _check_known(fields, (*sorted(FIELDS), *OTHERS))
+    fields = {name: value for name, value in fields.items() if value is not None}
     overrides = {name: _value(name, value) for name, value in fields.items() if name in FIELDS}
     preset, semantics = (_choice(fields, name) for name in ("preset", "semantics"))
     if preset is not None and preset not in manifest.presets:
@@ -113,10 +114,11 @@ def parse_request(manifest: Manifest, most: Most, fields: Mapping[str, Any], for
     settings = resolve_settings(manifest, preset=preset, semantics=semantics, overrides=overrides)
     check_decoding(settings.decoding)
     _check_most(settings, most)
-    wanted = _choice(fields, "format") or form
-    if wanted not in MEDIA:
+    given = _choice(fields, "format")
+    form = form if given is None else given
+    if form not in MEDIA:
         raise _wrong("format is none of this service's", f"choose one of {', '.join(MEDIA)}")
-    return ReportRequest(settings, wanted, *_reading(fields))
+    return ReportRequest(settings, form, *_reading(fields))
 
 
 def parse_picture(fields: Mapping[str, Any]) -> PictureRequest:
@@ -129,7 +131,7 @@ def parse_picture(fields: Mapping[str, Any]) -> PictureRequest:
         R2GenError: `R2G-CONFIG-VALUE`, naming the setting.
     """
     _check_known(fields, READING)
-    return PictureRequest(*_reading(fields))
+    return PictureRequest(*_reading({name: value for name, value in fields.items() if value is not None}))
 
 
 def form_of(accept: str, query: str | None) -> str:
@@ -180,15 +182,13 @@ def _check_most(settings: Settings, most: Most) -> None:
 
 def _choice(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _wrong(f"{name} is no text", "see /openapi.json")
+    if value is not None and (not isinstance(value, str) or not value):
+        raise _wrong(f"{name} is empty or no text", "see /openapi.json")
     return value
 
 
 def _value(name: str, value: Any) -> Any:
     """A decoding setting, converted where it came as text."""
-    if value is None:
-        return None
     if name in _WHOLE:
         if isinstance(value, str) and _WHOLE_TEXT.fullmatch(value):
             value = int(value)

@@ -39,7 +39,7 @@ class Reports:
         """
         site, caller = self._site, scope["r2gen"]
         try:
-            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+            query = parse_qs(scope["query_string"].decode("latin-1"), True, max_num_fields=8)
         except ValueError:
             raise bad_body("the query has more than 8 parameters", "?format= is the only one") from None
         if unknown := query.keys() - {"format"}:
