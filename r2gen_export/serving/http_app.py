@@ -57,6 +57,7 @@ def make_app(site: Site) -> Front:
         fields["info"]["version"] = VERSION
         fields["servers"] = [{"url": site.settings.root_path or "/"}]
         fields["security"] = [{"key": []} if site.keys is not None else {}]
+        _narrow(fields, site)
         return JSONResponse(fields)
 
     async def page(request: Request) -> Response:
@@ -86,6 +87,22 @@ def make_app(site: Site) -> Front:
     ]
     router = Router(routes, redirect_slashes=False, default=nothing)
     return Front(Allowed(router, routes), site)
+
+
+def _narrow(fields: dict[str, Any], site: Site) -> None:
+    """Put into a description what this bundle and this service take."""
+    narrower: dict[str, Any] = {
+        "preset": {"enum": [*sorted(site.manifest.presets), None]},
+        "model": {"enum": [site.manifest.model_id, "r2gen"]},
+        "images": {"maxItems": site.settings.limits.views},
+        "num_beams": {"maximum": site.most.beams},
+        **{name: {"maximum": site.most.tokens} for name in ("max_new_tokens", "max_tokens", "max_completion_tokens")},
+    }
+    for path in WORK:
+        for content in fields["paths"][path]["post"]["requestBody"]["content"].values():
+            properties = content["schema"]["properties"]
+            for name in narrower.keys() & properties.keys():
+                properties[name].update(narrower[name])
 
 
 class Only:
