@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.serving.http_site import Service
 
 KINDS = (
     "multipart/form-data; boundary=b",
@@ -94,3 +97,18 @@ def run_fuzz(url: str, picture: Path, seeds: range) -> dict[str, int]:
                 assert fields["error"]["code"].startswith("R2G-") and fields["notice"], f"seed {seed}"
                 assert fields["request_id"] == answer.headers["x-request-id"], f"seed {seed}"
     return counts
+
+
+def check_afterwards(site: Service) -> None:
+    """What a service has to show after any requests at all.
+
+    Raises:
+        AssertionError: it logged an error, or what is no JSON; it still has an upload.
+    """
+    end = time.monotonic() + 60
+    while site.uploads():
+        assert time.monotonic() < end, "an upload was not removed"
+        time.sleep(0.02)
+    assert "Traceback" not in site.text
+    failures = [entry for entry in site.log if not isinstance(entry, dict) or entry["level"] == "error"]
+    assert failures == []
