@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 
 from r2gen_export.reporting.report import Report
-from tests.serving.http_fuzz import malformed, run_fuzz
+from tests.serving.http_bodies import malformed
+from tests.serving.http_fuzz import run_fuzz
 from tests.serving.http_site import Service, demo_pipeline, files, pictures, service
 
 SETTINGS: tuple[dict[str, Any], ...] = ({}, {"preset": "paper"}, {"seed": 3, "temperature": 1.2, "max_new_tokens": 30})
