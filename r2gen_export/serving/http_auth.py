@@ -141,8 +141,8 @@ class Rates:
     def __init__(self) -> None:
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def take(self, key: Key) -> None:
-        """Count one report.
+    def take(self, key: Key, share: float = 1) -> None:
+        """Count one report, or a `share` of one.
 
         Raises:
             HttpError: 429 when the key has used its rate.
@@ -152,10 +152,10 @@ class Rates:
         now, most = time.monotonic(), max(1.0, key.per_minute / 6)
         level, since = self._buckets.get(key.name, (most, now))
         level = min(most, level + (now - since) * key.per_minute / 60)
-        if level < 1:
+        if level < share:
             self._buckets[key.name] = level, now
-            raise busy("this key has used its reports a minute", (1 - level) * 60 / key.per_minute)
-        self._buckets[key.name] = level - 1, now
+            raise busy("this key has used its reports a minute", (share - level) * 60 / key.per_minute)
+        self._buckets[key.name] = level - share, now
 
 
 def bearer(headers: Mapping[str, str]) -> str:

@@ -38,7 +38,8 @@ class Pictures:
         caller: Caller = scope["r2gen"]
         if scope["query_string"]:
             raise bad_body("this path takes no query", "send settings as fields of the body")
-        job = site.place(caller)
+        # A preview of each view must not use up the rate of the report that follows.
+        job = site.place(caller, 1 / (2 * site.settings.limits.views))
         try:
             upload = await read_upload(caller, job, receive, site.settings.limits)
             if len(upload.paths) > 1:

@@ -84,14 +84,14 @@ class Site:
     audit: Audit
     log: EventLog
 
-    def place(self, caller: Caller) -> Job:
-        """A place for a request; leave it by `jobs.leave`.
+    def place(self, caller: Caller, share: float = 1) -> Job:
+        """A place for a request; leave it by `jobs.leave`. `share`: of a report, for the rate of its key.
 
         Raises:
             HttpError: 429 when the key has used its rate or the queue is full.
         """
         if caller.key is not None:
-            self.rates.take(caller.key)
+            self.rates.take(caller.key, share)
         return self.jobs.place(caller.request_id, caller.owner, caller.key_name)
 
     def told(self, request: ReportRequest | PictureRequest, paths: Sequence[Path], *, streams: bool) -> dict[str, Any]:
