@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from r2gen_export.serving.http_chat import Chat, models
-from r2gen_export.serving.http_errors import HttpError
+from r2gen_export.serving.http_errors import no_path
 from r2gen_export.serving.http_front import WORK, Front
 from r2gen_export.serving.http_pictures import Pictures
 from r2gen_export.serving.http_reports import Reports
@@ -65,11 +65,11 @@ def make_app(site: Site) -> Front:
         name = request.path_params.get("name", "index.html")
         data = files.get(name)
         if data is None:
-            raise _no_path(404)
+            raise no_path(404)
         return Response(data, media_type=KINDS[Path(name).suffix], headers={"Cache-Control": "no-cache"})
 
     async def nothing(scope: Any, _: Any, __: Any) -> None:
-        raise _no_path(404)
+        raise no_path(404)
 
     # Read once: a path of a request never becomes a path of the disk.
     files = {path.name: path.read_bytes() for path in PAGE.glob("*") if path.is_file() and path.suffix in KINDS}
@@ -86,7 +86,7 @@ def make_app(site: Site) -> Front:
         Route("/{name}", page),
     ]
     router = Router(routes, redirect_slashes=False, default=nothing)
-    return Front(Allowed(router, routes), site)
+    return Front(Allowed(router, routes), site, files)
 
 
 def _narrow(fields: dict[str, Any], site: Site) -> None:
@@ -102,7 +102,8 @@ def _narrow(fields: dict[str, Any], site: Site) -> None:
         for content in fields["paths"][path]["post"]["requestBody"]["content"].values():
             properties = content["schema"]["properties"]
             for name in narrower.keys() & properties.keys():
-                properties[name].update(narrower[name])
+                if "maxItems" not in properties[name]:  # a picture is of one image, whatever a study may have
+                    properties[name].update(narrower[name])
 
 
 class Only:
@@ -114,7 +115,7 @@ class Only:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass on, or 405."""
         if scope["method"] != "POST":
-            raise _no_path(405, Allow="POST")
+            raise no_path(405, Allow="POST")
         await self._app(scope, receive, send)
 
 
@@ -130,11 +131,6 @@ class Allowed:
 
         if scope["method"] not in ("GET", "HEAD") and scope["path"] not in WORK:
             if all(route.matches(scope)[0] is Match.NONE for route in self._routes):
-                raise _no_path(404)
-            raise _no_path(405, Allow="GET, HEAD")
+                raise no_path(404)
+            raise no_path(405, Allow="GET, HEAD")
         await self._app(scope, receive, send)
-
-
-def _no_path(status: int, **headers: str) -> HttpError:
-    what = "there is no such path" if status == 404 else "this path has no such method"
-    return HttpError(status, "R2G-HTTP-PATH", what, "see /openapi.json", headers)

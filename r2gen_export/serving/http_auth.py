@@ -81,8 +81,7 @@ class KeyFile:
         self._keys = read_keys(path)
         self._checked = time.monotonic()
         self._unread: tuple[int, ...] | None = ()
-        if self._state is not None and self._state[3] & 0o077:
-            log("key file readable by others", "warning")
+        self._warn()
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -105,7 +104,13 @@ class KeyFile:
                 if isinstance(error.__cause__, OSError):  # for want of a descriptor, say, and not for long
                     self._unread = state
                     return
+            self._state = state
+            self._warn()
         self._state, self._unread = state, ()
+
+    def _warn(self) -> None:
+        if self._state is not None and self._state[3] & 0o077:
+            self._log("key file readable by others", "warning")
 
     def named(self, presented: str) -> Key | None:
         """The key with this secret. Every key is compared, each in constant time, so the time tells nothing."""

@@ -74,3 +74,9 @@ def busy(message: str, seconds: float) -> HttpError:
 def not_ready(message: str) -> HttpError:
     """There is no process that writes reports now."""
     return HttpError(503, "R2G-HTTP-READY", message, "send the request again", {"Retry-After": "2"})
+
+
+def no_path(status: int, **headers: str) -> HttpError:
+    """404 or 405."""
+    what = "there is no such path" if status == 404 else "this path has no such method"
+    return HttpError(status, "R2G-HTTP-PATH", what, "see /openapi.json", headers)

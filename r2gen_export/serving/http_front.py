@@ -6,12 +6,12 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 from r2gen_export.errors import CodedError, InternalError
 from r2gen_export.serving.http_auth import bearer, check_origin
-from r2gen_export.serving.http_errors import HttpError, bad_body
+from r2gen_export.serving.http_errors import HttpError, bad_body, no_path
 from r2gen_export.serving.http_settings import is_loopback
 from r2gen_export.serving.http_site import Caller, Site
 from r2gen_export.serving.http_upload import ClientGoneError, Receive
@@ -26,10 +26,10 @@ REPORTS: Final = ("/v1/reports", "/v1/chat/completions")
 """Paths whose answers the metrics count."""
 WORK: Final = (*REPORTS, "/v1/pictures")
 """Paths that are called by POST."""
-CLOSED: Final = (*WORK, "/v1/models", "/metrics")
-"""Paths for which a key is asked, where there are keys."""
+OPEN: Final = ("/", "/health", "/ready", "/openapi.json")
+"""Paths for which no key is asked; for any other one it is, where there are keys."""
 CLOSED_AFTER: Final = (b"connection", b"close")
-SHOWN: Final = (*CLOSED, "/", "/health", "/ready", "/openapi.json")
+SHOWN: Final = (*WORK, "/v1/models", "/metrics", *OPEN)
 """Paths that the log shows as they are; any other is `other`."""
 
 
@@ -39,14 +39,15 @@ class Front:
     Args:
         app: the routes.
         site: the service.
+        files: names of the page's files, for which no key is asked.
     """
 
-    def __init__(self, app: Any, site: Site) -> None:
-        self._app, self._site = app, site
+    def __init__(self, app: Any, site: Site, files: Container[str]) -> None:
+        self._app, self._site, self._files = app, site, files
         settings = site.settings
         # With keys, a page of another site knows none, and neither does one behind a rebound name.
         names = (*LOOPBACK_NAMES, settings.host.lower(), *(name.lower() for name in settings.names))
-        closed = site.keys is None and is_loopback(settings.host)
+        closed = site.keys is None and (is_loopback(settings.host) or bool(settings.names))
         self._names = names if closed else None
 
     async def __call__(self, scope: Any, receive: Receive, send: Any) -> None:
@@ -62,6 +63,9 @@ class Front:
             if "transfer-encoding" in headers and "content-length" in headers:
                 raise _two_lengths()
             check_origin(headers, self._names)
+            if not (path.isascii() and path.isprintable()):
+                # A router's pattern may match before a newline at the end, where a comparison does not.
+                raise no_path(404)
             key = self._key(headers, path)
             client = scope["client"][0] if scope.get("client") else ""
             owner = f"key {key.name}" if key is not None else client
@@ -87,7 +91,7 @@ class Front:
         return path
 
     def _key(self, headers: Mapping[str, str], path: str) -> Any:
-        if self._site.keys is None or path not in CLOSED:
+        if self._site.keys is None or path in OPEN or path.removeprefix("/") in self._files:
             return None
         key = self._site.keys.named(bearer(headers))
         if key is None:
@@ -148,10 +152,12 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *self.headers()]}
+        from h11 import LocalProtocolError
+
         try:
             async with asyncio.timeout(self._site.settings.limits.idle_seconds):
                 await self._send(message)
-        except TimeoutError:
+        except (TimeoutError, LocalProtocolError):  # the latter where what is no HTTP got its answer meanwhile
             raise ClientGoneError from None
 
     async def error(self, error: HttpError) -> None:

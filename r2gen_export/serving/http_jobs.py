@@ -176,7 +176,7 @@ class Jobs:
         self._dispatch()
 
     def _count_waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(job.told["form"] != PICTURE for jobs in self._waiting.values() for job in jobs)
 
     def _dispatch(self) -> None:
         """Give the worker as many requests as it decodes, from one owner after the other."""

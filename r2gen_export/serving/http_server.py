@@ -227,8 +227,9 @@ def _protocol(site: Site) -> Any:
                 return
             headers, body = answer_to_no_http(site)
             head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+            with suppress(h11.LocalProtocolError):  # an answer to HEAD has no body
+                for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event))
             self.transport.close()
 
     return Limited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 import threading
 import warnings
@@ -31,12 +32,11 @@ class LineWriter:
         Raises:
             OSError: the line is not in the file as a whole.
         """
-        data = f"{line}\n".encode()
-        if self._cut:
-            data = b"\n" + data
+        whole = f"{line}\n".encode()
+        data = b"\n" + whole if self._cut else whole
         while data:
             data = data[os.write(descriptor, data) :]
-            self._cut = bool(data)
+            self._cut = 0 < len(data) < len(whole)
 
 
 class EventLog:
@@ -59,7 +59,10 @@ class EventLog:
         with self._lock:
             if sys.stderr is not None:
                 with suppress(OSError, ValueError):
-                    self._lines.write(sys.stderr.fileno(), line)
+                    descriptor = sys.stderr.fileno()
+                    # A pipe that nobody reads must not stop the service: its lines are lost.
+                    if select.select([], [descriptor], [], 0)[1]:
+                        self._lines.write(descriptor, line)
 
     def failure(self, event: str, error: BaseException, **fields: str | int | float | None) -> None:
         """An error: a coded one with its message, any other by its type and number alone."""

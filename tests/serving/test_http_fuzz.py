@@ -154,3 +154,24 @@ def test_a_bad_chunk_behind_an_answer_cuts_the_connection(site: Service) -> None
         with suppress(ConnectionResetError):
             assert read_answer(reader) is None
     check_afterwards(site)
+
+
+def test_a_bad_chunk_of_head_gets_no_body(site: Service) -> None:
+    """An answer to HEAD has none, so ours must not have one either."""
+    with socket.create_connection(("127.0.0.1", port(site)), timeout=30) as connection:
+        connection.sendall(b"HEAD / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        data = b""
+        while part := connection.recv(4096):
+            data += part
+    assert data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n")
+    check_afterwards(site)
+
+
+def test_the_description_of_a_picture_is_of_one_image(client: Any) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    most = {
+        path: content["schema"]["properties"]["images"]["maxItems"]
+        for path in ("/v1/reports", "/v1/pictures")
+        for content in paths[path]["post"]["requestBody"]["content"].values()
+    }
+    assert most == {"/v1/reports": 8, "/v1/pictures": 1}

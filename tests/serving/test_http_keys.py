@@ -61,6 +61,11 @@ def test_only_keys_of_the_file(closed: Closed, picture: Path) -> None:
             answer = closed.client.get(path, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "R2G-HTTP-KEY")
         assert closed.client.post("/v1/reports", files=files(picture), headers=headers).status_code == 401
+    for path in ("/metrics%0A", "/v1/models%0A", "/metrics%0a", "/v1/models%00", "/v1/reports%0A"):
+        for method in ("GET", "POST"):
+            assert closed.client.request(method, path).status_code == 404, path
+    assert closed.client.get("/metrics/").status_code == closed.client.get("/metrics;a").status_code == 401
+    assert closed.client.get("/app.js").status_code == 200
     assert closed.client.get("/health").status_code == 200
     assert closed.client.get("/v1/models", headers=WARD).status_code == 200
     assert KEY not in closed.running.text

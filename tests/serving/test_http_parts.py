@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from r2gen_export.serving.http_auth import Key, Rates, check_origin
 from r2gen_export.serving.http_errors import HttpError
 from r2gen_export.serving.http_fields import Most, form_of, parse_request
 from r2gen_export.serving.http_pixels import check_claim, claimed_size
-from r2gen_export.serving.log import EventLog
+from r2gen_export.serving.log import EventLog, LineWriter
 from tests.helpers.sentinel import PHANTOM
 
 
@@ -90,6 +91,44 @@ def test_a_full_disk_for_the_log_stops_nobody() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", code], stderr=full, stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout == "goes on\n"
+
+
+def test_a_log_that_nobody_reads_stops_nobody() -> None:
+    code = (
+        "import os; read, write = os.pipe(); os.set_blocking(write, False)\n"
+        "try:\n    while os.write(write, bytes(4096)): pass\nexcept BlockingIOError: pass\n"
+        "os.set_blocking(write, True); os.dup2(write, 2)\n"
+        "from r2gen_export.serving.log import EventLog; EventLog()('request'); print('goes on', flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.stdout == "goes on\n"
+
+
+def test_a_line_that_was_cut_off_stays_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the end of the cut line is all that the next one gets in."""
+    room = 3
+    write = os.write
+
+    def limited(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(28, "No space left on device")
+        written = write(descriptor, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr("r2gen_export.serving.log.os.write", limited)
+    lines, path = LineWriter(), tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    for line, more in (("first", 1), ("second", 0), ("third", 100)):
+        if line != "third":
+            with pytest.raises(OSError, match="No space"):
+                lines.write(descriptor, line)
+            room = more or 100
+        else:
+            lines.write(descriptor, line)
+    os.close(descriptor)
+    assert path.read_text() == "fir\nthird\n"
 
 
 def test_rates_are_each_keys_own() -> None:
