@@ -81,7 +81,8 @@ def test_a_child_that_was_ended_is_replaced(path: Path, reader: DicomReader) -> 
     before = set(children())
     (child,) = [pid for pid in before if pid not in outside_children(reader)]
     os.kill(child, signal.SIGKILL)
-    wait(lambda: child not in children())
+    # A process that ends has no command line any more before its parent can see that it ended.
+    wait(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
     assert reader.read_header(path, "image", SETTINGS).modality == "CR"
     assert reader.process.counts.deaths == 0
     (child,) = [pid for pid in children() if pid not in outside_children(reader)]
