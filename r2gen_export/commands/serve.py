@@ -133,7 +133,8 @@ class ModelOptions:
         bool | None,
         typer.Option(
             "--draft/--no-draft",
-            help="Use speculative decoding for a request that runs alone. Default: on when the bundle has a store.",
+            help="Use speculative decoding, for requests that run together where the backend allows it. Default: on "
+            "when the bundle has a store.",
         ),
     ] = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count, islice
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Bundle, Manifest
@@ -29,8 +29,6 @@ from r2gen_export.runtime.settings import Settings, expected_workload, resolve_s
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.system.huge_pages import use_huge_pages
-
-T = TypeVar("T")
 
 
 class Pipeline:

@@ -107,7 +107,7 @@ class RunningRequests:
             self._model.run(generation.close)
 
     def step(self) -> list[Event]:
-        """Begin what may begin, and decode one position of all that run. What fails is an event of its request."""
+        """Begin what may begin, and decode one pass of all that run. What fails is an event of its request."""
         events: list[Event] = []
         self._model.run(partial(self._advance, events))
         return events

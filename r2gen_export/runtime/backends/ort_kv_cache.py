@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 STEP: Final = 64
 """Cache lengths are whole multiples of this, so that reports of about one length share their buffers."""
 
+MOST_PASSES: Final = 64
+"""Bound passes of a cache: with drafts there is one for each number of rows and each width, with logits of its own."""
+
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
@@ -125,14 +128,18 @@ class HostCache:
         self._passes: dict[tuple[int, int, int, int], Pass] = {}
 
     def bind(self, rows: slice, size: int, keep: int) -> Pass:
-        """A pass of `size` positions over `rows`, bound once and kept."""
+        """A pass of `size` positions over `rows`, bound once and kept while it is among the last `MOST_PASSES` used."""
         from onnxruntime import OrtValue
 
         key = (rows.start, rows.stop, size, keep)
-        if key not in self._passes:
+        bound = self._passes.pop(key, None)
+        if bound is None:
             values = [OrtValue.ortvalue_from_numpy(array[rows]) for array in self.arrays]
-            self._passes[key] = Pass(self._decoder, values, rows=rows.stop - rows.start, size=size, keep=keep)
-        return self._passes[key]
+            bound = Pass(self._decoder, values, rows=rows.stop - rows.start, size=size, keep=keep)
+        self._passes[key] = bound
+        if len(self._passes) > MOST_PASSES:
+            del self._passes[next(iter(self._passes))]
+        return bound
 
     @property
     def rows(self) -> int:

@@ -274,7 +274,7 @@ def _wide_passes(
     """Passes over two positions of two rows; what each takes, as in `_row_passes`."""
     rows, room = shape
     first, second = tokens
-    state = decoder.open_rows(rows, embeds.shape[1] + room)
+    state = decoder.open_rows(rows, embeds.shape[1] + max(room, 4))
     state.join(embeds, 0)
     state.advance(first)
     state.join(embeds, 1)

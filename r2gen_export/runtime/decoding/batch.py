@@ -3,7 +3,7 @@
 Each study has its own settings, length and limit; what it gets does not depend on its neighbours. Greedy search and
 sampling take one row of the decoder, beam search `num_beams`. Tokens equal those of `generate.py`, whose batches begin
 and end together. (Yu et al., Orca, OSDI 2022: iteration-level scheduling.) With a drafter one pass verifies several
-tokens of a study, as in `speculative.py`.
+tokens of a study, as in `speculative.py`, whose word on rounding holds here for all rows of the pass.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class RunningBatch:
                 ids[study.places, 1 : 1 + len(drafts[study.key].tokens)] = drafts[study.key].tokens
         logits = self._state.advance(self._embed_tokens.lookup(ids))  # [rows, width, vocab]
         going, progress = _finite(running, _rows_of(running, logits))
-        progress.tokens += _choose(going, _rows_of(going, logits)[:, 0])
+        progress.tokens += _choose(going, _rows_of(going, logits[:, 0]))
         if width > 1:
             progress.tokens += self._verify(going, drafts, logits)
         elapsed = (perf_counter() - started) * 1000
@@ -200,7 +200,7 @@ class RunningBatch:
                     right.append(study)
             if not right:
                 break
-            events += _choose(right, _rows_of(right, logits)[:, place])
+            events += _choose(right, _rows_of(right, logits[:, place]))
             trying = right
         self._state.take_back(back)
         return events
