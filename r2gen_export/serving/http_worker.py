@@ -118,7 +118,7 @@ class HttpWorker:
         self._inbox.put(None)
 
     def _say(self, *answers: Mapping[str, Any]) -> None:
-        """Answers in one write: the front is woken once a step, not once a token."""
+        """Answers in one write, for which the front is woken once."""
         if answers:
             with self._lock:
                 self._answers.write("".join(json.dumps(fields) + "\n" for fields in answers))

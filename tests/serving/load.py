@@ -1,8 +1,8 @@
 """Load on the HTTP service over the demo: `python -m tests.serving.load --clients 64 --minutes 10`.
 
 Requests are mixed: greedy, beams and sampled, as JSON and as events, cancelled, malformed and too large. Every text is
-compared with the one the pipeline writes alone. The same run serves one request after the other for comparison, and
-measures the first piece and the service's own share of a request with 1, 4 and 16 clients. Prints JSON.
+compared with the one the pipeline writes alone. The same run serves one request after the other for comparison. Prints
+JSON. Latencies and what the service adds to the pipeline are measured by `tests.serving.throughput`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import random
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -99,32 +98,6 @@ class Load:
         return time.perf_counter() - started
 
 
-async def latencies(url: str, image: Path, clients: int, rounds: int) -> dict[str, float]:
-    """Milliseconds, medians: the first piece, each further token, and what is not the pipeline's of a whole request."""
-    first, token, own = [], [], []
-
-    async def one(client: httpx.AsyncClient) -> None:
-        for _ in range(rounds):
-            started = time.perf_counter()
-            begun, text = 0.0, b""
-            async with client.stream("POST", "/v1/reports?format=stream", files=files(image)) as stream:
-                async for part in stream.aiter_raw():
-                    begun, text = begun or time.perf_counter(), text + part
-            ended = time.perf_counter()
-            report = json.loads(text.rpartition(b"data: ")[2])
-            first.append((begun - started) * 1000)
-            token.append((ended - begun) * 1000 / max(1, len(report["token_ids"]) - 1))
-            own.append((ended - started) * 1000 - report["timings_ms"]["total"])
-
-    async with httpx.AsyncClient(base_url=url, timeout=300) as client:
-        await asyncio.gather(*(one(client) for _ in range(clients)))
-    return {
-        "first_ms": statistics.median(first),
-        "token_ms": statistics.median(token),
-        "not_pipeline_ms": statistics.median(own),
-    }
-
-
 def resident(pid: int) -> float:
     """MiB of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -149,7 +122,6 @@ def measure(options: argparse.Namespace, site: Service, load: Load) -> dict[str,
         "uploads_left": len(site.uploads()),
         "front_mib": [round(memory[0], 1), round(resident(site.process.pid), 1)],
         "worker_mib": [round(memory[1], 1), round(resident(site.worker_pid()), 1)],
-        "latencies": {str(n): asyncio.run(latencies(site.url, load.images[0], n, max(3, 40 // n))) for n in (1, 4, 16)},
         "fuzz": run_fuzz(site.url, load.images[0], range(options.fuzz)),
     }
 
@@ -170,19 +142,10 @@ def main() -> None:
             for picture, path in enumerate(images)
             for number, settings in enumerate(SETTINGS)
         }
-        for _ in range(3):  # what the pipeline itself takes to the first piece
-            times = []
-            for _ in range(10):
-                started = time.perf_counter()
-                stream = pipeline.stream(images[0])
-                next(stream)
-                times.append((time.perf_counter() - started) * 1000)
-                stream.close()
         arguments = ("--max-body", "2", "--queue", str(options.clients), "--queue-each", "1000", "--batch-size",
                      str(options.batch_size))  # fmt: skip
         with service(Path(folder), *arguments) as site:
             figures = measure(options, site, Load(images, expected))
-    figures["pipeline_first_ms"] = statistics.median(times)
     print(json.dumps(figures, indent=1))  # noqa: T201
 
 

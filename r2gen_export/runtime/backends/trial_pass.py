@@ -260,12 +260,12 @@ def _row_passes(
     # The longer row is replaced by the shorter one, and another prompt comes behind it.
     state.reorder(np.array([1]))
     passes.append(_Pass("prefill in a used row", state.join(embeds, 1)[0].copy(), 0))
-    logits = state.advance(np.concatenate([second, first]))[:, 0].copy()
-    passes += [
+    logits = state.advance(np.concatenate([second, first]))[:, 0]
+    return [
+        *passes,
         _Pass("decode after a row moved", logits[0].copy(), both),
         _Pass("decode in a used row", logits[1].copy(), 1),
     ]
-    return passes
 
 
 def _wide_passes(
