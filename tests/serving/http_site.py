@@ -103,6 +103,16 @@ class Service:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return next(int(pid) for pid in children if b"http_worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The process that writes reports is stopped in the block, so that what is sent there cannot end in it."""
+        worker = self.worker_pid()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
     def uploads(self) -> list[Path]:
         """What lies in the private folder beside its lock."""
         return [path for folder in self.scratch.glob("r2gen-serve-*") for path in folder.iterdir()

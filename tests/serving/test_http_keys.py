@@ -120,11 +120,13 @@ def test_sigterm_lets_open_requests_finish(closed: Closed, picture: Path) -> Non
         answers.append(closed.client.post("/v1/reports", files=files(picture), data={"preset": "paper"}, headers=WARD))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    while len(closed.running.uploads()) < 4:
-        time.sleep(0.005)
-    closed.running.process.send_signal(signal.SIGTERM)
+    with closed.running.held():
+        for thread in threads:
+            thread.start()
+        while len(closed.running.uploads()) < 4:
+            time.sleep(0.005)
+        closed.running.process.send_signal(signal.SIGTERM)
+        closed.running.wait_for("stopping, open requests are finished")
     for thread in threads:
         thread.join()
     assert [answer.status_code for answer in answers] == [200] * 4

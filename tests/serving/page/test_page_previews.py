@@ -148,7 +148,7 @@ def test_the_service_itself_shows_a_dicom_file_and_streams_its_report(
         report = demo_pipeline().generate(dicom_file, preset="fast")
         assert page.locator("#text").input_value() == report.text
         texts = page.evaluate("window.texts")
-        assert len(texts) > 5 and all(report.text.startswith(text) for text in texts)
+        assert texts and all(report.text.startswith(text) for text in texts)
         requests = [
             entry["path"] for entry in own.log if entry["event"] == "request" and entry["path"].startswith("/v1/")
         ]
