@@ -67,8 +67,7 @@ class Chat:
         """
         site = self._site
         caller: Caller = scope["r2gen"]
-        job = site.place(caller)
-        try:
+        with site.place(caller) as job:
             if caller.body_kind != "application/json":
                 raise HttpError(415, "R2G-HTTP-BODY", "the body is of a type that is not read", "application/json")
             fields = await read_json(receive, caller.headers, site.settings.limits)
@@ -82,15 +81,9 @@ class Chat:
                 await self._stream(exchange, usage=usage)
             else:
                 await self._whole(exchange)
-        finally:
-            caller.failures.extend([job.failed] if job.failed else [])
-            site.jobs.leave(job)
 
     async def _whole(self, exchange: Exchange) -> None:
-        async with aclosing(self._site.events(exchange)) as events:
-            async for event in events:
-                if "report" in event:
-                    report = self._site.given(exchange, event["report"])
+        report = self._site.given(exchange, (await self._site.last_event(exchange))["report"])
         message = {"role": "assistant", "content": report["text"] + closing(report["warnings"], report["notice"])}
         choice = {"index": 0, "message": message, "finish_reason": FINISH[report["finish_reason"]], "logprobs": None}
         fields = {
@@ -103,16 +96,11 @@ class Chat:
         await exchange.answer("application/json", json.dumps(fields).encode())
 
     async def _stream(self, exchange: Exchange, *, usage: bool) -> None:
-        begun = False
         head = self._head(exchange.job, "chat.completion.chunk")
 
         async def say(fields: Mapping[str, Any] | str, *, more: bool = True) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                await exchange.begin_events()
             data = fields if isinstance(fields, str) else json.dumps(fields)
-            await exchange.send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": more})
+            await exchange.say(f"data: {data}", more=more)
 
         def chunk(delta: Mapping[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
             return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
@@ -121,7 +109,7 @@ class Chat:
             async with aclosing(self._site.events(exchange)) as events:
                 async for event in events:
                     if "text" in event:
-                        role = {} if begun else {"role": "assistant"}
+                        role = {} if exchange.begun else {"role": "assistant"}
                         await say(chunk({**role, "content": event["text"]}))
                         continue
                     report = self._site.given(exchange, event["report"])
@@ -131,7 +119,7 @@ class Chat:
                         await say({**head, "choices": [], "usage": self._usage(report)})
                     await say("[DONE]", more=False)
         except HttpError as error:
-            if not begun:
+            if not exchange.begun:
                 raise
             exchange.job.failed = error.code
             await say({"error": error.fields(), "notice": self._site.manifest.notice}, more=False)

@@ -6,7 +6,6 @@ For viewers of files that a browser does not decode. The worker process makes th
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,12 @@ class Pictures:
         if scope["query_string"]:
             raise bad_body("this path takes no query", "send settings as fields of the body")
         # A preview of each view must not use up the rate of the report that follows.
-        job = site.place(caller, 1 / (2 * site.settings.limits.views))
-        try:
+        with site.place(caller, 1 / (2 * site.settings.limits.views)) as job:
             upload = await read_upload(caller, job, receive, site.settings.limits)
             if len(upload.paths) > 1:
                 message = f"the request has {len(upload.paths)} images, and a picture is of one"
                 raise bad_body(message, "send a request for each image")
             request = parse_picture(upload.fields)
             exchange = Exchange(job, request, site.told(request, upload.paths, streams=False), receive, send)
-            async with aclosing(site.events(exchange)) as events:
-                async for event in events:
-                    picture = await asyncio.to_thread(Path(event["picture"]).read_bytes)
-            await exchange.answer("image/png", picture)
-        finally:
-            site.jobs.leave(job)
+            event = await site.last_event(exchange)
+            await exchange.answer("image/png", await asyncio.to_thread(Path(event["picture"]).read_bytes))

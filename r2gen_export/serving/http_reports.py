@@ -45,39 +45,28 @@ class Reports:
         if unknown := query.keys() - {"format"}:
             raise bad_body(f"the query has {len(unknown)} parameters that are not known", "?format= is the only one")
         form = form_of(caller.headers.get("accept", ""), query.get("format", [None])[-1])
-        job = site.place(caller)
-        try:
+        with site.place(caller) as job:
             upload = await read_upload(caller, job, receive, site.settings.limits)
             request = parse_request(site.manifest, site.most, upload.fields, form)
             told = site.told(request, upload.paths, streams=request.form == STREAM)
             exchange = Exchange(job, request, told, receive, send)
             await (self._stream(exchange) if request.form == STREAM else self._whole(exchange))
-        finally:
-            caller.failures.extend([job.failed] if job.failed else [])
-            site.jobs.leave(job)
 
     async def _whole(self, exchange: Exchange) -> None:
         form = exchange.request.form
-        async with aclosing(self._site.events(exchange)) as events:
-            async for event in events:
-                if "report" in event:
-                    report = self._site.given(exchange, event["report"])
-                    body = _body(form, report)
-                    if event["file"] is not None:
-                        body = await asyncio.to_thread(Path(event["file"]).read_bytes)
+        event = await self._site.last_event(exchange)
+        report = self._site.given(exchange, event["report"])
+        if event["file"] is not None:
+            body = await asyncio.to_thread(Path(event["file"]).read_bytes)
+        else:
+            body = _body(form, report)
         await exchange.answer(MEDIA[form], body)
 
     async def _stream(self, exchange: Exchange) -> None:
         """Server-sent events. What refuses the request before its first piece is answered by its status."""
-        begun = False
 
         async def say(event: str, fields: Mapping[str, Any], *, more: bool = True) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                await exchange.begin_events()
-            line = f"event: {event}\ndata: {json.dumps(fields)}\n\n".encode()
-            await exchange.send({"type": "http.response.body", "body": line, "more_body": more})
+            await exchange.say(f"event: {event}\ndata: {json.dumps(fields)}", more=more)
 
         try:
             async with aclosing(self._site.events(exchange)) as events:
@@ -87,7 +76,7 @@ class Reports:
                     else:
                         await say("report", self._site.given(exchange, event["report"]), more=False)
         except HttpError as error:
-            if not begun:
+            if not exchange.begun:
                 raise
             exchange.job.failed = error.code
             await say("error", {**error.fields(), "notice": self._site.manifest.notice}, more=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -56,16 +57,25 @@ class Exchange:
     receive: Receive
     send: Any
 
+    @property
+    def begun(self) -> bool:
+        """Whether an answer by events has begun: its status cannot be changed any more."""
+        return self.job.answered
+
     async def answer(self, kind: str, body: bytes) -> None:
         """A whole answer."""
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), NOT_STORED]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def begin_events(self) -> None:
-        """The head of an answer by server-sent events."""
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"), NOT_STORED]
-        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+    async def say(self, event: str, *, more: bool = True) -> None:
+        """One server-sent event, its lines as they are sent; the first one after the head of the answer."""
+        if not self.job.answered:
+            self.job.answered = True
+            kind = (b"content-type", b"text/event-stream; charset=utf-8")
+            headers = [kind, (b"x-accel-buffering", b"no"), NOT_STORED]
+            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": f"{event}\n\n".encode(), "more_body": more})
 
 
 @dataclass(frozen=True)
@@ -84,15 +94,21 @@ class Site:
     audit: Audit
     log: EventLog
 
-    def place(self, caller: Caller, share: float = 1) -> Job:
-        """A place for a request; leave it by `jobs.leave`. `share`: of a report, for the rate of its key.
+    @contextmanager
+    def place(self, caller: Caller, share: float = 1) -> Iterator[Job]:
+        """A place for a request, until the block ends. `share`: of a report, for the rate of its key.
 
         Raises:
-            HttpError: 429 when the key has used its rate or the queue is full.
+            HttpError: 429 when the key has used its rate or the queue is full, 503 when the disk is.
         """
         if caller.key is not None:
             self.rates.take(caller.key, share)
-        return self.jobs.place(caller.request_id, caller.owner, caller.key_name)
+        job = self.jobs.place(caller.request_id, caller.owner, caller.key_name)
+        try:
+            yield job
+        finally:
+            caller.failures.extend([job.failed] if job.failed else [])
+            self.jobs.leave(job)
 
     def told(self, request: ReportRequest | PictureRequest, paths: Sequence[Path], *, streams: bool) -> dict[str, Any]:
         """What the worker is told of a request whose images are in the files `paths`."""
@@ -134,6 +150,17 @@ class Site:
         finally:
             watch.cancel()
             timer.cancel()
+
+    async def last_event(self, exchange: Exchange) -> dict[str, Any]:
+        """The event that ends a request, for an answer that is given whole.
+
+        Raises:
+            HttpError, ClientGoneError: as `events`.
+        """
+        async with aclosing(self.events(exchange)) as events:
+            async for event in events:
+                last = event
+        return last
 
     def given(self, exchange: Exchange, report: Mapping[str, Any]) -> dict[str, Any]:
         """The report as it is given out, once its audit line is written.
