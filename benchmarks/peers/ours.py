@@ -15,6 +15,7 @@ from r2gen_export.runtime.backends.decoders import AnyDecoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
+from r2gen_export.runtime.decoding.batch_studies import GreedyStudy, Request
 from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.decoding.speculative import drafted_steps
 from r2gen_export.runtime.drafting.drafter import Drafter
@@ -77,24 +78,13 @@ def replay(
     for report in reports:
         decoding = Decoding(num_beams=1, min_new_tokens=0, max_new_tokens=len(report), repetition_penalty=1.0)
 
-        def scripted(
-            rows: list[int], tokens: np.ndarray, scores: np.ndarray, report: Sequence[int] = report
-        ) -> np.ndarray:
-            scores.argmax(axis=1)  # what choosing costs
-            return np.array([report[tokens.shape[1]]])
+        def scripted(tokens: np.ndarray, scores: np.ndarray, report: Sequence[int] = report) -> int:
+            return report[tokens.shape[1]]
 
+        study = GreedyStudy(0, Request(prompt, decoding), np.array([0]), bos=1, eos=eos)
+        study.draw = scripted
         started = perf_counter()
-        steps = drafted_steps(
-            decoder,
-            table,
-            prompt,
-            decoding,
-            process=lambda tokens, scores: scores,
-            choose=scripted,
-            eos_token_id=eos,
-            drafter=drafter,
-        )
-        sequence = drain(steps, None)
+        sequence = drain(drafted_steps(decoder, table, prompt, study, drafter), None)
         spent = (perf_counter() - started) * 1000
         assert sequence.token_ids == tuple(report)
         drafter.learn(sequence.token_ids)

@@ -123,7 +123,7 @@ def encoded(stages: Stages, studies: list[Begun], outcomes: dict[int, Outcome]) 
 def alone(stages: Stages, study: Encoded) -> Outcome:
     """The outcome of a study that is decoded by itself."""
     try:
-        return Outcome(study.study, stages.decode([study], perf_counter())[0])
+        return Outcome(study.study, stages.decode([study], study.started)[0])
     except Exception as error:
         return failed(study, error)
 
@@ -223,11 +223,6 @@ class RunningStudies:
     def _advance(self, begun: list[Begun]) -> None:
         """Encode, read the prompts of those for which rows are free, and decode one position of all."""
         self._waiting.extend(encoded(self._stages, begun, self._outcomes))
-        if self._exhausted and not (self._begun or self._running) and len(self._waiting) == 1:
-            self._batch = None
-            study = self._waiting.popleft()  # drafts verify several tokens a pass where one study runs
-            self._outcomes[study.study] = alone(self._stages, study)
-            return
         try:
             if self._batch is None and self._waiting:
                 self._capacity = self._room()

@@ -231,6 +231,8 @@ def test_after_a_bug_in_a_pass_each_study_is_decoded_alone(pipeline: Pipeline, p
     reports = reports_of(pipeline, pictures, num_beams=1)
     assert [report.token_ids for report in reports] == expected
     assert calls > 5, "the others run together again"
+    for times in (report.timings_ms for report in reports):
+        assert times["total"] >= sum(spent for stage, spent in times.items() if stage != "total"), "reading is a part"
 
 
 def test_a_generator_that_is_left_leaves_the_pipeline_usable(pipeline: Pipeline, pictures: Any) -> None:

@@ -1,4 +1,4 @@
-"""The studies of a running batch (`batch.py`): what each has written, and how it chooses its next token."""
+"""Studies that are being decoded, by themselves or together: what each has written, and how it chooses a token."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.runtime.decoding.beam import BeamSearch, beams_of
-from r2gen_export.runtime.decoding.generate import sampler
 from r2gen_export.runtime.decoding.processors import make_processors
+from r2gen_export.runtime.decoding.sampling import sampler
 from r2gen_export.runtime.decoding.sequence import Sequence, TokenEvent
 from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
 
@@ -94,7 +94,7 @@ class GreedyStudy(BatchStudy):
         decoding = request.decoding
         self.processed = decoding.repetition_penalty != 1 or decoding.no_repeat_ngram_size > 0
         self.least = decoding.min_new_tokens
-        self.draw = sampler(decoding, 1) if decoding.do_sample else None
+        self.draw = sampler(decoding) if decoding.do_sample else None
 
     @property
     def tokens(self) -> Integers:
@@ -103,7 +103,7 @@ class GreedyStudy(BatchStudy):
     @property
     def done(self) -> bool:
         count = len(self._logprobs)
-        return count == self._decoding.max_new_tokens or bool(self._ids[0, count - 1] == self._eos)
+        return count == self._decoding.max_new_tokens or (count > 0 and bool(self._ids[0, count - 1] == self._eos))
 
     @property
     def ids(self) -> list[int]:
@@ -177,7 +177,7 @@ def choose_greedy(studies: list[GreedyStudy], logits: Floats) -> list[TokenEvent
     chosen: Integers = scores.argmax(axis=1)
     for row, study in enumerate(studies):
         if study.draw is not None:
-            chosen[row] = study.draw([0], study.tokens, scores[row : row + 1])[0]
+            chosen[row] = study.draw(study.tokens, scores[row : row + 1])
     steps = steps_of_logits(logits, chosen)
     columns = chosen.tolist(), steps["logprob"].tolist(), others_of(steps)
     return [

@@ -7,10 +7,9 @@ Token ids equal those of `generate(inputs_embeds=...)` in transformers 4.57 (sem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,10 @@ from numpy.typing import NDArray
 from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import InternalError, R2GenError
 from r2gen_export.interfaces import Decoder, Embeddings
+from r2gen_export.runtime.decoding.batch_studies import GreedyStudy, Request, choose_greedy
 from r2gen_export.runtime.decoding.beam import beam_search
-from r2gen_export.runtime.decoding.processors import make_processors, make_warpers, softmax
 from r2gen_export.runtime.decoding.sequence import OnToken, Sequence, TokenEvent, drain
 from r2gen_export.runtime.decoding.speculative import drafted_steps
-from r2gen_export.runtime.decoding.steps import others_of, steps_of_logits
 from r2gen_export.runtime.drafting.drafter import Drafter
 
 __all__ = ["OnToken", "Sequence", "TokenEvent", "check_decoding", "generate", "generate_steps"]
@@ -37,17 +35,6 @@ LARGEST_LOG: Final = 80.0
 
 LARGEST_FACTOR: Final = 1e15
 """By which one setting divides or multiplies scores: two of them on scores of 1e4 stay within float32."""
-
-
-@dataclass
-class _Row:
-    """A study under way."""
-
-    index: int
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    others: list[tuple[int, float]] = field(default_factory=list)
-    passes: int = 0
 
 
 def generate(
@@ -123,22 +110,19 @@ def generate_steps(
     check_decoding(decoding)
     if prompt_embeds.ndim != 3 or 0 in prompt_embeds.shape:
         raise InternalError(f"prompt embeddings of shape {list(prompt_embeds.shape)}, expected [B, S, d] without zeros")
-    ids: dict[str, Any] = {"eos_token_id": eos_token_id, "dummy_bos": bos_token_id if semantics == "hf-4.30" else None}
-    if decoding.num_beams == 1 and drafter is not None and len(prompt_embeds) == 1:
-        sequence = yield from drafted_steps(
-            decoder,
-            embed_tokens,
-            prompt_embeds,
-            decoding,
-            process=make_processors(decoding, eos_token_id, ids["dummy_bos"]),
-            choose=sampler(decoding, 1) if decoding.do_sample else _argmax,
-            eos_token_id=eos_token_id,
-            drafter=drafter,
-        )
-        return [sequence]
     if decoding.num_beams == 1:
-        return (yield from _step_by_step(decoder, embed_tokens, prompt_embeds, decoding, **ids))
-    sequences = beam_search(decoder, embed_tokens, prompt_embeds, decoding, **ids)
+        special = {"bos": bos_token_id, "eos": eos_token_id}
+        studies = [
+            GreedyStudy(row, Request(prompt[None], decoding, semantics), np.array([row]), **special)
+            for row, prompt in enumerate(prompt_embeds)
+        ]
+        if drafter is not None and len(studies) == 1:
+            return [(yield from drafted_steps(decoder, embed_tokens, prompt_embeds, studies[0], drafter))]
+        return (yield from _step_by_step(decoder, embed_tokens, prompt_embeds, studies))
+    dummy_bos = bos_token_id if semantics == "hf-4.30" else None
+    sequences = beam_search(
+        decoder, embed_tokens, prompt_embeds, decoding, eos_token_id=eos_token_id, dummy_bos=dummy_bos
+    )
     for row, sequence in enumerate(sequences):
         for step, (token_id, logprob) in enumerate(zip(sequence.token_ids, sequence.logprobs, strict=True)):
             yield TokenEvent(row, token_id, logprob, step)
@@ -182,90 +166,31 @@ def check_decoding(decoding: Decoding) -> None:
 
 
 def _step_by_step(
-    decoder: Decoder,
-    embed_tokens: Embeddings,
-    prompt_embeds: Floats,
-    decoding: Decoding,
-    *,
-    eos_token_id: int,
-    dummy_bos: int | None,
+    decoder: Decoder, embed_tokens: Embeddings, prompt_embeds: Floats, studies: list[GreedyStudy]
 ) -> Generator[TokenEvent, None, list[Sequence]]:
     """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
-    process = make_processors(decoding, eos_token_id, dummy_bos)
-    choose = sampler(decoding, len(prompt_embeds)) if decoding.do_sample else _argmax
-    rows = [_Row(index) for index in range(len(prompt_embeds))]
-    running = rows
+    running = studies
     started = perf_counter()
-    state = decoder.prefill(prompt_embeds, decoding.max_new_tokens)
+    state = decoder.prefill(prompt_embeds, max(study.left for study in studies))
     prefill_ms = (perf_counter() - started) * 1000
-    decode_ms: list[float] = []
-    for step in range(decoding.max_new_tokens):
+    for study in studies:
+        study.prefill_ms = prefill_ms
+    while True:
         started = perf_counter()
-        tokens = np.array([row.token_ids for row in running], dtype=np.int64).reshape(len(running), step)
-        chosen = choose([row.index for row in running], tokens, process(tokens, state.logits))
-        steps = steps_of_logits(state.logits, chosen)
-        events = []
-        chosen_ids, logprobs = chosen.tolist(), steps["logprob"].tolist()
-        for row, token_id, logprob, other in zip(running, chosen_ids, logprobs, others_of(steps), strict=True):
-            row.token_ids.append(token_id)
-            row.logprobs.append(logprob)
-            row.others.append(other)
-            row.passes = step
-            events.append(TokenEvent(row.index, token_id, logprob, step))
+        events = choose_greedy(running, state.logits)
         choosing = perf_counter() - started
         yield from events
         started = perf_counter() - choosing  # what the caller does with a token is not decoding
-        kept = np.flatnonzero(chosen != eos_token_id)
-        if len(kept) == 0 or step + 1 == decoding.max_new_tokens:
-            break
-        if len(kept) < len(running):
-            running = [running[position] for position in kept]
-            state.reorder(kept)
-        state.decode(embed_tokens.lookup(chosen[kept, None]))
-        decode_ms.append((perf_counter() - started) * 1000)
-    return [
-        Sequence(
-            token_ids=tuple(row.token_ids),
-            logprobs=tuple(row.logprobs),
-            score=None,
-            finish_reason="eos" if row.token_ids[-1] == eos_token_id else "length",
-            prefill_ms=prefill_ms,
-            decode_ms=tuple(decode_ms[: row.passes]),
-            others=tuple(row.others),
-        )
-        for row in rows
-    ]
-
-
-def _argmax(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
-    best: Integers = scores.argmax(axis=1)
-    return best
-
-
-def sampler(decoding: Decoding, batch: int) -> Callable[[list[int], Integers, Floats], Integers]:
-    """Draw from the warped distribution: one uniform number a token, turned into a token by the cumulative sum.
-
-    Returns:
-        A function of rows of the batch, tokens [B, n] and processed scores [B, vocab] to the tokens drawn, [B].
-    """
-    warp = make_warpers(decoding)
-    seed = np.random.SeedSequence(decoding.seed).entropy if decoding.seed is None else decoding.seed
-    # The same seed for every row: a study's report then depends neither on its batch nor on its place in it.
-    generators = [np.random.default_rng(seed) for _ in range(batch)]
-
-    def choose(rows: list[int], tokens: Integers, scores: Floats) -> Integers:
-        warped = warp(tokens, scores)
-        if np.isneginf(warped.max(axis=1)).any():
-            message = f"no_repeat_ngram_size {decoding.no_repeat_ngram_size} bans every token after {tokens.shape[1]}"
-            raise _wrong(message, "lower max_new_tokens or raise no_repeat_ngram_size")
-        cumulative = softmax(warped).cumsum(axis=1, dtype=np.float64)
-        drawn = [
-            np.searchsorted(sums, generators[row].random() * sums[-1], side="right")
-            for row, sums in zip(rows, cumulative, strict=True)
-        ]
-        return np.array(drawn, dtype=np.int64)
-
-    return choose
+        going = [row for row, study in enumerate(running) if not study.done]
+        if not going:
+            return [study.sequence() for study in studies]
+        if len(going) < len(running):
+            running = [running[row] for row in going]
+            state.reorder(np.array(going))
+        state.decode(embed_tokens.lookup(np.array([[study.ids[-1]] for study in running])))
+        elapsed = (perf_counter() - started) * 1000
+        for study in running:
+            study.passes.append(elapsed)
 
 
 def _is_finite(value: object) -> bool:
