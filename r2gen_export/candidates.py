@@ -40,6 +40,7 @@ class Reason(StrEnum):
     unsupported = "unsupported"
     does_not_load = "does-not-load"
     out_of_memory = "out-of-memory"
+    not_exact = "not-exact"
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ class ConfigurationOptions:
         bool | None,
         typer.Option(
             "--draft/--no-draft",
-            help="Use speculative decoding from earlier reports. Default: on when the bundle has a store of reports.",
+            help="Use speculative decoding from earlier reports. Default: on when the bundle has a store of reports, "
+            "but not with int8 or int4 weights on a CPU.",
         ),
     ] = None
     min_new_tokens: Annotated[

@@ -238,8 +238,8 @@ class DraftingOptions:
         bool | None,
         typer.Option(
             "--draft/--no-draft",
-            help="Use speculative decoding from earlier reports: the same words in less time. Default: on when the "
-            "bundle has a store of reports.",
+            help="Use speculative decoding from earlier reports: less time. Default: on when the bundle has a store of "
+            "reports and the words stay the same, which they may not with int8 or int4 weights on a CPU.",
         ),
     ] = None
     learn: Annotated[

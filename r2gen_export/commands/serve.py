@@ -134,7 +134,8 @@ class ModelOptions:
         typer.Option(
             "--draft/--no-draft",
             help="Use speculative decoding, for requests that run together where the backend allows it. Default: on "
-            "when the bundle has a store.",
+            "when the bundle has a store and the words stay the same, which they may not with int8 or int4 weights on "
+            "a CPU.",
         ),
     ] = None
 

@@ -19,6 +19,7 @@ from r2gen_export.reporting.report import Report, RunnerUp
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
+from r2gen_export.runtime.backends.row_check import rounds_activations, rows_agree
 from r2gen_export.runtime.decoding.batch import RunningBatch
 from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate_steps
@@ -52,7 +53,7 @@ class LoadedModel:
 
     Attributes:
         bundle_id: of the bundle.
-        most: studies that the memory suffices for together, as far as is known.
+        most: studies that may be decoded together: as many as the memory suffices for, as far as is known.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class LoadedModel:
         self.detokenizer, self.drafter = detokenizer, drafter
         self.dicom = dicom
         self.most = sys.maxsize
+        self._settled = 0
         self._worker = worker
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
@@ -84,6 +86,24 @@ class LoadedModel:
     def run(self, call: Callable[[], T]) -> T:
         """A call, in the thread of the GPU where there is one."""
         return call() if self._worker is None else self._worker.run(call)
+
+    def settle_batches(self, rows: int) -> None:
+        """Find out, before the first batch of so many rows, whether studies may be decoded together.
+
+        No report may depend on what is decoded beside it. Where it would, studies are decoded one at a time, and
+        reports say so.
+        """
+        if rows <= self._settled or self.most == 1:
+            return
+        self._settled = rows
+        if not rounds_activations(self.manifest, decodes_on_cpu=self.provider.decodes_on_cpu):
+            return
+        vocab_size = self.manifest.dims.vocab_size
+        if self.run(partial(rows_agree, self.decoder, self.embed_tokens, vocab_size, rows=rows)):
+            return
+        self.most = 1
+        message = "beside others a study gets other logits here, so studies are decoded one at a time"
+        self.provider = self.provider.with_candidates(Candidate("batches", "decoder", False, Reason.not_exact, message))
 
     def halve(self, studies: int) -> None:
         """Memory did not suffice for so many studies: later batches are of half as many, and reports say so."""

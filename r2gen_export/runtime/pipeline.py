@@ -7,16 +7,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count, islice
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from r2gen_export import bundle as layout
 from r2gen_export.bundle import Bundle, Manifest
+from r2gen_export.candidates import Candidate, Reason
 from r2gen_export.errors import R2GenError
 from r2gen_export.reporting.report import Report
 from r2gen_export.runtime.backends.decoders import is_large
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
+from r2gen_export.runtime.backends.row_check import rounds_activations
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
 from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.detokenizer import Detokenizer
@@ -29,6 +31,16 @@ from r2gen_export.runtime.settings import Settings, expected_workload, resolve_s
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.system.huge_pages import use_huge_pages
+
+NO_DRAFTS: Final = Candidate(
+    "drafts",
+    "decoder",
+    False,
+    Reason.not_exact,
+    "8-bit kernels round otherwise in passes over several positions, so tokens could change",
+    "--draft",
+)
+"""Why a bundle's store of reports is not used."""
 
 
 class Pipeline:
@@ -78,8 +90,9 @@ class Pipeline:
             device: `auto`, `cpu`, `openvino`, `cuda` or `tensorrt`; the last two also with a GPU's index, `cuda:1`.
             threads: CPU threads for one graph. When None, the decoder's come from the record of `r2gen tune`, if this
                 machine has one; else one for each physical core this process may use.
-            draft: propose tokens from earlier reports, which changes how long a report takes and not its tokens; when
-                None, where the bundle has a store of them.
+            draft: propose tokens from earlier reports, which changes how long a report takes. When None, where the
+                bundle has a store of them and the tokens stay the same: not on a CPU with quantised weights, whose
+                kernels round otherwise in passes over several positions. True: there too.
             learn: save what is written to that store, where there is one.
             batch: studies that `generate_many` will decode together. Any number can be, whatever is said here: with
                 `decoding` it chooses between what `r2gen tune` measured for single reports and for batches.
@@ -96,7 +109,11 @@ class Pipeline:
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
-        drafts = has_store(folder) if draft is None else draft
+        drafts = bool(draft)
+        if draft is None and has_store(folder):
+            drafts = not rounds_activations(manifest, decodes_on_cpu=provider.decodes_on_cpu)
+            if not drafts:
+                provider = provider.with_candidates(NO_DRAFTS)
         model = LoadedModel(
             manifest=manifest,
             vision=vision,
@@ -171,7 +188,8 @@ class Pipeline:
         """Reports of many studies, in their order, at most `batch_size` decoded together.
 
         Where the decoder's cache keeps a length for each row (`row_lengths`), the next study takes the place of one
-        that ends; elsewhere studies begin together, in batches. A study that fails gives an outcome with its error and
+        that ends; elsewhere studies begin together, in batches; and one by one where a report would depend on what is
+        decoded beside it. A study that fails gives an outcome with its error and
         does not stop the others. Sampled studies are decoded one by one, so that a report depends on its seed and not
         on its neighbours. `numbers`: what reports and errors call the studies, each once; counted from 1 when None.
 
@@ -188,6 +206,9 @@ class Pipeline:
             self._large = False
         numbered = with_numbers(count(1) if numbers is None else numbers, studies)
         stages = ModelStages(self.model, settings)
+        if size > 1:
+            self.model.settle_batches(size * settings.decoding.num_beams)
+            size = min(size, self.model.most)
         if size > 1 and self.model.decoder.row_lengths:
             # With weights on the CPU every core is decoding: reading images meanwhile would take turns with it.
             ahead = 0 if self.provider.decodes_on_cpu else size

@@ -59,8 +59,9 @@ class _Item:
 class RunningRequests:
     """Requests that are being decoded or wait for it. Used from one thread.
 
-    A request is decoded alone, while no other is, where the decoder keeps one length for all rows, where it samples
-    (its report must depend on its seed only), and where it needs more rows than the batch has.
+    A request is decoded alone, while no other is, where the decoder keeps one length for all rows or gives a row other
+    logits beside others, where it samples (its report must depend on its seed only), and where it needs more rows than
+    the batch has.
 
     Args:
         model: whose reports they are.
@@ -69,6 +70,8 @@ class RunningRequests:
     """
 
     def __init__(self, model: LoadedModel, *, studies: int, most_beams: int, most_tokens: int) -> None:
+        if studies > 1:
+            model.settle_batches(studies * most_beams)
         self._model, self._studies = model, studies
         largest = resolve_settings(model.manifest, overrides={})
         decoding = replace(largest.decoding, num_beams=most_beams, max_new_tokens=most_tokens, do_sample=False)

@@ -263,7 +263,7 @@ class Jobs:
     def _hear(self, fields: dict[str, Any]) -> None:
         if "ready" in fields:
             self.ready, self.problem, self.was_ready = fields["ready"], None, True
-            self._log("ready", backend=str(self.ready["backend"]) if self.ready else "")
+            self._log("ready", backend=str(fields["ready"]["backend"]), together=int(fields["ready"]["together"]))
             self._dispatch()
         elif "running" in fields:
             self._metrics.running(int(fields["running"]))

@@ -98,7 +98,8 @@ def test_a_prompt_of_a_little_more_than_a_tile_gives_torchs_logits(decoder, tabl
         (1, 79, [40, 39]),
         (1, 96, [48, 48]),
         (1, 97, [97]),
-        (2, 40, [20, 20]),
+        (2, 40, [40]),
+        (2, 65, [33, 32]),
         (80, 1, [1]),
     ],
 )
