@@ -50,7 +50,8 @@ def build(
 ) -> None:
     """Fill a bundle's store with a site's reports.
 
-    Afterwards infer drafts from them, and adds the reports that the model writes.
+    Afterwards infer drafts from them, and adds the reports that the model writes. With int8 or int4 weights a CPU may
+    then choose other words, so infer uses the store there with --draft only.
     """
     from r2gen_export.bundle import open_bundle
     from r2gen_export.runtime.drafting.read_reports import read_reports, tokenise

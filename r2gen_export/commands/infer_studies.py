@@ -89,6 +89,7 @@ def run_infer(request: InferRequest) -> None:
 
 def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: Form | None) -> None:
     from r2gen_export.bundle.manifest import DEMO_NOTICE
+    from r2gen_export.candidates import Reason, render
     from r2gen_export.runtime.pipeline import Pipeline
 
     documents = Documents.of(request, studies, form) if form is not None else None
@@ -105,8 +106,9 @@ def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: For
     if not request.quiet:
         name = pipeline.provider.name
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")
-        for step in pipeline.provider.steps if request.verbose else ():
-            say(f"  {step}")
+        for candidate in pipeline.provider.candidates:
+            if request.verbose or candidate.reason is Reason.not_exact:
+                say(f"  {render(candidate)}")
         if documents is not None and pipeline.manifest.synthetic:  # text and JSON show it beside each report
             say(f"WARNING {DEMO_NOTICE} --bundle names another bundle")
     if studies.many or request.resume:

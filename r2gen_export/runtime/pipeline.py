@@ -20,6 +20,7 @@ from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
 from r2gen_export.runtime.backends.row_check import rounds_activations
 from r2gen_export.runtime.backends.select import may_use_gpu, open_sessions
+from r2gen_export.runtime.backends.tuning import workload_of
 from r2gen_export.runtime.decoding.sequence import drain
 from r2gen_export.runtime.detokenizer import Detokenizer
 from r2gen_export.runtime.drafting.store import has_store, open_drafter
@@ -27,7 +28,7 @@ from r2gen_export.runtime.loaded_model import LoadedModel, ModelStages
 from r2gen_export.runtime.many import Numbered, RunningStudies, Stages, static_batch, with_numbers
 from r2gen_export.runtime.outcome import Outcome
 from r2gen_export.runtime.pictures import Images, read_pictures
-from r2gen_export.runtime.settings import Settings, expected_workload, resolve_settings
+from r2gen_export.runtime.settings import Settings, expected_decoding, resolve_settings
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.system.huge_pages import use_huge_pages
@@ -95,7 +96,8 @@ class Pipeline:
                 kernels round otherwise in passes over several positions. True: there too.
             learn: save what is written to that store, where there is one.
             batch: studies that `generate_many` will decode together. Any number can be, whatever is said here: with
-                `decoding` it chooses between what `r2gen tune` measured for single reports and for batches.
+                `decoding` it chooses between what `r2gen tune` measured for single reports and for batches, and what is
+                checked of batches while loading.
             decoding: settings of the calls to come, as `generate` takes them; the bundle's default preset when None.
             dicom: how DICOM files are read (`r2gen_export.studies.dicom.types`); its defaults when None.
 
@@ -105,7 +107,9 @@ class Pipeline:
         opened = path if isinstance(path, Bundle) else Bundle(path)
         folder, manifest = opened.folder, opened.verified()
         worker = Worker() if may_use_gpu(device) else None
-        workload = expected_workload(manifest, batch, decoding or {})
+        expected = expected_decoding(manifest, decoding or {})
+        together = 1 if expected.do_sample else batch
+        workload = workload_of(together, expected.num_beams)
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
@@ -127,6 +131,8 @@ class Pipeline:
             worker=None if provider.trial is None else worker,
             dicom=dicom,
         )
+        if together > 1:
+            model.settle_batches(together * expected.num_beams)
         return cls(model)
 
     def generate(

@@ -11,7 +11,6 @@ from typing import Any, Final, get_args
 from r2gen_export.bundle import Manifest
 from r2gen_export.decoding import Decoding, Semantics
 from r2gen_export.errors import R2GenError
-from r2gen_export.runtime.backends.tuning import Workload, workload_of
 
 SAMPLING: Final = ("temperature", "top_p", "top_k", "seed")
 """Giving one of these asks for sampling."""
@@ -71,12 +70,11 @@ def resolve_settings(
     return Settings(decoding, name, wanted)  # type: ignore[arg-type]
 
 
-def expected_workload(manifest: Manifest, batch: int, decoding: Mapping[str, Any]) -> Workload:
-    """What will be decoded together; sampled studies are decoded one by one.
+def expected_decoding(manifest: Manifest, decoding: Mapping[str, Any]) -> Decoding:
+    """The settings of calls to come.
 
     Args:
         manifest: the bundle's.
-        batch: studies of one call.
         decoding: as `Pipeline.generate` takes it: `preset`, `semantics` and fields of `Decoding`.
 
     Raises:
@@ -84,10 +82,9 @@ def expected_workload(manifest: Manifest, batch: int, decoding: Mapping[str, Any
     """
     names = ("preset", "semantics")
     overrides = {name: value for name, value in decoding.items() if name not in names}
-    settings = resolve_settings(
+    return resolve_settings(
         manifest, preset=decoding.get("preset"), semantics=decoding.get("semantics"), overrides=overrides
     ).decoding
-    return workload_of(1 if settings.do_sample else batch, settings.num_beams)
 
 
 def _merge(preset: Decoding, given: dict[str, Any]) -> Decoding:

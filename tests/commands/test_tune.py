@@ -58,7 +58,7 @@ def test_the_object_has_every_timing_and_the_choices(tiny_bundle: Path) -> None:
     shown = r2gen("tune", tiny_bundle, "--format", "json")
     assert shown.exit_code == 0, shown.stderr
     record = json.loads(shown.stdout)
-    assert record["schema"] == "r2gen-tuning/1"
+    assert record["schema"] == "r2gen-tuning/2"
     assert set(record["choices"]) == {"single", "beam", "batch"}
     assert {timing["backend"] for timing in record["timings"]} == {"ONNX Runtime", "OpenVINO"}
 

@@ -20,7 +20,8 @@ from r2gen_export.system.cores import available_cores, cpu_facts, processor_name
 from r2gen_export.system.files import atomic_file
 from r2gen_export.system.versions import installed_version
 
-SCHEMA: Final = "r2gen-tuning/1"
+SCHEMA: Final = "r2gen-tuning/2"
+"""Version 1 timed batches that are not decoded together any more (`row_check`)."""
 
 Backend = Literal["ONNX Runtime", "OpenVINO"]
 ONNX_RUNTIME: Final[Backend] = "ONNX Runtime"

@@ -27,8 +27,9 @@ def drafted_steps(
 ) -> Generator[TokenEvent, None, Sequence]:
     """The sequence of one prompt [1, S, d]: the tokens `generate.generate_steps` gives without drafts.
 
-    Equal to the last bit where a pass over several positions gives each the logits of a pass of its own; engines round
-    their sums in another order there, which can part two tokens whose logits are equal to about six digits.
+    Where a pass over several positions gives each the logits of a pass of its own. In float32 they differ by some
+    millionths, which parts only tokens as close as that; kernels that round activations to 8 bits part others too, so
+    `Pipeline` uses drafts there only when told.
     """
     started = perf_counter()
     state = decoder.prefill(prompt_embeds, study.left)

@@ -1,7 +1,7 @@
 """Drafts of the next tokens, and how many of them are worth a wider pass of the decoder.
 
-What is drafted changes the time a report takes, never its tokens: `decoding/speculative.py` and `decoding/batch.py`
-verify every one of them.
+What is drafted changes the time a report takes and, in float32, none of its tokens: `decoding/speculative.py` and
+`decoding/batch.py` verify every one of them.
 """
 
 from __future__ import annotations
