@@ -103,6 +103,8 @@ def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: For
         decoding=request.options,
         dicom=request.dicom,
     )
+    if studies.many:
+        pipeline.together(request.batch_size, **request.options)  # tested now, so that the lines below can say it
     if not request.quiet:
         name = pipeline.provider.name
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")

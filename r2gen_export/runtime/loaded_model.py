@@ -19,7 +19,7 @@ from r2gen_export.reporting.report import Report, RunnerUp
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.gpu_thread import Worker
 from r2gen_export.runtime.backends.ort_providers import ProviderChoice
-from r2gen_export.runtime.backends.row_check import rounds_activations, rows_agree
+from r2gen_export.runtime.backends.row_check import MOST_ROWS, rounds_activations, rows_agree
 from r2gen_export.runtime.decoding.batch import RunningBatch
 from r2gen_export.runtime.decoding.batch_studies import Request
 from r2gen_export.runtime.decoding.generate import generate_steps
@@ -47,13 +47,15 @@ class LoadedModel:
         manifest: the bundle's.
         vision, decoder, embed_tokens, detokenizer: its parts.
         provider: what they run on.
-        drafter: drafts from earlier reports, where the bundle has any.
+        drafter: drafts from earlier reports, where they are used.
+        learn: see below.
         worker: the thread of the GPU.
         dicom: how DICOM files are read.
 
     Attributes:
         bundle_id: of the bundle.
-        most: studies that may be decoded together: as many as the memory suffices for, as far as is known.
+        most: studies that the memory suffices for together, as far as is known.
+        learn: told the tokens of each report; None where they are not kept.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class LoadedModel:
         detokenizer: Detokenizer,
         provider: ProviderChoice,
         drafter: Drafter | None = None,
+        learn: Callable[[Sequence[int]], None] | None = None,
         worker: Worker | None = None,
         dicom: DicomSettings | None = None,
     ) -> None:
@@ -73,10 +76,11 @@ class LoadedModel:
         self.bundle_id = bundle_id(manifest)
         self.provider = provider
         self.vision, self.decoder, self.embed_tokens = vision, decoder, embed_tokens
-        self.detokenizer, self.drafter = detokenizer, drafter
+        self.detokenizer, self.drafter, self.learn = detokenizer, drafter, learn
         self.dicom = dicom
         self.most = sys.maxsize
-        self._settled = 0
+        self._tested = 0
+        self._apart = False
         self._worker = worker
         prompt = manifest.prompt
         self._before = embed_tokens.lookup(np.array([[prompt.bos_token_id, *prompt.before_ids]]))  # [1, 1+b, d]
@@ -87,23 +91,33 @@ class LoadedModel:
         """A call, in the thread of the GPU where there is one."""
         return call() if self._worker is None else self._worker.run(call)
 
-    def settle_batches(self, rows: int) -> None:
-        """Find out, before the first batch of so many rows, whether studies may be decoded together.
+    def together(self, studies: int, beams: int) -> int:
+        """Of so many studies with so many beams each, how many may be decoded together.
 
-        No report may depend on what is decoded beside it. Where it would, studies are decoded one at a time, and
-        reports say so.
+        A report must not depend on what is decoded beside it. Kernels that round activations to 8 bits are tested for
+        it before the first batch (`row_check`); where one would, or where the test fails, the answer is 1 from then
+        on, and reports say so. It has nothing to do with memory (`most`).
         """
-        if rows <= self._settled or self.most == 1:
-            return
-        self._settled = rows
-        if not rounds_activations(self.manifest, decodes_on_cpu=self.provider.decodes_on_cpu):
-            return
+        if studies == 1 or not rounds_activations(self.manifest, decodes_on_cpu=self.provider.decodes_on_cpu):
+            return studies
+        studies = min(studies, max(1, MOST_ROWS // beams))
+        if not self._apart and studies * beams > self._tested:
+            if reason := self._why_apart(studies * beams):
+                self._apart = True
+                refused = Candidate("batches", "decoder", False, Reason.not_exact, reason)
+                self.provider = self.provider.with_candidates(refused)
+            self._tested = studies * beams
+        return 1 if self._apart else studies
+
+    def _why_apart(self, rows: int) -> str:
+        """Why studies are decoded one at a time; empty where they need not be."""
         vocab_size = self.manifest.dims.vocab_size
-        if self.run(partial(rows_agree, self.decoder, self.embed_tokens, vocab_size, rows=rows)):
-            return
-        self.most = 1
-        message = "beside others a study gets other logits here, so studies are decoded one at a time"
-        self.provider = self.provider.with_candidates(Candidate("batches", "decoder", False, Reason.not_exact, message))
+        try:
+            if self.run(partial(rows_agree, self.decoder, self.embed_tokens, vocab_size, rows=rows)):
+                return ""
+        except Exception as error:
+            return f"the test of a batch failed ({coded(error).code}), so studies are decoded one at a time"
+        return "beside others a study gets other logits here, so studies are decoded one at a time"
 
     def halve(self, studies: int) -> None:
         """Memory did not suffice for so many studies: later batches are of half as many, and reports say so."""
@@ -161,9 +175,9 @@ class LoadedModel:
         ]
         if text and (rest := stream.finish()):
             yield rest
-        if self.drafter is not None:
+        if self.learn is not None:
             for report in reports:
-                self.drafter.learn(report.token_ids)
+                self.learn(report.token_ids)
         return reports
 
     def report(
@@ -280,8 +294,8 @@ class ModelStages:
     def report(self, study: Encoded, sequence: TokenSequence) -> Report:
         """The report of a study that left the running batch."""
         report = self._model.report(study, sequence, self.settings, study.started, sequence.together)
-        if self._model.drafter is not None:
-            self._model.drafter.learn(report.token_ids)
+        if self._model.learn is not None:
+            self._model.learn(report.token_ids)
         return report
 
     def limit(self) -> int:

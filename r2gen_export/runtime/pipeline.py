@@ -39,7 +39,7 @@ NO_DRAFTS: Final = Candidate(
     False,
     Reason.not_exact,
     "8-bit kernels round otherwise in passes over several positions, so tokens could change",
-    "--draft",
+    "--draft of infer, serve and bench",
 )
 """Why a bundle's store of reports is not used."""
 
@@ -96,8 +96,7 @@ class Pipeline:
                 kernels round otherwise in passes over several positions. True: there too.
             learn: save what is written to that store, where there is one.
             batch: studies that `generate_many` will decode together. Any number can be, whatever is said here: with
-                `decoding` it chooses between what `r2gen tune` measured for single reports and for batches, and what is
-                checked of batches while loading.
+                `decoding` it chooses between what `r2gen tune` measured for single reports and for batches.
             decoding: settings of the calls to come, as `generate` takes them; the bundle's default preset when None.
             dicom: how DICOM files are read (`r2gen_export.studies.dicom.types`); its defaults when None.
 
@@ -108,16 +107,16 @@ class Pipeline:
         folder, manifest = opened.folder, opened.verified()
         worker = Worker() if may_use_gpu(device) else None
         expected = expected_decoding(manifest, decoding or {})
-        together = 1 if expected.do_sample else batch
-        workload = workload_of(together, expected.num_beams)
+        workload = workload_of(1 if expected.do_sample else batch, expected.num_beams)
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
-        drafts = bool(draft)
-        if draft is None and has_store(folder):
+        drafts, stored = bool(draft), has_store(folder)
+        if draft is None and stored:
             drafts = not rounds_activations(manifest, decodes_on_cpu=provider.decodes_on_cpu)
             if not drafts:
                 provider = provider.with_candidates(NO_DRAFTS)
+        drafter = open_drafter(folder, manifest, learn=learn) if drafts or (draft is None and stored) else None
         model = LoadedModel(
             manifest=manifest,
             vision=vision,
@@ -127,12 +126,11 @@ class Pipeline:
                 folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
             ),
             provider=provider,
-            drafter=open_drafter(folder, manifest, learn=learn) if drafts else None,
+            drafter=drafter if drafts else None,
+            learn=None if drafter is None else drafter.learn,
             worker=None if provider.trial is None else worker,
             dicom=dicom,
         )
-        if together > 1:
-            model.settle_batches(together * expected.num_beams)
         return cls(model)
 
     def generate(
@@ -195,9 +193,9 @@ class Pipeline:
 
         Where the decoder's cache keeps a length for each row (`row_lengths`), the next study takes the place of one
         that ends; elsewhere studies begin together, in batches; and one by one where a report would depend on what is
-        decoded beside it. A study that fails gives an outcome with its error and
-        does not stop the others. Sampled studies are decoded one by one, so that a report depends on its seed and not
-        on its neighbours. `numbers`: what reports and errors call the studies, each once; counted from 1 when None.
+        decoded beside it (`LoadedModel.together`). A study that fails gives an outcome with its error and does not stop
+        the others. Sampled studies are decoded one by one, so that a report depends on its seed and not on its
+        neighbours. `numbers`: what reports and errors call the studies, each once; counted from 1 when None.
 
         Raises:
             R2GenError: `R2G-CONFIG-VALUE` before the first study.
@@ -206,20 +204,29 @@ class Pipeline:
         settings = self.settings(preset=preset, semantics=semantics, **overrides)
         if batch_size < 1:
             raise R2GenError("R2G-CONFIG-VALUE", f"batch size {batch_size}", "give 1 or more")
-        size = 1 if settings.decoding.do_sample else batch_size
         if self._large:
             use_huge_pages()
             self._large = False
         numbered = with_numbers(count(1) if numbers is None else numbers, studies)
         stages = ModelStages(self.model, settings)
-        if size > 1:
-            self.model.settle_batches(size * settings.decoding.num_beams)
-            size = min(size, self.model.most)
+        size = self._together(batch_size, settings)
         if size > 1 and self.model.decoder.row_lengths:
             # With weights on the CPU every core is decoding: reading images meanwhile would take turns with it.
             ahead = 0 if self.provider.decodes_on_cpu else size
             return RunningStudies(stages, numbered, size, self.model.run, ahead=ahead).outcomes()
         return self._generate_batches(stages, numbered, size)
+
+    def together(self, batch_size: int, **options: Any) -> int:
+        """Of so many studies, how many `generate_many` decodes together with these options, as far as memory suffices.
+
+        Raises:
+            R2GenError: `R2G-CONFIG-VALUE`.
+        """
+        return self._together(batch_size, self.settings(**options))
+
+    def _together(self, batch_size: int, settings: Settings) -> int:
+        decoding = settings.decoding
+        return 1 if decoding.do_sample else self.model.together(batch_size, decoding.num_beams)
 
     def _generate_batches(self, stages: Stages, studies: Iterator[Numbered], size: int) -> Iterator[Outcome]:
         while batch := list(islice(studies, size)):

@@ -70,9 +70,8 @@ class RunningRequests:
     """
 
     def __init__(self, model: LoadedModel, *, studies: int, most_beams: int, most_tokens: int) -> None:
-        if studies > 1:
-            model.settle_batches(studies * most_beams)
-        self._model, self._studies = model, studies
+        self._model = model
+        self._studies = model.together(studies, most_beams) if model.decoder.row_lengths else 1
         largest = resolve_settings(model.manifest, overrides={})
         decoding = replace(largest.decoding, num_beams=most_beams, max_new_tokens=most_tokens, do_sample=False)
         self._largest = ModelStages(model, replace(largest, decoding=decoding))
@@ -86,6 +85,11 @@ class RunningRequests:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not (self._waiting or self._running or self._alone)
+
+    @property
+    def together(self) -> int:
+        """Most requests that are decoded together."""
+        return min(self._studies, self._model.most)
 
     @property
     def decoding(self) -> int:
@@ -128,7 +132,7 @@ class RunningRequests:
 
     def _admit(self, events: list[Event]) -> None:
         """Begin the first of those that wait, if there is room: one a step, since the others wait for its prefill."""
-        if not self._waiting or len(self._running) >= min(self._studies, self._model.most):
+        if not self._waiting or len(self._running) >= self.together:
             return
         item = self._waiting[0]
         by_itself = item.alone or self._must_be_alone(item)
@@ -146,7 +150,7 @@ class RunningRequests:
             self._alone = self._waiting.popleft(), item.stages.pieces(item.study)
             return
         if self._batch is None:
-            self._batch = self._largest.open_batch(min(self._studies, self._model.most))
+            self._batch = self._largest.open_batch(self.together)
         request = item.stages.request(item.study)
         if self._batch.fits(request):
             self._waiting.popleft()
@@ -156,8 +160,7 @@ class RunningRequests:
     def _must_be_alone(self, item: _Item) -> bool:
         decoding = item.stages.settings.decoding
         return (
-            min(self._studies, self._model.most) == 1
-            or not self._model.decoder.row_lengths
+            self.together == 1
             or decoding.do_sample
             or decoding.num_beams > self._most_beams
             or decoding.max_new_tokens > self._most_tokens
@@ -217,7 +220,7 @@ class RunningRequests:
         items = list(self._running.values()) or ([self._waiting.popleft()] if self._waiting else [])
         self._running.clear()
         self._batch = None
-        together = min(self._studies, self._model.most)
+        together = self.together
         fewer = out_of_memory(error) and together > 1
         if fewer:
             self._model.halve(together)

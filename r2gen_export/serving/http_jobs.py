@@ -127,7 +127,7 @@ class Jobs:
         if taken >= self._limits.queue + self._worker.studies or self._places.get(owner, 0) >= self._limits.queue_each:
             mine = self._places.get(owner, 0) >= self._limits.queue_each
             message = "this client has too many requests open" if mine else "the queue is full"
-            raise busy(message, 1 + taken * self._metrics.mean_seconds() / self._worker.studies)
+            raise busy(message, 1 + taken * self._metrics.mean_seconds() / self._together())
         try:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
         except OSError as error:
@@ -181,7 +181,7 @@ class Jobs:
 
     def _dispatch(self) -> None:
         """Give the worker as many requests as it decodes, from one owner after the other."""
-        while self.ready is not None and self._turns and self._busy() < self._worker.studies + AHEAD:
+        while self.ready is not None and self._turns and self._busy() < self._together() + AHEAD:
             owner = self._turns.popleft()
             waiting = self._waiting[owner]
             if waiting:
@@ -195,6 +195,10 @@ class Jobs:
                 self._turns.append(owner)
             else:
                 del self._waiting[owner]
+
+    def _together(self) -> int:
+        """Requests that the worker decodes together, as far as is known."""
+        return self._worker.studies if self.ready is None else int(self.ready["together"])
 
     def _busy(self) -> int:
         return sum(not job.ended for job in self._sent.values())
@@ -263,7 +267,10 @@ class Jobs:
     def _hear(self, fields: dict[str, Any]) -> None:
         if "ready" in fields:
             self.ready, self.problem, self.was_ready = fields["ready"], None, True
-            self._log("ready", backend=str(fields["ready"]["backend"]), together=int(fields["ready"]["together"]))
+            told = fields["ready"]
+            self._log(
+                "ready", backend=str(told["backend"]), together=int(told["together"]), drafts=bool(told["drafts"])
+            )
             self._dispatch()
         elif "running" in fields:
             self._metrics.running(int(fields["running"]))

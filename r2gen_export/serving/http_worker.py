@@ -94,8 +94,8 @@ class HttpWorker:
         self._running = 0
         self._pieces: list[Mapping[str, Any]] = []
         self._said = 0.0
-        together = min(settings.studies, model.most) if model.decoder.row_lengths else 1
-        self._say({"ready": {"backend": model.provider.name, "trial": asdict(trial), "together": together}})
+        self._say({"ready": {"backend": model.provider.name, "trial": asdict(trial),
+                             "together": self._requests.together, "drafts": model.drafter is not None}})  # fmt: skip
 
     def run(self, commands: TextIO) -> None:
         """Work until the commands end."""

@@ -98,13 +98,10 @@ def _time_setting(
     embeds = np.random.default_rng(0).normal(0, 0.02, (1, prompt, manifest.dims.d_llm)).astype(np.float32)
     decoder = open_cpu_decoder(folder, manifest, backend, threads)
     decoder.share_prefix(embeds[:, : 1 + len(manifest.prompt.before_ids)])
-    together = True
-    if rounds_activations(manifest, decodes_on_cpu=True):
-        together = rows_agree(decoder, EmbeddingTable.of_bundle(folder, manifest.dims), manifest.dims.vocab_size)
     timings: list[Timing] = []
     for workload in WORKLOADS:
-        if workload.studies > 1 and not together:
-            # Such studies are decoded one by one (`row_check`).
+        if workload.studies > 1 and not _together(decoder, folder, manifest):
+            # Such studies are decoded one by one.
             single, count = timings[0], workload.studies
             timings.append(replace(single, workload=workload.name, prefill_ms=count * single.prefill_ms,
                                    step_ms=count * single.step_ms))  # fmt: skip
@@ -117,6 +114,13 @@ def _time_setting(
         if earlier is not None and timings[0].report_ms > HOPELESS * earlier.report_ms:
             break
     return timings
+
+
+def _together(decoder: AnyDecoder, folder: Path, manifest: Manifest) -> bool:
+    """Whether studies are decoded together in this backend (`LoadedModel.together`)."""
+    if not rounds_activations(manifest, decodes_on_cpu=True):
+        return True
+    return rows_agree(decoder, EmbeddingTable.of_bundle(folder, manifest.dims), manifest.dims.vocab_size)
 
 
 def _time_workload(decoder: AnyDecoder, embeds: Any, workload: Workload, passes: int) -> tuple[float, float]:

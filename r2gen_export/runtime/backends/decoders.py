@@ -169,4 +169,6 @@ def open_cpu_decoder(folder: Path, manifest: Manifest, backend: Backend, threads
     path = folder / layout.DECODER
     if backend == OPENVINO:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
-    return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads, wide_rows=manifest.dialect == "trt")
+    # With quantised weights a study without drafts would get other logits beside one that has some.
+    wide_rows = manifest.dialect == "trt" and PRECISIONS[manifest.precision["decoder"]].blocks is None
+    return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads, wide_rows=wide_rows)

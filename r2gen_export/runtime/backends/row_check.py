@@ -1,10 +1,10 @@
-"""Does a study get the same logits whatever is decoded beside it?
+"""A test whether a study gets the same logits alone and beside others, for kernels that round activations to 8 bits.
 
-A question for kernels on the CPU that round activations to 8 bits. Where a kernel adds up in another order for more
-rows, the last bit of a sum changes, with it the step that an activation is rounded to, and every later layer enlarges
-that: SmolLM2-135M in int4 then chooses another token at several of a hundred positions. ONNX Runtime's kernels for
-blocks of 32 treat all rows alike, those for blocks of 128 do not, OpenVINO's attention depends on rows and threads
-(`python -m benchmarks.quality.pass_shapes`). Other processors have other kernels, so it is asked of the one at hand.
+Where a kernel on the CPU adds up in another order for more rows, the last bit of a sum changes, with it the step that
+an activation is rounded to, and every later layer enlarges that: SmolLM2-135M in int4 in OpenVINO then chooses another
+token at 2 of 100 positions. ONNX Runtime's kernels for blocks of 32 treat all rows alike, those for blocks of 128 do
+not, OpenVINO's attention depends on rows, heads and threads (`python -m benchmarks.quality.pass_shapes`). Other
+processors have other kernels, so the test runs on the machine that decodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ Integers = NDArray[np.int64]
 
 STUDIES: Final = 8
 PROMPT: Final = 8
-"""Positions of a prompt of the check: its kernels are those of longer ones."""
+"""Positions of a prompt of the test: its kernels are those of longer ones."""
+
+MOST_ROWS: Final = 64
+"""Rows that are tested, and so decoded together, at most."""
 
 WATCHED: Final = 2
 """Studies whose logits are compared; the others leave one by one."""

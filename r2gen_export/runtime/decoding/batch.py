@@ -59,7 +59,7 @@ class RunningBatch:
         positions: positions each of them has room for, prompt included.
         bos_token_id: what transformers 4.30 starts from beside the prompt.
         eos_token_id: ends a sequence.
-        drafter: drafts for greedy search and sampling; the tokens stay the same. Where the decoder has no `wide_rows`,
+        drafter: drafts for greedy search and sampling (see `speculative.py`). Where the decoder has no `wide_rows`,
             for a study that runs by itself.
     """
 

@@ -96,7 +96,7 @@ def generate_steps(
         bos_token_id: what transformers 4.30 starts from beside the prompt; `hf-current` does not use it.
         eos_token_id: ends a sequence.
         semantics: which transformers release's arithmetic.
-        drafter: drafts for a single prompt without beams; the tokens stay the same (see `speculative.py`).
+        drafter: drafts for a single prompt without beams (see `speculative.py`).
 
     Yields:
         Each token as soon as it is certain: at every step, with beam search all of them at the end.
