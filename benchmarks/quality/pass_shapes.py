@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.ours import convert, open_decoder
+from r2gen_export.exporting.parity.compare import step_logits
 from r2gen_export.runtime.backends.decoders import AnyDecoder
 from r2gen_export.runtime.backends.embedding_table import EmbeddingTable
 from r2gen_export.runtime.backends.row_check import rows_agree
@@ -43,16 +44,13 @@ def written(decoder: AnyDecoder, table: EmbeddingTable, prompt: Integers, tokens
 
 def beside(decoder: AnyDecoder, table: EmbeddingTable, prompts: Integers, ids: Integers) -> Floats:
     """Logits [B, n, vocab] behind prompts [B, S] and each token but the last of [B, n], eight rows a pass."""
-    found = []
-    for first in range(0, len(prompts), ROWS):
-        part = slice(first, first + ROWS)
-        state = decoder.prefill(table.lookup(prompts[part]), ids.shape[1])
-        logits = [state.logits.copy()]
-        for step in range(ids.shape[1] - 1):
-            state.decode(table.lookup(ids[part, step : step + 1]))
-            logits.append(state.logits.copy())
-        found.append(np.stack(logits, axis=1))
-    return np.concatenate(found)
+    parts = [slice(first, first + ROWS) for first in range(0, len(prompts), ROWS)]
+    return np.concatenate(
+        [
+            step_logits(decoder.prefill(table.lookup(prompts[part]), ids.shape[1]), table, ids[part, :-1])
+            for part in parts
+        ]
+    )
 
 
 def drafted(decoder: AnyDecoder, table: EmbeddingTable, prompt: Integers, ids: Integers, seed: int) -> Floats:

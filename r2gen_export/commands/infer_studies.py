@@ -103,8 +103,6 @@ def _report(request: InferRequest, bundle: Bundle, studies: StudyList, form: For
         decoding=request.options,
         dicom=request.dicom,
     )
-    if studies.many:
-        pipeline.together(request.batch_size, **request.options)  # tested now, so that the lines below can say it
     if not request.quiet:
         name = pipeline.provider.name
         say(f"{pipeline.manifest.model_id} ({pipeline.bundle_id}) on {BACKENDS.get(name, name)}")
@@ -302,14 +300,16 @@ class _Screen:
 
 def _write_all(request: InferRequest, pipeline: Pipeline, work: Work, screen: _Screen, progress: _Progress) -> None:
     pending, total = work.pending, work.total
+    steps = len(pipeline.provider.steps)  # those that follow are said below
     outcomes = pipeline.generate_many(
         (study for _, study in pending),
-        batch_size=request.batch_size,
+        batch_size=min(request.batch_size, max(1, len(pending))),
         numbers=[number for number, _ in pending],
         **request.options,
     )
+    if request.quiet:
+        steps = len(pipeline.provider.steps)  # that studies are decoded one at a time is no warning
     task = screen.bar.add_task("studies", total=total, completed=progress.earlier, visible=not request.quiet)
-    steps = len(pipeline.provider.steps)
     for (number, study), generated in zip(pending, outcomes, strict=True):
         if generated.study != number:
             raise InternalError(f"study {generated.study} came in the place of study {number}")

@@ -98,7 +98,7 @@ class LoadedModel:
         it before the first batch (`row_check`); where one would, or where the test fails, the answer is 1 from then
         on, and reports say so. It has nothing to do with memory (`most`).
         """
-        if studies == 1 or not rounds_activations(self.manifest, decodes_on_cpu=self.provider.decodes_on_cpu):
+        if studies == 1 or not (self.provider.decodes_on_cpu and rounds_activations(self.manifest)):
             return studies
         studies = min(studies, max(1, MOST_ROWS // beams))
         if not self._apart and studies * beams > self._tested:

@@ -28,7 +28,7 @@ from r2gen_export.runtime.loaded_model import LoadedModel, ModelStages
 from r2gen_export.runtime.many import Numbered, RunningStudies, Stages, static_batch, with_numbers
 from r2gen_export.runtime.outcome import Outcome
 from r2gen_export.runtime.pictures import Images, read_pictures
-from r2gen_export.runtime.settings import Settings, expected_decoding, resolve_settings
+from r2gen_export.runtime.settings import Settings, settings_of
 from r2gen_export.runtime.stream import ReportStream
 from r2gen_export.studies.dicom.types import DicomSettings
 from r2gen_export.system.huge_pages import use_huge_pages
@@ -106,17 +106,16 @@ class Pipeline:
         opened = path if isinstance(path, Bundle) else Bundle(path)
         folder, manifest = opened.folder, opened.verified()
         worker = Worker() if may_use_gpu(device) else None
-        expected = expected_decoding(manifest, decoding or {})
+        expected = settings_of(manifest, **(decoding or {})).decoding
         workload = workload_of(1 if expected.do_sample else batch, expected.num_beams)
         opening = partial(open_sessions, folder, manifest, device=device, threads=threads, workload=workload)
         vision, decoder, provider = worker.run(opening) if worker else opening()
         prompt = manifest.prompt
-        drafts, stored = bool(draft), has_store(folder)
-        if draft is None and stored:
-            drafts = not rounds_activations(manifest, decodes_on_cpu=provider.decodes_on_cpu)
-            if not drafts:
-                provider = provider.with_candidates(NO_DRAFTS)
-        drafter = open_drafter(folder, manifest, learn=learn) if drafts or (draft is None and stored) else None
+        stored = has_store(folder) if draft is None else draft
+        store = open_drafter(folder, manifest, learn=learn) if stored else None
+        drafter = store
+        if store is not None and draft is None and provider.decodes_on_cpu and rounds_activations(manifest):
+            drafter, provider = None, provider.with_candidates(NO_DRAFTS)
         model = LoadedModel(
             manifest=manifest,
             vision=vision,
@@ -126,8 +125,8 @@ class Pipeline:
                 folder / layout.TOKENIZER, unk_token_id=prompt.unk_token_id, bos_token_id=prompt.bos_token_id
             ),
             provider=provider,
-            drafter=drafter if drafts else None,
-            learn=None if drafter is None else drafter.learn,
+            drafter=drafter,
+            learn=None if store is None else store.learn,
             worker=None if provider.trial is None else worker,
             dicom=dicom,
         )
@@ -165,7 +164,7 @@ class Pipeline:
         Raises:
             R2GenError: `R2G-CONFIG-VALUE`.
         """
-        return resolve_settings(self.manifest, preset=preset, semantics=semantics, overrides=overrides)
+        return settings_of(self.manifest, preset=preset, semantics=semantics, **overrides)
 
     def stream(self, images: Images, **options: Any) -> ReportStream:
         """`generate`, as an iterator over the pieces of text whose `report` is there when it ends.
@@ -209,24 +208,13 @@ class Pipeline:
             self._large = False
         numbered = with_numbers(count(1) if numbers is None else numbers, studies)
         stages = ModelStages(self.model, settings)
-        size = self._together(batch_size, settings)
+        decoding = settings.decoding
+        size = 1 if decoding.do_sample else self.model.together(batch_size, decoding.num_beams)
         if size > 1 and self.model.decoder.row_lengths:
             # With weights on the CPU every core is decoding: reading images meanwhile would take turns with it.
             ahead = 0 if self.provider.decodes_on_cpu else size
             return RunningStudies(stages, numbered, size, self.model.run, ahead=ahead).outcomes()
         return self._generate_batches(stages, numbered, size)
-
-    def together(self, batch_size: int, **options: Any) -> int:
-        """Of so many studies, how many `generate_many` decodes together with these options, as far as memory suffices.
-
-        Raises:
-            R2GenError: `R2G-CONFIG-VALUE`.
-        """
-        return self._together(batch_size, self.settings(**options))
-
-    def _together(self, batch_size: int, settings: Settings) -> int:
-        decoding = settings.decoding
-        return 1 if decoding.do_sample else self.model.together(batch_size, decoding.num_beams)
 
     def _generate_batches(self, stages: Stages, studies: Iterator[Numbered], size: int) -> Iterator[Outcome]:
         while batch := list(islice(studies, size)):

@@ -70,21 +70,11 @@ def resolve_settings(
     return Settings(decoding, name, wanted)  # type: ignore[arg-type]
 
 
-def expected_decoding(manifest: Manifest, decoding: Mapping[str, Any]) -> Decoding:
-    """The settings of calls to come.
-
-    Args:
-        manifest: the bundle's.
-        decoding: as `Pipeline.generate` takes it: `preset`, `semantics` and fields of `Decoding`.
-
-    Raises:
-        R2GenError: as `resolve_settings`.
-    """
-    names = ("preset", "semantics")
-    overrides = {name: value for name, value in decoding.items() if name not in names}
-    return resolve_settings(
-        manifest, preset=decoding.get("preset"), semantics=decoding.get("semantics"), overrides=overrides
-    ).decoding
+def settings_of(
+    manifest: Manifest, *, preset: str | None = None, semantics: str | None = None, **overrides: Any
+) -> Settings:
+    """`resolve_settings` of the keyword arguments of `Pipeline.generate`."""
+    return resolve_settings(manifest, preset=preset, semantics=semantics, overrides=overrides)
 
 
 def _merge(preset: Decoding, given: dict[str, Any]) -> Decoding:

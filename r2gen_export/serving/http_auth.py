@@ -94,7 +94,8 @@ class KeyFile:
 
     def _read_again(self) -> None:
         state = _state_of(self._path)
-        if state != self._state:
+        changed = state != self._state
+        if changed:
             try:
                 self._keys = read_keys(self._path)
                 self._log("keys read again", count=len(self._keys))
@@ -104,9 +105,9 @@ class KeyFile:
                 if isinstance(error.__cause__, OSError):  # for want of a descriptor, say, and not for long
                     self._unread = state
                     return
-            self._state = state
-            self._warn()
         self._state, self._unread = state, ()
+        if changed:
+            self._warn()
 
     def _warn(self) -> None:
         if self._state is not None and self._state[3] & 0o077:

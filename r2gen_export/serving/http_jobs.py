@@ -47,7 +47,7 @@ class Job:
         told: what the worker is told.
         events: what the worker says: `{"text"}`, `{"report", "file"}`, `{"picture"}`, `{"error"}`, and `{"late"}`,
             `{"left"}` from the front itself.
-        answered: whether an answer by events has begun. `failed`: code of the error that ended one.
+        failed: code of the error that ended an answer by events.
         arrived, begun, first, last: times of `time.monotonic`: queued, given to the worker, first and last piece.
     """
 
@@ -63,7 +63,6 @@ class Job:
     first: float = 0.0
     last: float = 0.0
     ended: bool = False
-    answered: bool = False
     failed: str = ""
     _following: dict[str, Any] | None = None
 

@@ -47,20 +47,17 @@ class Caller:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Exchange:
-    """A request whose body was read. `told`: what the worker is told; `receive`, `send`: of ASGI."""
+    """A request whose body was read. `told`: what the worker is told; `receive`, `send`: of ASGI; `begun`: whether an
+    answer by events has begun, whose status cannot be changed any more."""
 
     job: Job
     request: ReportRequest | PictureRequest
     told: Mapping[str, Any]
     receive: Receive
     send: Any
-
-    @property
-    def begun(self) -> bool:
-        """Whether an answer by events has begun: its status cannot be changed any more."""
-        return self.job.answered
+    begun: bool = False
 
     async def answer(self, kind: str, body: bytes) -> None:
         """A whole answer."""
@@ -70,8 +67,8 @@ class Exchange:
 
     async def say(self, event: str, *, more: bool = True) -> None:
         """One server-sent event, its lines as they are sent; the first one after the head of the answer."""
-        if not self.job.answered:
-            self.job.answered = True
+        if not self.begun:
+            self.begun = True
             kind = (b"content-type", b"text/event-stream; charset=utf-8")
             headers = [kind, (b"x-accel-buffering", b"no"), NOT_STORED]
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -159,7 +159,7 @@ def test_a_test_that_fails_is_no_test_that_passed(images: list[Path], monkeypatc
         raise R2GenError("R2G-RESOURCE-MEMORY", "no memory", "less")
 
     monkeypatch.setattr(pipeline.model.decoder, "open_rows", without_memory)
-    assert pipeline.together(8) == 1
+    assert pipeline.model.together(8, 1) == 1
     monkeypatch.setattr(pipeline.model.decoder, "open_rows", opened)
     reports = [outcome.unwrap() for outcome in pipeline.generate_many(images[:3], num_beams=1)]
     assert [report.batch_size for report in reports] == [1, 1, 1]
@@ -176,10 +176,12 @@ def test_no_more_rows_are_decoded_together_than_are_tested(monkeypatch: pytest.M
         return True
 
     monkeypatch.setattr("r2gen_export.runtime.loaded_model.rows_agree", test)
-    studies = [pipeline.together(size, num_beams=beams) for size, beams in ((4, 1), (2, 1), (1000, 3), (8, 3), (1, 3))]
+    studies = [pipeline.model.together(size, beams) for size, beams in ((4, 1), (2, 1), (1000, 3), (8, 3), (1, 3))]
     assert studies == [4, 2, 21, 8, 1]
     assert tested == [4, 63]
-    assert pipeline.together(1000, do_sample=True, num_beams=1) == 1
+    (sampled,) = pipeline.generate_many([PHANTOM], batch_size=1000, do_sample=True, num_beams=1, max_new_tokens=20)
+    assert sampled.unwrap().batch_size == 1
+    assert tested == [4, 63], "sampled studies are decoded one by one"
 
 
 def test_tune_times_batches_as_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

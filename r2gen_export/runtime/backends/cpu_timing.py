@@ -118,9 +118,9 @@ def _time_setting(
 
 def _together(decoder: AnyDecoder, folder: Path, manifest: Manifest) -> bool:
     """Whether studies are decoded together in this backend (`LoadedModel.together`)."""
-    if not rounds_activations(manifest, decodes_on_cpu=True):
-        return True
-    return rows_agree(decoder, EmbeddingTable.of_bundle(folder, manifest.dims), manifest.dims.vocab_size)
+    return not rounds_activations(manifest) or rows_agree(
+        decoder, EmbeddingTable.of_bundle(folder, manifest.dims), manifest.dims.vocab_size
+    )
 
 
 def _time_workload(decoder: AnyDecoder, embeds: Any, workload: Workload, passes: int) -> tuple[float, float]:

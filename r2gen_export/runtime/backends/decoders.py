@@ -15,6 +15,7 @@ from r2gen_export.precision import PRECISIONS
 from r2gen_export.runtime.backends.openvino_decoder import OpenVinoDecoder, why_not_openvino
 from r2gen_export.runtime.backends.ort_decoder import DecoderSession
 from r2gen_export.runtime.backends.ort_providers import CPU, PLAIN, Acceleration, ProviderChoice
+from r2gen_export.runtime.backends.row_check import rounds_activations
 from r2gen_export.runtime.backends.tuning import (
     ONNX_RUNTIME,
     OPENVINO,
@@ -170,5 +171,5 @@ def open_cpu_decoder(folder: Path, manifest: Manifest, backend: Backend, threads
     if backend == OPENVINO:
         return OpenVinoDecoder(path, manifest.dims, threads=threads)
     # With quantised weights a study without drafts would get other logits beside one that has some.
-    wide_rows = manifest.dialect == "trt" and PRECISIONS[manifest.precision["decoder"]].blocks is None
+    wide_rows = manifest.dialect == "trt" and not rounds_activations(manifest)
     return DecoderSession(path, manifest.dims, providers=[CPU], threads=threads, wide_rows=wide_rows)

@@ -33,9 +33,9 @@ WATCHED: Final = 2
 """Studies whose logits are compared; the others leave one by one."""
 
 
-def rounds_activations(manifest: Manifest, *, decodes_on_cpu: bool) -> bool:
-    """Whether the decoder rounds activations to 8 bits, as `MatMulNBits` and OpenVINO do on the CPU."""
-    return decodes_on_cpu and PRECISIONS[manifest.precision["decoder"]].blocks is not None
+def rounds_activations(manifest: Manifest) -> bool:
+    """Whether the decoder rounds activations to 8 bits on the CPU, as `MatMulNBits` and OpenVINO do there."""
+    return PRECISIONS[manifest.precision["decoder"]].blocks is not None
 
 
 def rows_agree(decoder: RowDecoder, table: Embeddings, vocab_size: int, *, rows: int = STUDIES) -> bool:

@@ -171,7 +171,7 @@ def _step_by_step(
     """Greedy search and sampling (`GenerationMixin._sample`); rows leave the batch when they end."""
     running = studies
     started = perf_counter()
-    state = decoder.prefill(prompt_embeds, max(study.left for study in studies))
+    state = decoder.prefill(prompt_embeds, studies[0].left)
     prefill_ms = (perf_counter() - started) * 1000
     for study in studies:
         study.prefill_ms = prefill_ms
@@ -187,7 +187,7 @@ def _step_by_step(
         if len(going) < len(running):
             running = [running[row] for row in going]
             state.reorder(np.array(going))
-        state.decode(embed_tokens.lookup(np.array([[study.ids[-1]] for study in running])))
+        state.decode(embed_tokens.lookup(np.concatenate([study.tokens[:, -1:] for study in running])))
         elapsed = (perf_counter() - started) * 1000
         for study in running:
             study.passes.append(elapsed)
